@@ -1,0 +1,358 @@
+//! What travels with a call, and how layers find it in a request of any type.
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use crate::{EndpointId, Report};
+
+/// Who is calling, for stickiness: any bytes. Short keys (up to 38 bytes, a UUID's text for one) are kept in place.
+///
+/// ```
+/// use towline_core::SessionKey;
+///
+/// assert_eq!(SessionKey::new("alice"), SessionKey::new(b"alice"));
+/// ```
+#[derive(Clone)]
+pub struct SessionKey(Repr);
+
+const INLINE: usize = 38;
+
+#[derive(Clone)]
+enum Repr {
+    Inline(u8, [u8; INLINE]),
+    Shared(Arc<[u8]>),
+}
+
+impl SessionKey {
+    /// A key of these bytes.
+    pub fn new(key: impl AsRef<[u8]>) -> Self {
+        let key = key.as_ref();
+        if key.len() > INLINE {
+            return Self(Repr::Shared(key.into()));
+        }
+        let mut bytes = [0; INLINE];
+        bytes[..key.len()].copy_from_slice(key);
+        Self(Repr::Inline(key.len() as u8, bytes))
+    }
+
+    /// The bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        match &self.0 {
+            Repr::Inline(len, bytes) => &bytes[..usize::from(*len)],
+            Repr::Shared(bytes) => bytes,
+        }
+    }
+}
+
+impl PartialEq for SessionKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_bytes() == other.as_bytes()
+    }
+}
+
+impl Eq for SessionKey {}
+
+impl Hash for SessionKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_bytes().hash(state);
+    }
+}
+
+impl fmt::Debug for SessionKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}\"", self.as_bytes().escape_ascii())
+    }
+}
+
+impl fmt::Display for SessionKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.as_bytes().escape_ascii())
+    }
+}
+
+/// The endpoints that this call has already been to, so that a retry goes elsewhere. Remembers the last four.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tried {
+    ids: [Option<EndpointId>; 4],
+    next: u8,
+}
+
+impl Tried {
+    /// Adds an endpoint; beyond four the oldest is forgotten.
+    pub fn add(&mut self, id: EndpointId) {
+        if !self.contains(id) {
+            self.ids[usize::from(self.next) % self.ids.len()] = Some(id);
+            self.next = self.next.wrapping_add(1);
+        }
+    }
+
+    /// Whether the call has been to this endpoint.
+    pub fn contains(&self, id: EndpointId) -> bool {
+        self.ids.contains(&Some(id))
+    }
+
+    /// Whether the call has been nowhere yet.
+    pub fn is_empty(&self) -> bool {
+        self.ids.iter().all(Option::is_none)
+    }
+}
+
+/// What travels with a call: its deadline, its session, whether it may be repeated, and where it has been.
+#[derive(Clone, Debug, Default)]
+pub struct CallContext {
+    deadline: Option<Instant>,
+    session: Option<SessionKey>,
+    idempotent: bool,
+    attempt: u32,
+    tried: Tried,
+    report: Option<Arc<Report>>,
+}
+
+impl CallContext {
+    /// When the caller stops waiting.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// Moves the deadline forward to `at`; a later deadline than the present one changes nothing.
+    pub fn limit_deadline(&mut self, at: Instant) {
+        self.deadline = Some(self.deadline.map_or(at, |old| old.min(at)));
+    }
+
+    /// Who is calling.
+    pub fn session(&self) -> Option<&SessionKey> {
+        self.session.as_ref()
+    }
+
+    /// Sets who is calling.
+    pub fn set_session(&mut self, session: Option<SessionKey>) {
+        self.session = session;
+    }
+
+    /// Whether the call may be repeated although it may have been executed. False by default.
+    pub fn is_idempotent(&self) -> bool {
+        self.idempotent
+    }
+
+    /// Marks whether the call may be repeated although it may have been executed.
+    pub fn set_idempotent(&mut self, idempotent: bool) {
+        self.idempotent = idempotent;
+    }
+
+    /// Which attempt this is, from 0.
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// Sets which attempt this is.
+    pub fn set_attempt(&mut self, attempt: u32) {
+        self.attempt = attempt;
+    }
+
+    /// The endpoints that earlier attempts went to.
+    pub fn tried(&self) -> &Tried {
+        &self.tried
+    }
+
+    /// The endpoints that earlier attempts went to, to add to.
+    pub fn tried_mut(&mut self) -> &mut Tried {
+        &mut self.tried
+    }
+
+    /// Where the stack notes who served the call, if the caller asked.
+    pub fn report(&self) -> Option<&Arc<Report>> {
+        self.report.as_ref()
+    }
+
+    /// Asks for a report.
+    pub fn set_report(&mut self, report: Arc<Report>) {
+        self.report = Some(report);
+    }
+}
+
+/// A message together with its context: what a towline stack carries by default.
+///
+/// ```
+/// use towline_core::Call;
+///
+/// let call = Call::new("ping").with_session("alice").idempotent();
+/// assert!(call.context().is_idempotent());
+/// assert_eq!(call.into_message(), "ping");
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Call<M> {
+    message: M,
+    context: CallContext,
+}
+
+impl<M> Call<M> {
+    /// A call with an empty context.
+    pub fn new(message: M) -> Self {
+        Self::from_parts(message, CallContext::default())
+    }
+
+    /// A call from its parts.
+    pub fn from_parts(message: M, context: CallContext) -> Self {
+        Self { message, context }
+    }
+
+    /// Sets who is calling.
+    #[must_use]
+    pub fn with_session(mut self, session: impl AsRef<[u8]>) -> Self {
+        self.context.session = Some(SessionKey::new(session));
+        self
+    }
+
+    /// Says that the call may be repeated although it may have been executed.
+    #[must_use]
+    pub fn idempotent(mut self) -> Self {
+        self.context.idempotent = true;
+        self
+    }
+
+    /// Sets the moment at which the caller stops waiting.
+    #[must_use]
+    pub fn with_deadline(mut self, at: Instant) -> Self {
+        self.context.limit_deadline(at);
+        self
+    }
+
+    /// Asks who serves the call; read it from [`CallContext::report`], cloned before the call is sent.
+    #[must_use]
+    pub fn with_report(mut self) -> Self {
+        self.context.report = Some(Arc::default());
+        self
+    }
+
+    /// The message.
+    pub fn message(&self) -> &M {
+        &self.message
+    }
+
+    /// The message, without its context.
+    pub fn into_message(self) -> M {
+        self.message
+    }
+
+    /// Message and context.
+    pub fn into_parts(self) -> (M, CallContext) {
+        (self.message, self.context)
+    }
+}
+
+impl<M> From<M> for Call<M> {
+    fn from(message: M) -> Self {
+        Self::new(message)
+    }
+}
+
+/// A request that carries a [`CallContext`]: [`Call`], or a type of one's own.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` carries no `CallContext`",
+    note = "wrap the message in `Call`, implement `HasContext`, or use the access `Blind`"
+)]
+pub trait HasContext {
+    /// The context.
+    fn context(&self) -> &CallContext;
+    /// The context, to change.
+    fn context_mut(&mut self) -> &mut CallContext;
+}
+
+impl<M> Call<M> {
+    /// The context.
+    pub fn context(&self) -> &CallContext {
+        &self.context
+    }
+}
+
+impl<M> HasContext for Call<M> {
+    fn context(&self) -> &CallContext {
+        &self.context
+    }
+
+    fn context_mut(&mut self) -> &mut CallContext {
+        &mut self.context
+    }
+}
+
+/// How a layer reaches the [`CallContext`] of a request of any type.
+///
+/// ```
+/// use towline_core::{Access, Blind, Call, Carried};
+///
+/// assert!(Carried.get(&Call::new("ping")).is_some());
+/// assert!(Blind.get(&"ping").is_none());
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not reach into the request `{Req}`",
+    note = "`Carried` needs `{Req}: HasContext`; `Blind` works with every request"
+)]
+pub trait Access<Req>: Clone {
+    /// The context, if the request has one.
+    fn get<'a>(&self, request: &'a Req) -> Option<&'a CallContext>;
+    /// Changes the context; does nothing if the request has none.
+    fn edit(&self, request: &mut Req, change: impl FnOnce(&mut CallContext));
+}
+
+/// Requests without a context: everything works but what needs one.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Blind;
+
+impl<Req> Access<Req> for Blind {
+    fn get<'a>(&self, _request: &'a Req) -> Option<&'a CallContext> {
+        None
+    }
+
+    fn edit(&self, _request: &mut Req, _change: impl FnOnce(&mut CallContext)) {}
+}
+
+/// Requests that carry their context: [`Call`] and everything else that is [`HasContext`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Carried;
+
+impl<Req: HasContext> Access<Req> for Carried {
+    fn get<'a>(&self, request: &'a Req) -> Option<&'a CallContext> {
+        Some(request.context())
+    }
+
+    fn edit(&self, request: &mut Req, change: impl FnOnce(&mut CallContext)) {
+        change(request.context_mut());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_and_short_session_keys_compare_by_bytes() {
+        let long = "x".repeat(100);
+        assert_eq!(SessionKey::new(&long), SessionKey::new(long.as_bytes()));
+        assert_ne!(SessionKey::new("a"), SessionKey::new("a\0"));
+        assert_eq!(SessionKey::new("").as_bytes(), b"");
+        assert_eq!(SessionKey::new("a\n").to_string(), "a\\n");
+    }
+
+    #[test]
+    fn tried_remembers_the_last_four() {
+        let ids: Vec<_> = (0..5).map(|_| EndpointId::fresh()).collect();
+        let mut tried = Tried::default();
+        assert!(tried.is_empty());
+        ids.iter().for_each(|id| tried.add(*id));
+        assert!(!tried.contains(ids[0]));
+        assert!(ids[1..].iter().all(|id| tried.contains(*id)));
+    }
+
+    #[test]
+    fn a_deadline_only_moves_forward() {
+        let now = Instant::now();
+        let later = now + std::time::Duration::from_secs(1);
+        let mut context = CallContext::default();
+        context.limit_deadline(now);
+        context.limit_deadline(later);
+        assert_eq!(context.deadline(), Some(now));
+    }
+}

@@ -1,0 +1,209 @@
+//! What happened, for metrics and logs.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::{CloseReason, ConnectionId, EndpointKey, Error, SessionKey};
+
+/// Something that happened in one of towline's crates.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// A connection was made.
+    Dialled {
+        /// To which endpoint.
+        endpoint: &'a EndpointKey,
+        /// Which connection.
+        connection: ConnectionId,
+        /// How long it took, handshake included.
+        took: Duration,
+    },
+    /// A connection could not be made.
+    DialFailed {
+        /// To which endpoint.
+        endpoint: &'a EndpointKey,
+        /// Why.
+        error: &'a Error,
+        /// The next dial comes no earlier than this.
+        next_in: Duration,
+    },
+    /// A call got a connection that had been used before.
+    Reused {
+        /// Of which endpoint.
+        endpoint: &'a EndpointKey,
+        /// Which connection.
+        connection: ConnectionId,
+    },
+    /// A connection was closed.
+    Closed {
+        /// Of which endpoint.
+        endpoint: &'a EndpointKey,
+        /// Which connection.
+        connection: ConnectionId,
+        /// Why.
+        reason: CloseReason,
+    },
+    /// A call goes again.
+    Retrying {
+        /// Where it failed, if it reached an endpoint.
+        endpoint: Option<&'a EndpointKey>,
+        /// Which attempt failed, from 0.
+        attempt: u32,
+        /// Why; `None` when the response itself was classified as a failure.
+        error: Option<&'a Error>,
+        /// How long it waits first.
+        after: Duration,
+    },
+    /// A failed call that may go again cannot: its request cannot be replayed.
+    NotReplayable {
+        /// Where it failed, if it reached an endpoint.
+        endpoint: Option<&'a EndpointKey>,
+    },
+    /// A failed call that may go again does not: the retry budget is spent.
+    BudgetExhausted {
+        /// Where it failed, if it reached an endpoint.
+        endpoint: Option<&'a EndpointKey>,
+    },
+    /// A session's call went elsewhere than its home, because its home could not take it.
+    SessionMoved {
+        /// Whose.
+        session: &'a SessionKey,
+        /// Its home.
+        from: &'a EndpointKey,
+        /// Where the call went.
+        to: &'a EndpointKey,
+    },
+    /// Discovery added an endpoint.
+    EndpointAdded {
+        /// Which.
+        endpoint: &'a EndpointKey,
+    },
+    /// Discovery removed an endpoint.
+    EndpointRemoved {
+        /// Which.
+        endpoint: &'a EndpointKey,
+    },
+    /// Discovery failed; the last good set stays.
+    DiscoveryFailed {
+        /// Why.
+        error: &'a Error,
+    },
+}
+
+/// Receives events. Called on the path of calls: count, do not block.
+///
+/// ```
+/// use std::sync::atomic::{AtomicU64, Ordering};
+/// use towline_core::{Event, Observer, Observers};
+///
+/// #[derive(Debug, Default)]
+/// struct Retries(AtomicU64);
+///
+/// impl Observer for Retries {
+///     fn on(&self, event: &Event<'_>) {
+///         if let Event::Retrying { .. } = event {
+///             self.0.fetch_add(1, Ordering::Relaxed);
+///         }
+///     }
+/// }
+///
+/// let observers = Observers::new(Retries::default());
+/// # drop(observers);
+/// ```
+pub trait Observer: Send + Sync + 'static {
+    /// `event` happened.
+    fn on(&self, event: &Event<'_>);
+}
+
+impl<O: Observer + ?Sized> Observer for Arc<O> {
+    fn on(&self, event: &Event<'_>) {
+        (**self).on(event);
+    }
+}
+
+/// Where a crate sends its events: to the observer, if one is set, and to `tracing` (feature `tracing`).
+///
+/// Clones share the observer. Without an observer and without a subscriber an event costs two branches.
+#[derive(Clone, Default)]
+pub struct Observers(Option<Arc<dyn Observer>>);
+
+impl Observers {
+    /// Sends events to `observer`.
+    pub fn new(observer: impl Observer) -> Self {
+        Self(Some(Arc::new(observer)))
+    }
+
+    /// Passes `event` on.
+    pub fn emit(&self, event: Event<'_>) {
+        if let Some(observer) = &self.0 {
+            observer.on(&event);
+        }
+        #[cfg(feature = "tracing")]
+        trace(&event);
+    }
+}
+
+impl fmt::Debug for Observers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "Observers(1)" } else { "Observers(0)" })
+    }
+}
+
+#[cfg(feature = "tracing")]
+fn trace(event: &Event<'_>) {
+    use tracing::{debug, trace, warn};
+    /// An endpoint that may not be known.
+    fn name(endpoint: Option<&EndpointKey>) -> &str {
+        endpoint.map_or("none", EndpointKey::as_str)
+    }
+    match event {
+        Event::Dialled { endpoint, connection, took } => {
+            debug!(target: "towline", %endpoint, %connection, ?took, "connection opened");
+        }
+        Event::DialFailed { endpoint, error, next_in } => {
+            warn!(target: "towline", %endpoint, error = %Chain(error), ?next_in, "dial failed");
+        }
+        Event::Reused { endpoint, connection } => {
+            trace!(target: "towline", %endpoint, %connection, "connection reused");
+        }
+        Event::Closed { endpoint, connection, reason } => {
+            debug!(target: "towline", %endpoint, %connection, %reason, "connection closed");
+        }
+        Event::Retrying { endpoint, attempt, error, after } => {
+            let error = error.map_or_else(|| "classified as failure".to_owned(), |error| Chain(error).to_string());
+            debug!(target: "towline", endpoint = name(*endpoint), attempt, error, ?after, "retrying");
+        }
+        Event::NotReplayable { endpoint } => {
+            warn!(target: "towline", endpoint = name(*endpoint), "not retried: the request cannot be replayed");
+        }
+        Event::BudgetExhausted { endpoint } => {
+            warn!(target: "towline", endpoint = name(*endpoint), "not retried: the retry budget is spent");
+        }
+        Event::SessionMoved { session, from, to } => {
+            debug!(target: "towline", %session, %from, %to, "session moved");
+        }
+        Event::EndpointAdded { endpoint } => debug!(target: "towline", %endpoint, "endpoint added"),
+        Event::EndpointRemoved { endpoint } => debug!(target: "towline", %endpoint, "endpoint removed"),
+        Event::DiscoveryFailed { error } => {
+            warn!(target: "towline", error = %Chain(error), "discovery failed, keeping the last set");
+        }
+    }
+}
+
+/// An error with its causes, on one line.
+#[cfg(feature = "tracing")]
+struct Chain<'a>(&'a Error);
+
+#[cfg(feature = "tracing")]
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)?;
+        let mut cause = std::error::Error::source(self.0);
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,233 @@
+//! What a pool needs of a connection.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
+use tower_service::Service;
+
+use crate::Error;
+
+/// How many calls a connection carries at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    /// One; the pool lends the connection itself.
+    Exclusive,
+    /// Up to `limit`; the pool lends what [`Poolable::share`] returns.
+    Shared {
+        /// The most calls in flight, at least 1.
+        limit: usize,
+    },
+}
+
+/// What a connection is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Nothing; it can take a call.
+    Idle,
+    /// A call is in flight, or its response is still being read.
+    Busy,
+    /// It finishes what is in flight and takes nothing new.
+    Draining,
+    /// It is of no further use.
+    Closed,
+}
+
+/// Why a connection was closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum CloseReason {
+    /// The peer closed or reset it.
+    Peer,
+    /// It failed, or the peer broke the protocol.
+    Failed,
+    /// Bytes came without being asked for.
+    Stray,
+    /// A call was dropped between its first byte and the end of its response.
+    Dirty,
+    /// The peer asked for no more calls.
+    Drained,
+    /// It was idle for too long.
+    IdleTimeout,
+    /// It was old.
+    Lifetime,
+    /// The pool was closed, or its last handle dropped.
+    Shutdown,
+}
+
+impl CloseReason {
+    /// The reason as one word, for logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Peer => "peer",
+            Self::Failed => "failed",
+            Self::Stray => "stray",
+            Self::Dirty => "dirty",
+            Self::Drained => "drained",
+            Self::IdleTimeout => "idle_timeout",
+            Self::Lifetime => "lifetime",
+            Self::Shutdown => "shutdown",
+        }
+    }
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One connection of this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId(u64);
+
+impl ConnectionId {
+    /// An id that no other connection of this process has or had.
+    pub fn fresh() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+impl fmt::Display for ConnectionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A connection that a pool can keep. It knows no request type: what it serves is its `Service` implementation's
+/// business.
+///
+/// ```
+/// use std::task::{Context, Poll};
+/// use towline_core::{Poolable, Sharing, State};
+///
+/// /// A connection that nobody can see the state of.
+/// struct Wire { broken: bool }
+///
+/// impl Poolable for Wire {
+///     fn sharing(&self) -> Sharing {
+///         Sharing::Exclusive
+///     }
+///     fn poll_change(&mut self, seen: State, _cx: &mut Context<'_>) -> Poll<State> {
+///         match (self.broken, seen) {
+///             (true, _) => Poll::Ready(State::Closed),
+///             (false, State::Idle) => Poll::Pending,
+///             (false, _) => Poll::Ready(State::Idle),
+///         }
+///     }
+/// }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "the pool cannot keep a `{Self}`",
+    note = "implement `Poolable`, or wrap a service in `Unwatched`: aged, but not watched"
+)]
+pub trait Poolable: Send + 'static {
+    /// How many calls this connection carries at once. Asked once, when it is new.
+    fn sharing(&self) -> Sharing;
+
+    /// Resolves with the state as soon as it differs from `seen`. A connection that is `Idle` goes on watching its
+    /// peer: FIN, RST and bytes that nobody asked for make it `Closed` and wake the task.
+    ///
+    /// Does not block, and is called under the pool's lock.
+    fn poll_change(&mut self, seen: State, cx: &mut Context<'_>) -> Poll<State>;
+
+    /// Another handle to the same connection, when it is [`Sharing::Shared`].
+    fn share(&self) -> Option<Self>
+    where
+        Self: Sized,
+    {
+        None
+    }
+
+    /// Why it is `Closed`, once it is.
+    fn close_reason(&self) -> CloseReason {
+        CloseReason::Failed
+    }
+}
+
+/// Lets any service into a pool as an exclusive connection: aged like every other, but not watched, because a
+/// plain service cannot tell that its peer is gone before it is used.
+///
+/// A call that fails, or is dropped before it ends, takes the connection with it.
+#[derive(Debug)]
+pub struct Unwatched<S> {
+    inner: S,
+    clean: Clean,
+}
+
+/// Set while no call is unfinished; shared with the call's future.
+type Clean = std::sync::Arc<std::sync::atomic::AtomicBool>;
+
+impl<S> Unwatched<S> {
+    /// Wraps `inner`.
+    pub fn new(inner: S) -> Self {
+        Self { inner, clean: Clean::new(true.into()) }
+    }
+}
+
+impl<S: Send + 'static> Poolable for Unwatched<S> {
+    fn sharing(&self) -> Sharing {
+        Sharing::Exclusive
+    }
+
+    fn poll_change(&mut self, seen: State, _cx: &mut Context<'_>) -> Poll<State> {
+        match (self.clean.load(Ordering::Acquire), seen) {
+            (false, _) => Poll::Ready(State::Closed),
+            (true, State::Idle) => Poll::Pending,
+            (true, _) => Poll::Ready(State::Idle),
+        }
+    }
+
+    fn close_reason(&self) -> CloseReason {
+        CloseReason::Dirty
+    }
+}
+
+impl<S, Req> Service<Req> for Unwatched<S>
+where
+    S: Service<Req>,
+    S::Error: Into<crate::BoxError>,
+{
+    type Response = S::Response;
+    type Error = Error;
+    type Future = UnwatchedFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let ready = self.inner.poll_ready(cx).map_err(|error| Error::wrap(error).with_sent(crate::Sent::Never));
+        if let Poll::Ready(Err(_)) = &ready {
+            self.clean.store(false, Ordering::Release);
+        }
+        ready
+    }
+
+    fn call(&mut self, request: Req) -> Self::Future {
+        self.clean.store(false, Ordering::Release);
+        UnwatchedFuture { inner: self.inner.call(request), clean: self.clean.clone() }
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// The response of [`Unwatched`].
+    #[derive(Debug)]
+    pub struct UnwatchedFuture<F> {
+        #[pin]
+        inner: F,
+        clean: Clean,
+    }
+}
+
+impl<F, T, E> Future for UnwatchedFuture<F>
+where
+    F: Future<Output = Result<T, E>>,
+    E: Into<crate::BoxError>,
+{
+    type Output = Result<T, Error>;
+
+    fn poll(self: std::pin::Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let result = std::task::ready!(this.inner.poll(cx)).map_err(Error::wrap);
+        this.clean.store(result.is_ok(), Ordering::Release);
+        Poll::Ready(result)
+    }
+}

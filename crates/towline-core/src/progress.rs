@@ -1,0 +1,156 @@
+//! How far a call, or a dial, has come: the phase, the endpoint, and whether the request can have left.
+//!
+//! An outer layer that gives up (a deadline) must say what was going on inside, and a retry must know which
+//! endpoint it leaves. Inner layers cannot tell them through the request, which is consumed, nor through the
+//! future, which may be anybody's. They are polled on the same stack, though: the outer layer opens a
+//! [`scope`](Progress::scope) around each poll, and whoever is inside reports with [`enter`] and [`at`]. That costs
+//! no allocation, works with any request type and through foreign layers, and where a layer hops to another task
+//! (tower's `Buffer`) it degrades to "somewhere in the call".
+
+use std::cell::RefCell;
+
+use crate::{EndpointId, EndpointKey, Phase, Sent};
+
+/// What has been reported inside a scope so far. Kept by the layer that opened it, across polls.
+///
+/// ```
+/// use towline_core::{progress::{self, Progress}, Phase, Sent};
+///
+/// let mut progress = Progress::default();
+/// progress.scope(|| progress::enter(Phase::Queue));
+/// assert_eq!((progress.phase(), progress.sent()), (Phase::Queue, Sent::Never));
+/// progress.scope(|| progress::enter(Phase::Write));
+/// assert_eq!(progress.sent(), Sent::Maybe);
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Progress {
+    phase: Phase,
+    written: bool,
+    endpoint: Option<(EndpointId, EndpointKey)>,
+}
+
+thread_local! {
+    /// The innermost open scope of the future that is being polled on this thread.
+    static CURRENT: RefCell<Option<Progress>> = const { RefCell::new(None) };
+}
+
+impl Progress {
+    /// A scope that begins in `phase`.
+    pub fn starting(phase: Phase) -> Self {
+        Self { phase, ..Self::default() }
+    }
+
+    /// Runs `poll` with this as the place that [`enter`] and [`at`] report to. What is reported is passed on to
+    /// the scope around this one.
+    pub fn scope<R>(&mut self, poll: impl FnOnce() -> R) -> R {
+        /// Restores the outer scope even when `poll` panics.
+        struct Restore<'a> {
+            own: &'a mut Progress,
+            outer: Option<Progress>,
+        }
+        impl Drop for Restore<'_> {
+            fn drop(&mut self) {
+                let inner = CURRENT.with(|current| current.replace(self.outer.take()));
+                *self.own = inner.unwrap_or_default();
+                with_current(|outer| outer.absorb(self.own));
+            }
+        }
+        let mine = std::mem::take(self);
+        let outer = CURRENT.with(|current| current.replace(Some(mine)));
+        let _restore = Restore { own: self, outer };
+        poll()
+    }
+
+    /// The phase last entered.
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// The endpoint last picked.
+    pub fn endpoint(&self) -> Option<(EndpointId, &EndpointKey)> {
+        self.endpoint.as_ref().map(|(id, key)| (*id, key))
+    }
+
+    /// Whether a byte of the request can have left, in any attempt. [`Sent::Maybe`] when nobody inside reported.
+    pub fn sent(&self) -> Sent {
+        match self.phase {
+            _ if self.written => Sent::Maybe,
+            Phase::Call | Phase::Write | Phase::Read => Sent::Maybe,
+            _ => Sent::Never,
+        }
+    }
+
+    fn absorb(&mut self, inner: &Self) {
+        self.phase = inner.phase;
+        self.written |= inner.written;
+        if let Some((id, _)) = &inner.endpoint {
+            if self.endpoint.as_ref().is_none_or(|(own, _)| own != id) {
+                self.endpoint.clone_from(&inner.endpoint);
+            }
+        }
+    }
+}
+
+/// Reports that the call has entered `phase`. Does nothing outside a scope.
+pub fn enter(phase: Phase) {
+    with_current(|progress| {
+        progress.phase = phase;
+        progress.written |= phase == Phase::Write;
+    });
+}
+
+/// Reports that the call goes to this endpoint. Does nothing outside a scope.
+pub fn at(id: EndpointId, key: &EndpointKey) {
+    with_current(|progress| progress.endpoint = Some((id, key.clone())));
+}
+
+fn with_current(report: impl FnOnce(&mut Progress)) {
+    CURRENT.with(|current| {
+        if let Some(progress) = current.borrow_mut().as_mut() {
+            report(progress);
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_inner_scope_reports_to_the_outer_one() {
+        let (id, key) = (EndpointId::fresh(), EndpointKey::new("a"));
+        let (mut outer, mut inner) = (Progress::default(), Progress::default());
+        outer.scope(|| {
+            enter(Phase::Pick);
+            inner.scope(|| {
+                at(id, &key);
+                enter(Phase::Write);
+            });
+        });
+        assert_eq!(outer.phase(), Phase::Write);
+        assert_eq!(outer.endpoint().unwrap().0, id);
+        enter(Phase::Read);
+        assert_eq!(outer.phase(), Phase::Write, "nothing reports outside a scope");
+    }
+
+    #[test]
+    fn what_was_written_once_stays_written_in_later_attempts() {
+        let mut progress = Progress::default();
+        progress.scope(|| enter(Phase::Write));
+        progress.scope(|| enter(Phase::Queue));
+        assert_eq!((progress.phase(), progress.sent()), (Phase::Queue, Sent::Maybe));
+    }
+
+    #[test]
+    fn without_a_report_the_request_may_have_been_sent() {
+        assert_eq!(Progress::default().sent(), Sent::Maybe);
+    }
+
+    #[test]
+    fn a_panic_inside_leaves_no_scope_behind() {
+        let mut progress = Progress::default();
+        let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| progress.scope(|| panic!("inside"))));
+        assert!(caught.is_err());
+        assert!(CURRENT.with(|current| current.borrow().is_none()));
+    }
+}

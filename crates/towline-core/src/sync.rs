@@ -1,0 +1,36 @@
+//! A mutex without poisoning, shared by towline's crates. Not part of the stable surface.
+//!
+//! Every critical section in towline restores its invariants before it can panic, or panics only on a bug that
+//! a later caller should not inherit as a second panic.
+
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// A `Mutex` whose `lock` never fails.
+pub struct Lock<T: ?Sized>(Mutex<T>);
+
+impl<T> Lock<T> {
+    /// Wraps `value`.
+    pub const fn new(value: T) -> Self {
+        Self(Mutex::new(value))
+    }
+}
+
+impl<T: ?Sized> Lock<T> {
+    /// Blocks until the lock is free. Held for a few instructions only, never across an await.
+    pub fn lock(&self) -> MutexGuard<'_, T> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T: Default> Default for Lock<T> {
+    fn default() -> Self {
+        Self::new(T::default())
+    }
+}
+
+impl<T: ?Sized> fmt::Debug for Lock<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Lock(..)")
+    }
+}
