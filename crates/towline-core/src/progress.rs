@@ -6,6 +6,10 @@
 //! [`scope`](Progress::scope) around each poll, and whoever is inside reports with [`enter`] and [`at`]. That costs
 //! no allocation, works with any request type and through foreign layers, and where a layer hops to another task
 //! (tower's `Buffer`) it degrades to "somewhere in the call".
+//!
+//! Two rules keep [`Progress::sent`] honest. Whoever hands a request to a service that it does not know enters
+//! [`Phase::Call`] first: from there on it may have been sent, until somebody below says more. And whoever knows that
+//! a byte was accepted, or gets an error that says it may have been, calls [`written`]; that is never taken back.
 
 use std::cell::RefCell;
 
@@ -19,7 +23,7 @@ use crate::{EndpointId, EndpointKey, Phase, Sent};
 /// let mut progress = Progress::default();
 /// progress.scope(|| progress::enter(Phase::Queue));
 /// assert_eq!((progress.phase(), progress.sent()), (Phase::Queue, Sent::Never));
-/// progress.scope(|| progress::enter(Phase::Write));
+/// progress.scope(|| { progress::enter(Phase::Write); progress::written() });
 /// assert_eq!(progress.sent(), Sent::Maybe);
 /// ```
 #[derive(Clone, Debug, Default)]
@@ -75,7 +79,7 @@ impl Progress {
     pub fn sent(&self) -> Sent {
         match self.phase {
             _ if self.written => Sent::Maybe,
-            Phase::Call | Phase::Write | Phase::Read => Sent::Maybe,
+            Phase::Call | Phase::Read => Sent::Maybe,
             _ => Sent::Never,
         }
     }
@@ -93,10 +97,12 @@ impl Progress {
 
 /// Reports that the call has entered `phase`. Does nothing outside a scope.
 pub fn enter(phase: Phase) {
-    with_current(|progress| {
-        progress.phase = phase;
-        progress.written |= phase == Phase::Write;
-    });
+    with_current(|progress| progress.phase = phase);
+}
+
+/// Reports that a byte of the request can have left. Does nothing outside a scope.
+pub fn written() {
+    with_current(|progress| progress.written = true);
 }
 
 /// Reports that the call goes to this endpoint. Does nothing outside a scope.
@@ -136,7 +142,7 @@ mod tests {
     #[test]
     fn what_was_written_once_stays_written_in_later_attempts() {
         let mut progress = Progress::default();
-        progress.scope(|| enter(Phase::Write));
+        progress.scope(written);
         progress.scope(|| enter(Phase::Queue));
         assert_eq!((progress.phase(), progress.sent()), (Phase::Queue, Sent::Maybe));
     }

@@ -1,0 +1,284 @@
+//! One call at a time, in the caller's own poll.
+//!
+//! The connection is *dirty* from the first byte that the stream accepts until the whole response is read. A call
+//! that is dropped while it is dirty leaves bytes on the wire that belong to nobody, so the connection is closed,
+//! always: the next caller must never read somebody else's answer. Bytes in our own buffer are not sent: dropped
+//! before the stream took any, a call leaves the connection as it found it.
+//!
+//! ```text
+//!            call                 first byte accepted          response read, nothing left over
+//!   Idle ───────────▶ Encoded ───────────────────────▶ Dirty ──────────────────────────────────▶ Idle
+//!    │                   │ dropped: buffer discarded     │ dropped, failed, ended
+//!    │ FIN, RST, stray   └────────▶ Idle                 ▼
+//!    └────────────────────────────────────────────────▶ Closed
+//! ```
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::codec::{Decoder, Encoder};
+use tower_service::Service;
+use towline_core::sync::Lock;
+use towline_core::{BoxError, CloseReason, Error, Kind, Phase, Poolable, Rejected, Sent, Sharing, State, progress};
+
+use crate::wire::{Incoming, Wire, already_closed, ended_before_answer};
+
+/// A connection that carries one call at a time. Made by [`ExclusiveLayer`](crate::ExclusiveLayer).
+///
+/// Dropping a call's future before its response is read closes the connection, unless no byte of the request had
+/// been accepted by the stream.
+///
+/// # Errors
+///
+/// [`Rejected`] with the request when the connection was closed or busy before the call; else without it, and
+/// [`Sent::Never`] exactly when the stream accepted no byte.
+pub struct Exclusive<Io, C> {
+    shared: Arc<Lock<Shared<Io, C>>>,
+}
+
+struct Shared<Io, C> {
+    wire: Wire<Io, C>,
+    life: Life,
+    /// Whoever waits for the connection to change while a call is in flight.
+    watcher: Option<Waker>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Life {
+    Idle,
+    /// A call is in flight; `dirty` once the stream accepted a byte of it.
+    Busy {
+        dirty: bool,
+    },
+    Closed(CloseReason),
+}
+
+impl<Io, C> Shared<Io, C> {
+    /// Ends a call. The lock must be released before the returned waker is woken.
+    fn end_call(&mut self, life: Life) -> Option<Waker> {
+        self.life = life;
+        self.watcher.take()
+    }
+}
+
+impl<Io, C> Exclusive<Io, C>
+where
+    Io: AsyncRead + AsyncWrite + Unpin,
+{
+    /// A connection over `io`, which must be at the boundary of a message.
+    pub fn new(io: Io, codec: C) -> Self {
+        let shared = Shared { wire: Wire::new(io, codec), life: Life::Idle, watcher: None };
+        Self { shared: Arc::new(Lock::new(shared)) }
+    }
+}
+
+impl<Io, C> fmt::Debug for Exclusive<Io, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exclusive").field("life", &self.shared.lock().life).finish_non_exhaustive()
+    }
+}
+
+impl<Io, C> Poolable for Exclusive<Io, C>
+where
+    Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    C: Send + 'static,
+{
+    fn sharing(&self) -> Sharing {
+        Sharing::Exclusive
+    }
+
+    fn poll_change(&mut self, seen: State, cx: &mut Context<'_>) -> Poll<State> {
+        let mut shared = self.shared.lock();
+        if shared.life == Life::Idle {
+            if let Poll::Ready(reason) = shared.wire.poll_idle(cx) {
+                shared.life = Life::Closed(reason);
+            }
+        }
+        let state = match shared.life {
+            Life::Idle => State::Idle,
+            Life::Busy { .. } => State::Busy,
+            Life::Closed(_) => State::Closed,
+        };
+        if state != seen {
+            return Poll::Ready(state);
+        }
+        if state == State::Busy {
+            shared.watcher = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    fn close_reason(&self) -> CloseReason {
+        match self.shared.lock().life {
+            Life::Closed(reason) => reason,
+            _ => CloseReason::Failed,
+        }
+    }
+}
+
+impl<Io, C, Req> Service<Req> for Exclusive<Io, C>
+where
+    Io: AsyncRead + AsyncWrite + Unpin,
+    C: Encoder<Req> + Decoder,
+    <C as Encoder<Req>>::Error: Into<BoxError>,
+    <C as Decoder>::Error: Into<BoxError>,
+{
+    type Response = C::Item;
+    type Error = Rejected<Req>;
+    type Future = ExclusiveFuture<Io, C, Req>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(match self.shared.lock().life {
+            Life::Closed(reason) => Err(already_closed(reason).into()),
+            _ => Ok(()),
+        })
+    }
+
+    fn call(&mut self, request: Req) -> Self::Future {
+        ExclusiveFuture { shared: self.shared.clone(), stage: Stage::Encode(Some(request)) }
+    }
+}
+
+/// The response of an [`Exclusive`] connection. Does nothing until it is polled.
+pub struct ExclusiveFuture<Io, C, Req> {
+    shared: Arc<Lock<Shared<Io, C>>>,
+    stage: Stage<Req>,
+}
+
+enum Stage<Req> {
+    Encode(Option<Req>),
+    Write,
+    Flush,
+    Read,
+    Done,
+}
+
+// Nothing is pinned: the stream is `Unpin` and the request is only moved out.
+impl<Io, C, Req> Unpin for ExclusiveFuture<Io, C, Req> {}
+
+impl<Io, C, Req> Future for ExclusiveFuture<Io, C, Req>
+where
+    Io: AsyncRead + AsyncWrite + Unpin,
+    C: Encoder<Req> + Decoder,
+    <C as Encoder<Req>>::Error: Into<BoxError>,
+    <C as Decoder>::Error: Into<BoxError>,
+{
+    type Output = Result<C::Item, Rejected<Req>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { shared, stage } = &mut *self;
+        let mut shared = shared.lock();
+        if let Stage::Encode(request) = stage {
+            let request = request.take().expect("polled after completion");
+            let refused = match shared.life {
+                Life::Idle => None,
+                Life::Closed(reason) => Some(already_closed(reason)),
+                Life::Busy { .. } => Some(
+                    Error::new(Kind::Overloaded, Phase::Write)
+                        .with_message("the connection carries one call at a time and has one in flight"),
+                ),
+            };
+            if let Some(error) = refused {
+                *stage = Stage::Done;
+                return Poll::Ready(Err(Rejected::unsent(error, request)));
+            }
+            progress::enter(Phase::Write);
+            if let Err(error) = shared.wire.encode(request) {
+                *stage = Stage::Done;
+                return Poll::Ready(Err(error.into()));
+            }
+            shared.life = Life::Busy { dirty: false };
+            *stage = Stage::Write;
+        }
+        let result = match shared.poll_exchange(stage, cx) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(result) => result,
+        };
+        *stage = Stage::Done;
+        let life = match &result {
+            Ok(_) if shared.wire.has_unread() => Life::Closed(CloseReason::Stray),
+            Ok(_) => Life::Idle,
+            Err(error) => Life::Closed(match error.kind() {
+                Kind::Closed | Kind::Io | Kind::UnexpectedEof => CloseReason::Peer,
+                _ => CloseReason::Failed,
+            }),
+        };
+        let watcher = shared.end_call(life);
+        drop(shared);
+        watcher.into_iter().for_each(Waker::wake);
+        Poll::Ready(result.map_err(Rejected::from))
+    }
+}
+
+impl<Io, C> Shared<Io, C>
+where
+    Io: AsyncRead + AsyncWrite + Unpin,
+    C: Decoder,
+    C::Error: Into<BoxError>,
+{
+    /// Writes, flushes and reads, as far as the stream allows.
+    fn poll_exchange<Req>(&mut self, stage: &mut Stage<Req>, cx: &mut Context<'_>) -> Poll<Result<C::Item, Error>> {
+        loop {
+            match stage {
+                Stage::Write => match self.wire.poll_write(cx) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Err(error)) => {
+                        let dirty = self.life == Life::Busy { dirty: true };
+                        return Poll::Ready(Err(error.with_sent(if dirty { Sent::Maybe } else { Sent::Never })));
+                    }
+                    Poll::Ready(Ok(_)) => {
+                        self.life = Life::Busy { dirty: true };
+                        progress::written();
+                        if self.wire.unwritten() == 0 {
+                            *stage = Stage::Flush;
+                        }
+                    }
+                },
+                Stage::Flush => match self.wire.poll_flush(cx)? {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(()) => {
+                        progress::enter(Phase::Read);
+                        *stage = Stage::Read;
+                    }
+                },
+                Stage::Read => {
+                    return self.wire.poll_read(cx).map(|read| match read {
+                        Ok(Incoming::Message(message)) => Ok(message),
+                        Ok(Incoming::End) => Err(ended_before_answer()),
+                        Err(error) => Err(error.with_sent(Sent::Maybe)),
+                    });
+                }
+                Stage::Encode(_) | Stage::Done => panic!("polled after completion"),
+            }
+        }
+    }
+}
+
+impl<Io, C, Req> Drop for ExclusiveFuture<Io, C, Req> {
+    fn drop(&mut self) {
+        if let Stage::Encode(_) | Stage::Done = self.stage {
+            return;
+        }
+        let watcher = {
+            let mut shared = self.shared.lock();
+            let life = match shared.life {
+                Life::Busy { dirty: false } => {
+                    shared.wire.discard_unwritten();
+                    Life::Idle
+                }
+                _ => Life::Closed(CloseReason::Dirty),
+            };
+            shared.end_call(life)
+        };
+        watcher.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl<Io, C, Req> fmt::Debug for ExclusiveFuture<Io, C, Req> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ExclusiveFuture").field("life", &self.shared.lock().life).finish_non_exhaustive()
+    }
+}
