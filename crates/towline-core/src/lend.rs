@@ -9,7 +9,7 @@ use crate::{CallContext, Error};
 pub enum Room {
     /// A connection is free, or can take one more call.
     Ready,
-    /// There is no connection yet; a call would dial.
+    /// No connection is free, but there is room for another: a call would dial.
     Cold,
     /// Every connection is taken; a call would wait.
     Full,

@@ -1,0 +1,151 @@
+//! One call: wait for a connection, call it, give it back. A request that comes back unsent goes to another.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tower_service::Service;
+use towline_core::{Error, GiveBack, Phase, Poolable, Sent, progress};
+
+use crate::lend::{Checkout, LendFuture, spent};
+use crate::shared::Shared;
+
+/// How many connections in a row may hand a request back before the call fails: enough for a backend that closed all
+/// its connections at once, few enough to end.
+const HAND_BACKS: u32 = 8;
+
+pin_project_lite::pin_project! {
+    /// The response of a [`Handle`](crate::Handle) or a [`Checkout`]. Dropped at any poll, it gives the connection
+    /// back; one on which the call was under way comes back closed.
+    pub struct PooledCall<C, Req>
+    where
+        C: Poolable,
+        C: Service<Req>,
+    {
+        #[pin]
+        state: State<C, Req, C::Future>,
+        handed_back: u32,
+    }
+}
+
+pin_project_lite::pin_project! {
+    #[project = StateProj]
+    enum State<C, Req, F>
+    where
+        C: Poolable,
+    {
+        Lending { #[pin] lend: LendFuture<C>, request: Option<Req> },
+        Readying { checkout: Option<Checkout<C>>, request: Option<Req> },
+        // In this order: the call is dropped before its connection is given back.
+        Calling { #[pin] future: F, checkout: Checkout<C> },
+        Done,
+    }
+}
+
+impl<C, Req> PooledCall<C, Req>
+where
+    C: Poolable + Service<Req>,
+{
+    pub(crate) fn with_lend(lend: LendFuture<C>, request: Req) -> Self {
+        Self { state: State::Lending { lend, request: Some(request) }, handed_back: 0 }
+    }
+
+    pub(crate) fn with_checkout(checkout: Option<Checkout<C>>, request: Req) -> Self {
+        Self { state: State::Readying { checkout, request: Some(request) }, handed_back: 0 }
+    }
+}
+
+impl<C, Req> Future for PooledCall<C, Req>
+where
+    C: Poolable + Service<Req>,
+    C::Error: GiveBack<Req>,
+{
+    type Output = Result<C::Response, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let mut state = this.state;
+        loop {
+            match state.as_mut().project() {
+                StateProj::Lending { lend, request } => {
+                    let lent = std::task::ready!(lend.poll(cx));
+                    let request = request.take();
+                    match lent {
+                        Ok(checkout) => state.set(State::Readying { checkout: Some(checkout), request }),
+                        Err(error) => {
+                            state.set(State::Done);
+                            return Poll::Ready(Err(error));
+                        }
+                    }
+                }
+                StateProj::Readying { checkout, request } => {
+                    let Some(connection) = checkout else {
+                        state.set(State::Done);
+                        return Poll::Ready(Err(spent()));
+                    };
+                    let ready = std::task::ready!(Service::<Req>::poll_ready(&mut **connection, cx));
+                    let (Some(mut checkout), Some(request)) = (checkout.take(), request.take()) else {
+                        panic!("polled after completion");
+                    };
+                    match ready {
+                        Ok(()) => {
+                            // What the connection does with it is its own business: from here on it may be sent.
+                            progress::enter(Phase::Call);
+                            let future = Service::call(&mut *checkout, request);
+                            state.set(State::Calling { future, checkout });
+                        }
+                        Err(error) => {
+                            let shared = checkout.shared().clone();
+                            drop(checkout);
+                            state.set(State::Done);
+                            state.set(again(shared, GiveBack::<Req>::split(error).0, request, this.handed_back)?);
+                        }
+                    }
+                }
+                StateProj::Calling { future, checkout } => match std::task::ready!(future.poll(cx)) {
+                    Ok(response) => {
+                        checkout.succeeded();
+                        state.set(State::Done);
+                        return Poll::Ready(Ok(response));
+                    }
+                    Err(error) => {
+                        let shared = checkout.shared().clone();
+                        state.set(State::Done);
+                        match error.split() {
+                            (error, None) => return Poll::Ready(Err(error.or_endpoint(&shared.name))),
+                            (error, Some(request)) => state.set(again(shared, error, request, this.handed_back)?),
+                        }
+                    }
+                },
+                StateProj::Done => panic!("polled after completion"),
+            }
+        }
+    }
+}
+
+/// A request came back unsent: asks for another connection, up to a bound.
+fn again<C, Req>(
+    shared: Arc<Shared<C>>,
+    error: Error,
+    request: Req,
+    handed_back: &mut u32,
+) -> Result<State<C, Req, C::Future>, Error>
+where
+    C: Poolable + Service<Req>,
+{
+    *handed_back += 1;
+    if *handed_back > HAND_BACKS {
+        return Err(error.with_sent(Sent::Never).or_endpoint(&shared.name));
+    }
+    Ok(State::Lending { lend: LendFuture::new(shared, None), request: Some(request) })
+}
+
+impl<C, Req> fmt::Debug for PooledCall<C, Req>
+where
+    C: Poolable + Service<Req>,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PooledCall").field("handed_back", &self.handed_back).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,620 @@
+//! The accounting of one endpoint: a synchronous core without I/O or tasks.
+//!
+//! Every method takes the time as an argument and leaves the invariants true: connections in use, idle and settling
+//! are the live ones; live and dialling together stay within the cap; nobody waits while a connection is free. What
+//! must not happen under the lock (waking, dropping connections, telling observers) is collected in [`Effects`].
+//!
+//! ```text
+//!            dialled                  lend                     returned clean
+//!   (dial) ───────────▶ idle ◀────────────────▶ in use ───────────────────────────▶ oldest waiter, else idle
+//!                        │ FIN, RST, stray,        │ returned busy
+//!                        │ idle timeout, lifetime  ├──────────▶ settling ──▶ idle, when its response is read
+//!                        ▼                         ▼ dirty, failed, drained, old
+//!                      closed ◀──────────────────closed
+//! ```
+
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use slab::Slab;
+use tokio::time::Instant;
+use towline_core::{CloseReason, ConnectionId, Error, Kind, Phase, Poolable, Rng, Room, Sharing, State};
+
+use crate::bell::{Bell, Ring};
+use crate::config::Limits;
+use crate::queue::{Place, Queue};
+use crate::stats::Stats;
+
+/// A connection, or a share of one, on its way to a caller.
+#[derive(Debug)]
+pub(crate) struct Grant<C> {
+    pub(crate) connection: C,
+    pub(crate) slot: SlotId,
+    pub(crate) reused: bool,
+}
+
+/// Which connection a grant came from; slots are reused, ids are not.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SlotId {
+    index: usize,
+    pub(crate) id: ConnectionId,
+}
+
+/// What has to happen once the lock is released.
+#[must_use]
+pub(crate) struct Effects<C> {
+    pub(crate) wake: Vec<Waker>,
+    pub(crate) closed: Vec<(ConnectionId, CloseReason, Option<C>)>,
+    pub(crate) wake_driver: bool,
+}
+
+impl<C> Default for Effects<C> {
+    fn default() -> Self {
+        Self { wake: Vec::new(), closed: Vec::new(), wake_driver: false }
+    }
+}
+
+/// The right to dial once; counted until it is handed back with the result.
+#[derive(Debug)]
+#[must_use = "a permit that is not handed back counts as a dial for ever"]
+pub(crate) struct DialPermit(());
+
+struct Slot<C> {
+    id: ConnectionId,
+    /// Absent while an exclusive connection is lent.
+    connection: Option<C>,
+    /// Calls that it carries at once.
+    limit: usize,
+    in_use: usize,
+    lent_before: bool,
+    succeeded: bool,
+    /// Came back while its response was still being read.
+    settling: bool,
+    /// Takes no more calls, and is closed after the last for this reason.
+    draining: Option<CloseReason>,
+    expires: Option<Instant>,
+    idle_since: Instant,
+    ring: Arc<Ring>,
+    waker: Waker,
+}
+
+impl<C> Slot<C> {
+    fn is_idle(&self) -> bool {
+        self.in_use == 0
+    }
+
+    fn has_room(&self) -> bool {
+        self.connection.is_some() && !self.settling && self.draining.is_none() && self.in_use < self.limit
+    }
+}
+
+pub(crate) struct Core<C> {
+    limits: Limits,
+    bell: Arc<Bell>,
+    rng: Rng,
+    slots: Slab<Slot<C>>,
+    /// Exclusive connections that are idle, the most recently used last.
+    idle: Vec<usize>,
+    queue: Queue<Result<Grant<C>, Error>>,
+    dialling: usize,
+    /// Calls that one connection carries; known from the first one on.
+    capacity: Option<usize>,
+    /// Dials, or connections that died before their first success, in a row.
+    failures: u32,
+    last_error: Option<Error>,
+    not_before: Option<Instant>,
+    /// The last thing that happened to an endpoint without connections was a failure.
+    down: bool,
+    warm: usize,
+    closed: bool,
+    /// Tasks that wait for connections to come or go: `ready`, `warm` and `close`.
+    watchers: Slab<Waker>,
+    stats: Stats,
+}
+
+impl<C: Poolable> Core<C> {
+    pub(crate) fn new(limits: Limits, bell: Arc<Bell>, rng: Rng) -> Self {
+        Self {
+            limits,
+            bell,
+            rng,
+            slots: Slab::new(),
+            idle: Vec::new(),
+            queue: Queue::new(),
+            dialling: 0,
+            capacity: None,
+            failures: 0,
+            last_error: None,
+            not_before: None,
+            down: false,
+            warm: limits.warm,
+            closed: false,
+            watchers: Slab::new(),
+            stats: Stats::default(),
+        }
+    }
+
+    // === What is ===
+
+    pub(crate) fn stats(&self) -> Stats {
+        Stats {
+            in_use: self.slots.iter().map(|(_, slot)| slot.in_use).sum(),
+            idle: self.slots.iter().filter(|(_, slot)| slot.is_idle()).count(),
+            dialling: self.dialling,
+            waiting: self.queue.len(),
+            live: self.slots.len(),
+            ..self.stats
+        }
+    }
+
+    pub(crate) fn room(&self) -> Room {
+        if self.queue.is_empty() && self.slots.iter().any(|(_, slot)| slot.has_room()) {
+            Room::Ready
+        } else if self.is_down() {
+            Room::Down
+        } else if self.slots.len() + self.dialling < self.limits.max_connections {
+            Room::Cold
+        } else {
+            Room::Full
+        }
+    }
+
+    /// Nothing is open and the last dial failed: a call would fail.
+    fn is_down(&self) -> bool {
+        self.closed || self.slots.is_empty() && self.down
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.slots.is_empty() && self.dialling == 0
+    }
+
+    /// Whether connections are under way, or will be after a pause.
+    pub(crate) fn is_connecting(&self) -> bool {
+        self.slots.is_empty() && (self.dialling > 0 || self.down)
+    }
+
+    pub(crate) fn live(&self) -> usize {
+        self.slots.len()
+    }
+
+    pub(crate) fn dials_failed(&self) -> u64 {
+        self.stats.dials_failed
+    }
+
+    pub(crate) fn last_error(&self) -> Option<&Error> {
+        self.last_error.as_ref()
+    }
+
+    // === Lending ===
+
+    /// A free connection at once, or `None` when the caller has to wait.
+    pub(crate) fn lend(&mut self, now: Instant, effects: &mut Effects<C>) -> Result<Option<Grant<C>>, Error> {
+        if self.closed {
+            return Err(closed());
+        }
+        // A newcomer never overtakes.
+        if self.queue.is_empty() {
+            if let Some(grant) = self.take_free(now, effects) {
+                return Ok(Some(grant));
+            }
+        }
+        if self.is_down() {
+            return Err(self.unreachable());
+        }
+        if self.queue.len() >= self.limits.max_waiters {
+            return Err(Error::new(Kind::Overloaded, Phase::Queue)
+                .with_message(format!("{} callers wait already, the most that may", self.queue.len())));
+        }
+        Ok(None)
+    }
+
+    /// Waits for a connection; to be called when [`lend`](Self::lend) had none, under the same lock.
+    pub(crate) fn join(&mut self, waker: Waker, effects: &mut Effects<C>) -> Place {
+        effects.wake_driver = true;
+        self.queue.join(waker)
+    }
+
+    pub(crate) fn pick_up(&mut self, place: Place, waker: &Waker) -> Option<Result<Grant<C>, Error>> {
+        self.queue.pick_up(place, waker)
+    }
+
+    /// A caller stops waiting; what it was given meanwhile goes to the next.
+    pub(crate) fn leave(&mut self, place: Place, now: Instant, effects: &mut Effects<C>) {
+        if let Some(Ok(grant)) = self.queue.leave(place) {
+            self.give_back(grant.slot, grant.connection, false, now, effects);
+        }
+    }
+
+    /// The least busy connection with room that is still alive.
+    fn take_free(&mut self, now: Instant, effects: &mut Effects<C>) -> Option<Grant<C>> {
+        loop {
+            let index = match self.idle.pop() {
+                Some(index) => index,
+                None => {
+                    let shared = self.slots.iter().filter(|(_, slot)| slot.limit > 1 && slot.has_room());
+                    shared.min_by_key(|(_, slot)| slot.in_use)?.0
+                }
+            };
+            let slot = &mut self.slots[index];
+            slot.ring.rearm();
+            // The driver may not have run yet since the peer went: one look before anybody relies on it.
+            match watch(slot) {
+                Poll::Pending => {}
+                Poll::Ready(State::Draining) if slot.in_use > 0 => {
+                    slot.draining = Some(CloseReason::Drained);
+                    continue;
+                }
+                Poll::Ready(_) => {
+                    self.close_gone(index, now, effects);
+                    continue;
+                }
+            }
+            let slot = &mut self.slots[index];
+            let connection = if slot.limit > 1 {
+                slot.connection.as_ref().and_then(Poolable::share)
+            } else {
+                slot.connection.take()
+            };
+            let Some(connection) = connection else {
+                self.close(index, CloseReason::Failed, now, effects);
+                continue;
+            };
+            slot.in_use += 1;
+            let reused = std::mem::replace(&mut slot.lent_before, true);
+            self.stats.reused += u64::from(reused);
+            return Some(Grant { connection, slot: SlotId { index, id: slot.id }, reused });
+        }
+    }
+
+    /// A connection, or a share of one, comes back; `succeeded` when a call on it did.
+    pub(crate) fn give_back(
+        &mut self,
+        slot_id: SlotId,
+        connection: C,
+        succeeded: bool,
+        now: Instant,
+        effects: &mut Effects<C>,
+    ) {
+        if succeeded {
+            self.failures = 0;
+            self.last_error = None;
+            self.not_before = None;
+        }
+        let index = slot_id.index;
+        let Some(slot) = self.slots.get_mut(index).filter(|slot| slot.id == slot_id.id) else {
+            return; // A share of a connection that died meanwhile.
+        };
+        slot.succeeded |= succeeded;
+        if slot.limit > 1 {
+            slot.in_use -= 1;
+            slot.idle_since = now;
+        } else {
+            slot.connection = Some(connection);
+            slot.ring.rearm();
+            let connection = slot.connection.as_mut().expect("just put there");
+            match connection.poll_change(State::Busy, &mut Context::from_waker(&slot.waker)) {
+                Poll::Pending => {
+                    slot.settling = true;
+                    return;
+                }
+                Poll::Ready(_) => slot.in_use -= 1,
+            }
+        }
+        self.becomes_free(index, now, effects);
+    }
+
+    /// The connection at `index` has room again: closes it if its time has come, else offers it.
+    fn becomes_free(&mut self, index: usize, now: Instant, effects: &mut Effects<C>) {
+        let slot = &mut self.slots[index];
+        if slot.draining.is_none() && slot.expires.is_some_and(|at| at <= now) {
+            slot.draining = Some(CloseReason::Lifetime);
+        }
+        if self.closed {
+            slot.draining.get_or_insert(CloseReason::Shutdown);
+        }
+        if let Some(reason) = slot.draining {
+            if slot.is_idle() {
+                self.close(index, reason, now, effects);
+            }
+            return;
+        }
+        match watch(slot) {
+            Poll::Pending => {}
+            Poll::Ready(State::Draining) if slot.in_use > 0 => {
+                slot.draining = Some(CloseReason::Drained);
+                return;
+            }
+            Poll::Ready(_) => return self.close_gone(index, now, effects),
+        }
+        let slot = &mut self.slots[index];
+        if slot.limit == 1 {
+            slot.idle_since = now;
+            self.idle.push(index);
+        }
+        self.serve_waiters(now, effects);
+    }
+
+    fn serve_waiters(&mut self, now: Instant, effects: &mut Effects<C>) {
+        while !self.queue.is_empty() {
+            let Some(grant) = self.take_free(now, effects) else { return };
+            match self.queue.serve(Ok(grant)) {
+                Ok(waker) => effects.wake.push(waker),
+                Err(_) => unreachable!("somebody waits"),
+            }
+        }
+    }
+
+    // === Dialling ===
+
+    /// The right to dial, when one is due.
+    pub(crate) fn start_dial(&mut self, now: Instant) -> Option<DialPermit> {
+        let live_or_dialling = self.slots.len() + self.dialling;
+        if self.closed
+            || live_or_dialling >= self.limits.max_connections
+            || self.dialling >= self.limits.max_dials
+            || self.not_before.is_some_and(|at| now < at)
+        {
+            return None;
+        }
+        // The first dial goes alone: until it is done nobody knows how many calls a connection carries, and an
+        // endpoint that is down needs one probe, not four.
+        let alone = self.capacity.is_none() || self.failures > 0;
+        if alone && self.dialling > 0 {
+            return None;
+        }
+        let for_waiters = self.queue.len() > self.dialling * self.capacity.unwrap_or(1);
+        let for_warmth = live_or_dialling < self.warm;
+        let to_recover = self.is_down() && self.dialling == 0;
+        (for_waiters || for_warmth || to_recover).then(|| {
+            self.dialling += 1;
+            DialPermit(())
+        })
+    }
+
+    /// A dial has ended well: whichever came first, this or a return, serves the oldest waiter.
+    pub(crate) fn dial_succeeded(
+        &mut self,
+        permit: DialPermit,
+        connection: C,
+        now: Instant,
+        effects: &mut Effects<C>,
+    ) -> ConnectionId {
+        self.end_dial(permit, effects);
+        let limit = match connection.sharing() {
+            Sharing::Exclusive => 1,
+            Sharing::Shared { limit } => limit.max(1),
+        };
+        self.capacity = Some(limit);
+        self.down = false;
+        let first_life = self.stats.opened < self.limits.max_connections as u64;
+        self.stats.opened += 1;
+        let (low, span) = if first_life { (0.5, 0.5) } else { (0.9, 0.2) };
+        let life = self.limits.max_lifetime.map(|life| life.mul_f64(low + span * self.rng.unit()));
+        let id = ConnectionId::fresh();
+        let entry = self.slots.vacant_entry();
+        let index = entry.key();
+        let ring = Arc::new(Ring::new(self.bell.clone(), index));
+        entry.insert(Slot {
+            id,
+            connection: Some(connection),
+            limit,
+            in_use: 0,
+            lent_before: false,
+            succeeded: false,
+            settling: false,
+            draining: None,
+            expires: life.map(|life| now + life),
+            idle_since: now,
+            waker: ring.clone().into(),
+            ring,
+        });
+        if self.slots.len() >= self.warm {
+            self.warm = 0; // Reached; from here on connections come and go with the calls.
+        }
+        self.becomes_free(index, now, effects);
+        id
+    }
+
+    /// A dial has failed. Waiters learn the cause at once, unless somebody can still serve them. Returns when the
+    /// next dial may start.
+    pub(crate) fn dial_failed(
+        &mut self,
+        permit: DialPermit,
+        error: Error,
+        now: Instant,
+        effects: &mut Effects<C>,
+    ) -> Instant {
+        self.end_dial(permit, effects);
+        self.stats.dials_failed += 1;
+        let at = self.failed(error, now);
+        if self.is_empty() {
+            self.fail_waiters(&self.unreachable(), effects);
+        }
+        at
+    }
+
+    fn end_dial(&mut self, DialPermit(()): DialPermit, effects: &mut Effects<C>) {
+        self.dialling -= 1;
+        self.wake_watchers(effects);
+        effects.wake_driver = true;
+    }
+
+    fn failed(&mut self, error: Error, now: Instant) -> Instant {
+        let at = now + self.limits.dial_backoff.delay(self.failures, &mut self.rng);
+        self.failures = self.failures.saturating_add(1);
+        self.not_before = Some(at);
+        self.last_error = Some(error);
+        self.down = true;
+        at
+    }
+
+    fn unreachable(&self) -> Error {
+        match &self.last_error {
+            Some(cause) if !self.closed => cause.clone(),
+            _ => closed(),
+        }
+    }
+
+    fn fail_waiters(&mut self, error: &Error, effects: &mut Effects<C>) {
+        while let Ok(waker) = self.queue.serve(Err(error.clone())) {
+            effects.wake.push(waker);
+        }
+    }
+
+    /// Wants at least this many connections open, once; how many that are within the cap.
+    pub(crate) fn warm(&mut self, connections: usize, effects: &mut Effects<C>) -> usize {
+        let connections = connections.min(self.limits.max_connections);
+        if self.slots.len() < connections {
+            self.warm = self.warm.max(connections);
+            effects.wake_driver = true;
+        }
+        connections
+    }
+
+    // === Closing ===
+
+    /// The connection at `index` rang: it may be gone, or have settled.
+    pub(crate) fn rang(&mut self, index: usize, now: Instant, effects: &mut Effects<C>) {
+        let Some(slot) = self.slots.get_mut(index) else { return };
+        slot.ring.rearm();
+        let Some(connection) = slot.connection.as_mut() else { return };
+        if slot.settling {
+            match connection.poll_change(State::Busy, &mut Context::from_waker(&slot.waker)) {
+                Poll::Pending => return,
+                Poll::Ready(_) => {
+                    slot.settling = false;
+                    slot.in_use -= 1;
+                }
+            }
+            return self.becomes_free(index, now, effects);
+        }
+        match watch(slot) {
+            Poll::Pending => {}
+            Poll::Ready(State::Draining) if slot.in_use > 0 => slot.draining = Some(CloseReason::Drained),
+            Poll::Ready(_) => self.close_gone(index, now, effects),
+        }
+    }
+
+    /// Closes what is idle for too long or too old; when to look again.
+    pub(crate) fn expire(&mut self, now: Instant, effects: &mut Effects<C>) -> Option<Instant> {
+        let mut next = self.not_before.filter(|at| *at > now);
+        let mut due = Vec::new();
+        for (index, slot) in &mut self.slots {
+            let idle_until = self.limits.idle_timeout.map(|limit| slot.idle_since + limit);
+            if slot.is_idle() && idle_until.is_some_and(|at| at <= now) {
+                due.push((index, CloseReason::IdleTimeout));
+            } else if slot.expires.is_some_and(|at| at <= now) {
+                slot.draining.get_or_insert(CloseReason::Lifetime);
+                if slot.is_idle() {
+                    due.push((index, CloseReason::Lifetime));
+                }
+            } else {
+                let at = if slot.is_idle() { idle_until.into_iter().chain(slot.expires).min() } else { slot.expires };
+                next = next.into_iter().chain(at).min();
+            }
+        }
+        for (index, reason) in due {
+            self.close(index, reason, now, effects);
+        }
+        next
+    }
+
+    /// No more lending; waiters fail, idle connections close, those in use when they come back.
+    pub(crate) fn shut_down(&mut self, now: Instant, effects: &mut Effects<C>) {
+        if std::mem::replace(&mut self.closed, true) {
+            return;
+        }
+        self.fail_waiters(&closed(), effects);
+        let idle: Vec<_> = self.slots.iter().filter(|(_, slot)| slot.is_idle()).map(|(index, _)| index).collect();
+        for index in idle {
+            self.close(index, CloseReason::Shutdown, now, effects);
+        }
+        self.wake_watchers(effects);
+        effects.wake_driver = true;
+    }
+
+    /// The driver is gone with its runtime, and with it whatever it was dialling and whatever lived on that runtime.
+    pub(crate) fn driver_gone(&mut self, permits: Vec<DialPermit>, now: Instant, effects: &mut Effects<C>) {
+        for permit in permits {
+            self.end_dial(permit, effects);
+        }
+        let error = Error::new(Kind::Runtime, Phase::Queue).with_message("the pool's task is gone with its runtime");
+        self.fail_waiters(&error, effects);
+        let idle: Vec<_> = self.slots.iter().filter(|(_, slot)| slot.is_idle()).map(|(index, _)| index).collect();
+        for index in idle {
+            self.close(index, CloseReason::Shutdown, now, effects);
+        }
+    }
+
+    /// Closes a connection that says itself that it is of no further use.
+    fn close_gone(&mut self, index: usize, now: Instant, effects: &mut Effects<C>) {
+        let connection = self.slots[index].connection.as_ref();
+        let reason = connection.map_or(CloseReason::Failed, Poolable::close_reason);
+        self.close(index, reason, now, effects);
+    }
+
+    fn close(&mut self, index: usize, reason: CloseReason, now: Instant, effects: &mut Effects<C>) {
+        let slot = self.slots.remove(index);
+        if slot.limit == 1 {
+            self.idle.retain(|idle| *idle != index);
+        }
+        self.stats.closed += 1;
+        // A backend that accepts and hangs up is as unreachable as one that refuses: without this, dials to it would
+        // follow each other without a pause.
+        if !slot.succeeded && matches!(reason, CloseReason::Peer | CloseReason::Failed) {
+            let error = Error::new(Kind::Unavailable, Phase::Dial)
+                .with_message("the last connection was closed by its peer before it served a call");
+            self.failed(error, now);
+            if self.is_empty() {
+                self.fail_waiters(&self.unreachable(), effects);
+            }
+        }
+        effects.closed.push((slot.id, reason, slot.connection));
+        if self.slots.is_empty() {
+            self.wake_watchers(effects);
+        }
+        // Its place in the cap is free, and somebody may wait for one.
+        effects.wake_driver = true;
+    }
+
+    // === Watching ===
+
+    /// Wakes this task at the next change; `key` from the last time.
+    pub(crate) fn watch(&mut self, key: &mut Option<usize>, waker: &Waker) {
+        match *key {
+            Some(key) => self.watchers[key].clone_from(waker),
+            None => *key = Some(self.watchers.insert(waker.clone())),
+        }
+    }
+
+    pub(crate) fn unwatch(&mut self, key: usize) {
+        self.watchers.remove(key);
+    }
+
+    fn wake_watchers(&self, effects: &mut Effects<C>) {
+        effects.wake.extend(self.watchers.iter().map(|(_, waker)| waker.clone()));
+    }
+}
+
+/// Looks at a connection that is not lent exclusively: pending while it can take calls, else what it has become.
+fn watch<C: Poolable>(slot: &mut Slot<C>) -> Poll<State> {
+    let Some(connection) = slot.connection.as_mut() else { return Poll::Ready(State::Closed) };
+    let mut cx = Context::from_waker(&slot.waker);
+    let mut seen = State::Idle;
+    loop {
+        match connection.poll_change(seen, &mut cx) {
+            // A shared connection is busy with its other calls.
+            Poll::Ready(state @ (State::Idle | State::Busy)) if state != seen => seen = state,
+            Poll::Ready(state @ (State::Draining | State::Closed)) => return Poll::Ready(state),
+            _ => return Poll::Pending,
+        }
+    }
+}
+
+pub(crate) fn closed() -> Error {
+    Error::new(Kind::Closed, Phase::Queue).with_message("the pool is closed")
+}

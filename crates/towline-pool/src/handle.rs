@@ -1,0 +1,183 @@
+//! One endpoint's pool, as its users hold it.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+
+use tower_service::Service;
+use towline_core::{CallContext, EndpointKey, Error, GiveBack, Lend, Poolable, Room};
+
+use crate::call::PooledCall;
+use crate::lend::LendFuture;
+use crate::shared::Shared;
+use crate::stats::Stats;
+
+/// A handle to one endpoint's pool: a `Service` for what its connections serve, and a [`Lend`] for balancers.
+///
+/// Clones share the pool. When the last is dropped, idle connections close at once, those in use after their call,
+/// and the pool's task ends.
+///
+/// Ready unless nothing is connected and the first connection is under way or backs off; then it wakes when one is
+/// there. Ready or not, it holds nothing: a connection is acquired in the call's future.
+pub struct Handle<C: Poolable> {
+    shared: Arc<Shared<C>>,
+    /// Has said that it is ready, and stays so until its call.
+    ready: bool,
+    watching: Option<usize>,
+}
+
+impl<C: Poolable> Handle<C> {
+    pub(crate) fn new(shared: Arc<Shared<C>>) -> Self {
+        shared.handles.fetch_add(1, Ordering::AcqRel);
+        Self { shared, ready: false, watching: None }
+    }
+
+    /// A connection to use directly, for any number of calls. Errors and cancellation as of [`LendFuture`].
+    pub fn checkout(&self) -> LendFuture<C> {
+        self.lend(None)
+    }
+
+    /// Connects until at least `connections` are open (at most `max_connections`).
+    ///
+    /// Dropping the future leaves the dials to the pool, which goes on with them.
+    ///
+    /// # Errors
+    ///
+    /// The error of the first dial that fails; the pool goes on trying under backoff.
+    pub async fn warm(&self, connections: usize) -> Result<(), Error> {
+        let (want, failed_before) =
+            self.shared.change(|core, effects| (core.warm(connections, effects), core.dials_failed()));
+        self.shared.drive()?;
+        self.wait_until(|core| {
+            if core.live() >= want {
+                return Some(Ok(()));
+            }
+            let error = core.last_error().cloned().filter(|_| core.dials_failed() > failed_before);
+            error.or_else(|| core.is_closed().then(crate::core::closed)).map(Err)
+        })
+        .await
+    }
+
+    /// Ends the pool: no call gets a connection any more, waiters fail with
+    /// [`Kind::Closed`](towline_core::Kind::Closed), calls in flight finish. Resolves when the last connection is
+    /// closed; dropping the future changes nothing.
+    pub async fn close(&self) {
+        self.shared.shut_down();
+        self.wait_until(|core| core.is_empty().then_some(())).await;
+    }
+
+    /// What the pool has and what it did.
+    pub fn stats(&self) -> Stats {
+        self.shared.read(|core| core.stats())
+    }
+
+    /// The target's text, as in errors and events.
+    pub fn name(&self) -> &EndpointKey {
+        &self.shared.name
+    }
+
+    pub(crate) fn shut_down(&self) {
+        self.shared.shut_down();
+    }
+
+    async fn wait_until<R>(&self, done: impl Fn(&crate::core::Core<C>) -> Option<R>) -> R {
+        let mut watch = Watch { shared: &self.shared, key: None };
+        poll_fn(|cx| {
+            self.shared.read(|core| match done(core) {
+                Some(result) => Poll::Ready(result),
+                None => {
+                    core.watch(&mut watch.key, cx.waker());
+                    Poll::Pending
+                }
+            })
+        })
+        .await
+    }
+}
+
+/// Stops watching when the future that watches is dropped.
+struct Watch<'a, C: Poolable> {
+    shared: &'a Shared<C>,
+    key: Option<usize>,
+}
+
+impl<C: Poolable> Drop for Watch<'_, C> {
+    fn drop(&mut self) {
+        if let Some(key) = self.key {
+            self.shared.read(|core| core.unwatch(key));
+        }
+    }
+}
+
+// A clone is not ready and watches nothing: both belong to the task that polls the original.
+impl<C: Poolable> Clone for Handle<C> {
+    fn clone(&self) -> Self {
+        Self::new(self.shared.clone())
+    }
+}
+
+impl<C: Poolable> Drop for Handle<C> {
+    fn drop(&mut self) {
+        if let Some(key) = self.watching {
+            self.shared.read(|core| core.unwatch(key));
+        }
+        if self.shared.handles.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.shared.shut_down();
+        }
+    }
+}
+
+impl<C: Poolable> fmt::Debug for Handle<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle").field("endpoint", &self.shared.name).field("stats", &self.stats()).finish()
+    }
+}
+
+impl<C: Poolable> Lend for Handle<C> {
+    type Checkout = crate::Checkout<C>;
+    type Lend = LendFuture<C>;
+
+    fn room(&self) -> Room {
+        self.shared.room()
+    }
+
+    fn lend(&self, context: Option<&CallContext>) -> LendFuture<C> {
+        LendFuture::new(self.shared.clone(), context)
+    }
+}
+
+impl<C, Req> Service<Req> for Handle<C>
+where
+    C: Poolable + Service<Req>,
+    C::Error: GiveBack<Req>,
+{
+    type Response = C::Response;
+    type Error = Error;
+    type Future = PooledCall<C, Req>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let Self { shared, ready, watching } = self;
+        if !*ready {
+            *ready = shared.read(|core| {
+                if core.is_connecting() && !core.is_closed() {
+                    core.watch(watching, cx.waker());
+                    return false;
+                }
+                if let Some(key) = watching.take() {
+                    core.unwatch(key);
+                }
+                true
+            });
+        }
+        // Somebody has to go on dialling, also after the runtime of the first caller is gone. Where that cannot be,
+        // the call says so: an error here would be for good.
+        if *ready || shared.drive().is_err() { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+
+    fn call(&mut self, request: Req) -> Self::Future {
+        self.ready = false;
+        PooledCall::with_lend(self.lend(None), request)
+    }
+}

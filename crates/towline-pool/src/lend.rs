@@ -1,0 +1,245 @@
+//! Waiting for a connection, and holding one.
+
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use tokio::time::{Instant, Sleep, sleep_until};
+use tower_service::Service;
+use towline_core::{CallContext, ConnectionId, Error, Event, GiveBack, Kind, Phase, Poolable, Report, progress};
+
+use crate::call::PooledCall;
+use crate::core::{Grant, SlotId};
+use crate::queue::Place;
+use crate::shared::Shared;
+
+/// Resolves to a [`Checkout`]. Asks for nothing until it is polled; dropped at any point, it leaves the queue, and a
+/// connection that was meant for it goes to the next.
+///
+/// # Errors
+///
+/// All [`Sent::Never`](towline_core::Sent::Never), with the endpoint: [`Kind::Timeout`] after the wait deadline,
+/// saying how many were in use, dialling and waiting; [`Kind::Overloaded`] when the queue is full; the dial's own
+/// error when the endpoint cannot be reached; [`Kind::Closed`]; [`Kind::Runtime`] outside a runtime.
+pub struct LendFuture<C: Poolable> {
+    shared: Arc<Shared<C>>,
+    deadline: Option<Instant>,
+    report: Option<Arc<Report>>,
+    state: State,
+}
+
+enum State {
+    Start,
+    Waiting { place: Place, since: Instant, sleep: Pin<Box<Sleep>> },
+    Done,
+}
+
+impl<C: Poolable> LendFuture<C> {
+    pub(crate) fn new(shared: Arc<Shared<C>>, context: Option<&CallContext>) -> Self {
+        let deadline = context.and_then(CallContext::deadline);
+        let report = context.and_then(CallContext::report).cloned();
+        Self { shared, deadline, report, state: State::Start }
+    }
+
+    fn granted(&mut self, grant: Grant<C>) -> Checkout<C> {
+        self.state = State::Done;
+        if let Some(report) = &self.report {
+            report.connected(grant.slot.id, grant.reused);
+        }
+        if grant.reused {
+            let (endpoint, connection) = (&self.shared.name, grant.slot.id);
+            self.shared.observers.emit(Event::Reused { endpoint, connection });
+        }
+        Checkout {
+            shared: self.shared.clone(),
+            slot: grant.slot,
+            connection: Some(grant.connection),
+            reused: grant.reused,
+            succeeded: false,
+        }
+    }
+
+    fn timed_out(&self, since: Instant) -> Error {
+        let (stats, cause) = self.shared.read(|core| (core.stats(), core.last_error().cloned()));
+        let error = Error::new(Kind::Timeout, Phase::Queue).with_message(format!(
+            "no connection within {:?}: {} in use, {} dialling, {} waiting, at most {} connections",
+            since.elapsed(),
+            stats.in_use,
+            stats.dialling,
+            stats.waiting,
+            self.shared.limits.max_connections,
+        ));
+        match cause {
+            Some(cause) => error.with_source(cause),
+            None => error,
+        }
+    }
+}
+
+impl<C: Poolable> Future for LendFuture<C> {
+    type Output = Result<Checkout<C>, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        if let State::Start = this.state {
+            progress::enter(Phase::Queue);
+            let now = Instant::now();
+            let asked = this.shared.change(|core, effects| {
+                // One step under one lock: a return between "nothing is free" and "I wait" would be lost.
+                core.lend(now, effects).map(|grant| grant.ok_or_else(|| core.join(cx.waker().clone(), effects)))
+            });
+            match asked {
+                Err(error) => {
+                    this.state = State::Done;
+                    // An endpoint that is down is dialled on, also after the runtime of the first caller is gone.
+                    let error = match error.kind() {
+                        Kind::Closed | Kind::Overloaded => error,
+                        _ => this.shared.drive().err().unwrap_or(error),
+                    };
+                    return Poll::Ready(Err(error.or_endpoint(&this.shared.name)));
+                }
+                Ok(Ok(grant)) => return Poll::Ready(Ok(this.granted(grant))),
+                Ok(Err(place)) => {
+                    let limit = now + this.shared.limits.wait_deadline;
+                    let until = this.deadline.map_or(limit, |deadline| deadline.min(limit));
+                    this.state = State::Waiting { place, since: now, sleep: Box::pin(sleep_until(until)) };
+                    this.shared.drive().map_err(|error| error.or_endpoint(&this.shared.name))?;
+                }
+            }
+        }
+        let State::Waiting { place, since, sleep } = &mut this.state else { panic!("polled after completion") };
+        let (place, since) = (*place, *since);
+        if let Some(result) = this.shared.change(|core, _| core.pick_up(place, cx.waker())) {
+            this.state = State::Done;
+            return Poll::Ready(match result {
+                Ok(grant) => Ok(this.granted(grant)),
+                Err(error) => Err(error.or_endpoint(&this.shared.name)),
+            });
+        }
+        ready!(sleep.as_mut().poll(cx));
+        let error = this.timed_out(since).or_endpoint(&this.shared.name);
+        Poll::Ready(Err(error)) // Dropping the future leaves the queue.
+    }
+}
+
+impl<C: Poolable> Drop for LendFuture<C> {
+    fn drop(&mut self) {
+        if let State::Waiting { place, .. } = self.state {
+            let now = Instant::now();
+            self.shared.change(|core, effects| core.leave(place, now, effects));
+        }
+    }
+}
+
+impl<C: Poolable> fmt::Debug for LendFuture<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LendFuture").field("endpoint", &self.shared.name).finish_non_exhaustive()
+    }
+}
+
+/// A connection for one call, or for as long as it is held; dropping it gives it back.
+///
+/// It dereferences to the connection, and serves one request as a `Service`.
+pub struct Checkout<C: Poolable> {
+    shared: Arc<Shared<C>>,
+    slot: SlotId,
+    /// Present until dropped.
+    connection: Option<C>,
+    reused: bool,
+    succeeded: bool,
+}
+
+impl<C: Poolable> Checkout<C> {
+    /// Which connection this is.
+    pub fn id(&self) -> ConnectionId {
+        self.slot.id
+    }
+
+    /// Whether it had been used before.
+    pub fn is_reused(&self) -> bool {
+        self.reused
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared<C>> {
+        &self.shared
+    }
+
+    /// A call on it succeeded: the endpoint is well.
+    pub(crate) fn succeeded(&mut self) {
+        self.succeeded = true;
+    }
+}
+
+impl<C: Poolable> Deref for Checkout<C> {
+    type Target = C;
+
+    fn deref(&self) -> &C {
+        self.connection.as_ref().expect("present until dropped")
+    }
+}
+
+impl<C: Poolable> DerefMut for Checkout<C> {
+    fn deref_mut(&mut self) -> &mut C {
+        self.connection.as_mut().expect("present until dropped")
+    }
+}
+
+impl<C: Poolable> Drop for Checkout<C> {
+    fn drop(&mut self) {
+        let Some(connection) = self.connection.take() else { return };
+        let (slot, succeeded, now) = (self.slot, self.succeeded, Instant::now());
+        self.shared.change(|core, effects| core.give_back(slot, connection, succeeded, now, effects));
+    }
+}
+
+impl<C: Poolable> fmt::Debug for Checkout<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Checkout")
+            .field("endpoint", &self.shared.name)
+            .field("connection", &self.slot.id)
+            .field("reused", &self.reused)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One request: the call takes the connection, so the service is spent after it.
+impl<C, Req> Service<Req> for Checkout<C>
+where
+    C: Poolable + Service<Req>,
+    C::Error: GiveBack<Req>,
+{
+    type Response = C::Response;
+    type Error = Error;
+    type Future = PooledCall<C, Req>;
+
+    // The connection is readied in the call's future, where a dead one can be replaced.
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Poll::Ready(match self.connection {
+            Some(_) => Ok(()),
+            None => Err(spent()),
+        })
+    }
+
+    fn call(&mut self, request: Req) -> Self::Future {
+        PooledCall::with_checkout(self.take(), request)
+    }
+}
+
+impl<C: Poolable> Checkout<C> {
+    fn take(&mut self) -> Option<Self> {
+        let connection = self.connection.take()?;
+        Some(Self {
+            shared: self.shared.clone(),
+            slot: self.slot,
+            connection: Some(connection),
+            reused: self.reused,
+            succeeded: self.succeeded,
+        })
+    }
+}
+
+pub(crate) fn spent() -> Error {
+    Error::new(Kind::Closed, Phase::Queue).with_message("a checkout serves one request, and this one has")
+}

@@ -1,0 +1,109 @@
+//! The core behind its lock, and what happens outside it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::task::Waker;
+
+use tokio::time::Instant;
+use towline_core::sync::Lock;
+use towline_core::{EndpointKey, Error, Event, Observers, Poolable, Rng, Room};
+
+use crate::bell::Bell;
+use crate::config::Limits;
+use crate::core::{Core, Effects};
+
+/// Starts the driver of an endpoint.
+pub(crate) type SpawnDriver<C> = Box<dyn Fn(Arc<Shared<C>>) -> Result<(), Error> + Send + Sync>;
+
+/// One endpoint's pool: shared by handles, checkouts and the driver.
+pub(crate) struct Shared<C> {
+    core: Lock<Core<C>>,
+    pub(crate) bell: Arc<Bell>,
+    pub(crate) limits: Limits,
+    pub(crate) name: EndpointKey,
+    pub(crate) observers: Observers,
+    pub(crate) handles: AtomicUsize,
+    /// What the core says of its room, readable without the lock.
+    room: AtomicU8,
+    driving: AtomicBool,
+    spawn: SpawnDriver<C>,
+}
+
+const ROOMS: [Room; 4] = [Room::Ready, Room::Cold, Room::Full, Room::Down];
+
+impl<C: Poolable> Shared<C> {
+    pub(crate) fn new(limits: Limits, name: EndpointKey, observers: Observers, spawn: SpawnDriver<C>) -> Arc<Self> {
+        let bell = Arc::<Bell>::default();
+        let core = Core::new(limits, bell.clone(), Rng::new());
+        Arc::new(Self {
+            room: AtomicU8::new(core.room() as u8),
+            core: Lock::new(core),
+            bell,
+            limits,
+            name,
+            observers,
+            handles: AtomicUsize::new(0),
+            driving: AtomicBool::new(false),
+            spawn,
+        })
+    }
+
+    /// Changes the core, and does what follows from it once the lock is released.
+    pub(crate) fn change<R>(&self, change: impl FnOnce(&mut Core<C>, &mut Effects<C>) -> R) -> R {
+        let mut effects = Effects::default();
+        let result = {
+            let mut core = self.core.lock();
+            let result = change(&mut core, &mut effects);
+            self.room.store(core.room() as u8, Ordering::Release);
+            result
+        };
+        let Effects { wake, closed, wake_driver } = effects;
+        if wake_driver {
+            self.bell.wake_driver();
+        }
+        wake.into_iter().for_each(Waker::wake);
+        for (connection, reason, dropped) in closed {
+            drop(dropped);
+            self.observers.emit(Event::Closed { endpoint: &self.name, connection, reason });
+        }
+        result
+    }
+
+    /// Reads the core.
+    pub(crate) fn read<R>(&self, read: impl FnOnce(&mut Core<C>) -> R) -> R {
+        read(&mut self.core.lock())
+    }
+
+    pub(crate) fn room(&self) -> Room {
+        ROOMS[usize::from(self.room.load(Ordering::Acquire))]
+    }
+
+    /// Starts the driver unless it runs.
+    pub(crate) fn drive(self: &Arc<Self>) -> Result<(), Error> {
+        if !self.driving.load(Ordering::Acquire) && !self.driving.swap(true, Ordering::AcqRel) {
+            let spawned = (self.spawn)(self.clone());
+            if spawned.is_err() {
+                self.driving.store(false, Ordering::Release);
+            }
+            return spawned;
+        }
+        Ok(())
+    }
+
+    /// The driver has ended; the next caller starts another.
+    pub(crate) fn undriven(&self) {
+        self.driving.store(false, Ordering::Release);
+    }
+
+    pub(crate) fn shut_down(&self) {
+        let now = Instant::now();
+        self.change(|core, effects| core.shut_down(now, effects));
+    }
+}
+
+impl<C> fmt::Debug for Shared<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("name", &self.name).field("limits", &self.limits).finish_non_exhaustive()
+    }
+}

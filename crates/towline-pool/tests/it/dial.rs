@@ -1,0 +1,168 @@
+//! Dialling: when, how often, and who learns what.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::time::sleep;
+use tokio_test::task::spawn;
+use tower::{Service, ServiceExt};
+use towline_core::{CloseReason, Kind, Lend, Phase, Room, Sent};
+use towline_pool::PoolBuilder;
+use towline_test::ScriptedMaker;
+
+use super::{capped, check, handle, refused, settle};
+
+#[tokio::test(start_paused = true)]
+async fn warm_connects_ahead_and_reports_what_failed() {
+    let make = ScriptedMaker::exclusive();
+    let handle = capped(4, &make).await;
+    handle.warm(3).await.unwrap();
+    assert_eq!((handle.stats().idle, make.dials()), (3, 3));
+    make.fail(Some(refused()));
+    assert_eq!(handle.warm(4).await.unwrap_err().kind(), Kind::Unavailable);
+    make.fail(None);
+    handle.warm(9).await.unwrap();
+    assert_eq!(handle.stats().live, 4, "within the cap");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pool_set_to_be_warm_connects_before_its_first_call() {
+    let make = ScriptedMaker::exclusive();
+    let handle = handle(PoolBuilder::new().warm(2), &make).await;
+    settle().await;
+    assert_eq!((handle.stats().idle, handle.room()), (2, Room::Ready));
+}
+
+// F30
+#[tokio::test(start_paused = true)]
+async fn a_storm_of_callers_dials_within_its_limits_and_each_dial_serves_a_waiter() {
+    let make = ScriptedMaker::exclusive();
+    make.hold(true);
+    let handle = handle(PoolBuilder::new().max_connections(32).max_dials(4), &make).await;
+    let served = Arc::new(AtomicUsize::new(0));
+    let tasks: Vec<_> = (0..1_000)
+        .map(|i| {
+            let (mut handle, served) = (handle.clone(), served.clone());
+            tokio::spawn(async move {
+                let answer = handle.call(i).await.unwrap();
+                served.fetch_add(1, Ordering::Relaxed);
+                answer
+            })
+        })
+        .collect();
+    settle().await;
+    assert_eq!(handle.stats().dialling, 1);
+    while let Some(dial) = make.held() {
+        assert!(handle.stats().dialling <= 4);
+        dial.open();
+        settle().await;
+    }
+    for (i, task) in tasks.into_iter().enumerate() {
+        assert_eq!(task.await.unwrap().1, i);
+    }
+    assert!(make.dials() <= 32, "{} dials", make.dials());
+    check(&handle);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_first_dial_tells_every_waiter_the_cause_at_once() {
+    let make = ScriptedMaker::exclusive();
+    make.hold(true);
+    let handle = capped(8, &make).await;
+    let mut waiting: Vec<_> = (0..100).map(|_| spawn(handle.checkout())).collect();
+    waiting.iter_mut().for_each(|lend| assert!(lend.poll().is_pending()));
+    settle().await;
+    make.held().unwrap().fail(refused());
+    settle().await;
+    for lend in &mut waiting {
+        let std::task::Poll::Ready(Err(error)) = lend.poll() else { panic!("waits on") };
+        assert_eq!((error.kind(), error.phase(), error.sent()), (Kind::Unavailable, Phase::Dial, Sent::Never));
+        assert_eq!(error.endpoint().unwrap().as_str(), "endpoint");
+    }
+    assert_eq!(make.dials(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_dial_does_not_fail_waiters_whom_a_returned_connection_can_serve() {
+    let make = ScriptedMaker::exclusive();
+    let handle = capped(8, &make).await;
+    let held = handle.checkout().await.unwrap();
+    make.fail(Some(refused()));
+    let mut waiting = spawn(handle.checkout());
+    assert!(waiting.poll().is_pending());
+    sleep(Duration::from_secs(1)).await;
+    assert!(make.dials() > 1 && waiting.poll().is_pending());
+    drop(held);
+    assert!(matches!(waiting.poll(), std::task::Poll::Ready(Ok(_))));
+}
+
+// F18
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_is_down_fails_fast_is_dialled_under_backoff_and_recovers_without_traffic() {
+    let make = ScriptedMaker::exclusive();
+    make.fail(Some(refused()));
+    let handle = capped(8, &make).await;
+    handle.checkout().await.unwrap_err();
+    assert_eq!(handle.room(), Room::Down);
+    for _ in 0..1_000 {
+        handle.checkout().await.unwrap_err();
+    }
+    assert_eq!(make.dials(), 1, "calls to an endpoint that is down do not dial");
+    sleep(Duration::from_secs(60)).await;
+    let dials = make.dials();
+    assert!((30..150).contains(&dials), "{dials} dials in a minute; full jitter up to 2 s makes about 60");
+    make.fail(None);
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!((handle.room(), handle.stats().live), (Room::Ready, 1));
+    assert!(handle.checkout().await.is_ok());
+}
+
+// F22
+#[tokio::test(start_paused = true)]
+async fn a_backend_that_accepts_and_hangs_up_is_dialled_under_backoff_too() {
+    let make = ScriptedMaker::exclusive();
+    let handle = capped(8, &make).await;
+    let killer = {
+        let make = make.clone();
+        tokio::spawn(async move {
+            loop {
+                make.wires().iter().filter(|wire| wire.is_open()).for_each(|wire| wire.close(CloseReason::Peer));
+                sleep(Duration::from_millis(1)).await;
+            }
+        })
+    };
+    let caller = tokio::spawn(async move {
+        loop {
+            drop(handle.checkout().await);
+            sleep(Duration::from_millis(1)).await;
+        }
+    });
+    sleep(Duration::from_secs(60)).await;
+    let dials = make.dials();
+    assert!(dials < 200, "{dials} dials in a minute");
+    killer.abort();
+    caller.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handle_is_pending_while_the_first_connection_is_under_way_and_wakes_when_it_is_there() {
+    let make = ScriptedMaker::exclusive();
+    make.hold(true);
+    let handle = capped(8, &make).await;
+    let mut cold = handle.clone();
+    ServiceExt::<u32>::ready(&mut cold).await.unwrap();
+    let mut call = spawn(cold.call(1));
+    assert!(call.poll().is_pending());
+    settle().await;
+    let mut other = handle.clone();
+    let mut ready = spawn(ServiceExt::<u32>::ready(&mut other));
+    assert!(ready.poll().is_pending());
+    make.held().unwrap().fail(refused());
+    settle().await;
+    assert!(ready.poll().is_pending(), "never ready to fail");
+    sleep(Duration::from_secs(1)).await;
+    make.held().unwrap().open();
+    settle().await;
+    assert!(ready.is_woken() && ready.poll().is_ready());
+}

@@ -1,0 +1,128 @@
+//! Dead, old and idle connections.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use tower::Service;
+use towline_core::sync::Lock;
+use towline_core::{CloseReason, ConnectionId, Event, Observer, Observers};
+use towline_pool::PoolBuilder;
+use towline_test::ScriptedMaker;
+
+use super::{capped, check, handle, settle};
+
+/// Remembers why connections were closed, and when.
+#[derive(Clone, Default)]
+struct Closed(Arc<Lock<Vec<(ConnectionId, CloseReason, Instant)>>>);
+
+impl Observer for Closed {
+    fn on(&self, event: &Event<'_>) {
+        if let Event::Closed { connection, reason, .. } = event {
+            self.0.lock().push((*connection, *reason, Instant::now()));
+        }
+    }
+}
+
+impl Closed {
+    fn reasons(&self) -> Vec<CloseReason> {
+        self.0.lock().iter().map(|(_, reason, _)| *reason).collect()
+    }
+}
+
+// F5, F7
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_dies_idle_is_evicted_without_a_caller_and_no_call_notices() {
+    for reason in [CloseReason::Peer, CloseReason::Stray] {
+        let (make, closed) = (ScriptedMaker::exclusive(), Closed::default());
+        let mut handle = handle(PoolBuilder::new().observers(Observers::new(closed.clone())), &make).await;
+        assert_eq!(handle.call("a").await.unwrap().0, 0);
+        make.wires()[0].close(reason);
+        settle().await;
+        assert_eq!((handle.stats().live, closed.reasons()), (0, vec![reason]));
+        assert_eq!(handle.call("b").await.unwrap().0, 1);
+        check(&handle);
+    }
+}
+
+// F5, F7
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_died_this_instant_is_found_out_when_it_is_handed_out() {
+    let make = ScriptedMaker::exclusive();
+    let mut handle = capped(8, &make).await;
+    handle.call("a").await.unwrap();
+    make.wires()[0].close(CloseReason::Stray);
+    // No task has run since.
+    assert_eq!(handle.call("b").await.unwrap(), (1, "b"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_comes_back_unsent_goes_to_another_connection() {
+    let make = ScriptedMaker::exclusive();
+    let mut handle = capped(8, &make).await;
+    handle.warm(2).await.unwrap();
+    make.wires()[1].refuse();
+    assert_eq!(handle.call("ping").await.unwrap(), (0, "ping"));
+    check(&handle);
+}
+
+#[tokio::test(start_paused = true)]
+async fn idle_connections_close_after_the_idle_timeout_and_used_ones_do_not() {
+    let (make, closed) = (ScriptedMaker::exclusive(), Closed::default());
+    let builder = PoolBuilder::new().idle_timeout(Duration::from_secs(10));
+    let mut handle = handle(builder.observers(Observers::new(closed.clone())), &make).await;
+    let start = Instant::now();
+    handle.warm(2).await.unwrap();
+    for _ in 0..5 {
+        sleep(Duration::from_secs(3)).await;
+        handle.call(()).await.unwrap();
+    }
+    assert_eq!(handle.stats().live, 1, "the one most recently used stays in use");
+    sleep(Duration::from_secs(11)).await;
+    assert_eq!((handle.stats().live, closed.reasons()), (0, vec![CloseReason::IdleTimeout; 2]));
+    let at: Vec<_> = closed.0.lock().iter().map(|(_, _, at)| at.duration_since(start).as_secs()).collect();
+    assert_eq!(at, [10, 25]);
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(make.dials(), 2, "an idle pool stays cold");
+}
+
+// F31
+#[tokio::test(start_paused = true)]
+async fn connections_opened_together_do_not_end_together_and_no_call_is_cut() {
+    let (make, closed) = (ScriptedMaker::exclusive(), Closed::default());
+    let builder = PoolBuilder::new().max_connections(101).max_lifetime(Duration::from_secs(1_000)).idle_timeout(None);
+    let handle = handle(builder.observers(Observers::new(closed.clone())), &make).await;
+    let held = handle.checkout().await.unwrap();
+    handle.warm(101).await.unwrap();
+    let start = Instant::now();
+    sleep(Duration::from_secs(1_001)).await;
+    let mut buckets = [0; 10];
+    for (_, reason, at) in closed.0.lock().iter() {
+        assert_eq!(*reason, CloseReason::Lifetime);
+        buckets[(at.duration_since(start).as_secs() / 100) as usize] += 1;
+    }
+    assert_eq!(buckets[..5], [0; 5]);
+    assert!(buckets[5..].iter().all(|n| (5..40).contains(n)), "{buckets:?}");
+    assert_eq!(handle.stats().in_use, 1);
+    drop(held);
+    assert_eq!(handle.stats().live, 0, "the one in use ends when it comes back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_draining_connection_finishes_its_calls_and_takes_no_more() {
+    let make = ScriptedMaker::shared(8);
+    let mut handle = capped(4, &make).await;
+    handle.call(()).await.unwrap();
+    let wire = make.wires()[0].clone();
+    wire.hold(true);
+    let mut call = tokio_test::task::spawn(handle.call(()));
+    assert!(call.poll().is_pending());
+    wire.drain();
+    settle().await;
+    assert_eq!(handle.call(()).await.unwrap().0, 1, "a new call goes elsewhere");
+    wire.hold(false);
+    assert!(call.poll().is_ready());
+    drop(call);
+    assert!(!wire.is_open());
+    check(&handle);
+}

@@ -1,0 +1,209 @@
+//! Caps, order, waiting, closing.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_test::task::spawn;
+use tower::{Service, ServiceExt};
+use towline_core::{Call, Kind, Lend, Phase, Room, Sent};
+use towline_pool::{Pool, PoolBuilder};
+use towline_test::ScriptedMaker;
+
+use super::{capped, check, handle, settle};
+
+#[tokio::test(start_paused = true)]
+async fn lazy_by_default_and_reused_after_the_first_call() {
+    let make = ScriptedMaker::exclusive();
+    let mut handle = capped(8, &make).await;
+    settle().await;
+    assert_eq!((make.dials(), handle.room()), (0, Room::Cold));
+    for _ in 0..3 {
+        assert_eq!(handle.call("ping").await.unwrap(), (0, "ping"));
+    }
+    let stats = handle.stats();
+    assert_eq!((stats.opened, stats.reused, stats.idle, handle.room()), (1, 2, 1, Room::Ready));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_cap_holds_and_counts_dials_in_progress() {
+    let make = ScriptedMaker::exclusive();
+    let handle = capped(3, &make).await;
+    make.hold(true);
+    let mut waiting: Vec<_> = (0..10).map(|_| spawn(handle.checkout())).collect();
+    waiting.iter_mut().for_each(|lend| assert!(lend.poll().is_pending()));
+    settle().await;
+    assert_eq!(make.dials(), 1, "the first dial goes alone");
+    make.held().unwrap().open();
+    settle().await;
+    assert_eq!(make.dials(), 3);
+    let stats = handle.stats();
+    assert_eq!((stats.live, stats.dialling, stats.waiting), (1, 2, 9));
+    while let Some(dial) = make.held() {
+        dial.open();
+        settle().await;
+    }
+    assert_eq!((make.dials(), handle.stats().waiting, handle.room()), (3, 7, Room::Full));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_returned_connection_goes_to_the_oldest_waiter_and_no_newcomer_overtakes() {
+    let make = ScriptedMaker::exclusive();
+    let handle = capped(1, &make).await;
+    let first = handle.checkout().await.unwrap();
+    let mut waiting: Vec<_> = (0..3).map(|_| spawn(handle.checkout())).collect();
+    waiting.iter_mut().for_each(|lend| assert!(lend.poll().is_pending()));
+    drop(first);
+    let mut newcomer = spawn(handle.checkout());
+    assert!(newcomer.poll().is_pending());
+    for lend in &mut waiting {
+        assert!(lend.is_woken());
+        let std::task::Poll::Ready(Ok(checkout)) = lend.poll() else { panic!("overtaken") };
+        assert!(newcomer.poll().is_pending());
+        drop(checkout);
+    }
+    assert!(newcomer.poll().is_ready());
+    assert_eq!(make.dials(), 1);
+}
+
+// F25
+#[tokio::test(start_paused = true)]
+async fn readiness_holds_nothing() {
+    let make = ScriptedMaker::exclusive();
+    let handle = capped(64, &make).await;
+    let mut clones: Vec<_> = (0..512).map(|_| handle.clone()).collect();
+    for clone in &mut clones {
+        ServiceExt::<u32>::ready(clone).await.unwrap();
+    }
+    assert_eq!(clones[511].call(7).await.unwrap(), (0, 7));
+    // Also when every connection exists and is idle.
+    let held = futures_util::future::try_join_all((0..64).map(|_| handle.checkout())).await.unwrap();
+    drop(held);
+    for clone in &mut clones {
+        ServiceExt::<u32>::ready(clone).await.unwrap();
+    }
+    assert_eq!(handle.stats().idle, 64);
+    assert!(clones[0].call(8).await.is_ok());
+}
+
+// F27
+#[tokio::test(start_paused = true)]
+async fn the_wait_deadline_says_who_holds_what() {
+    let make = ScriptedMaker::exclusive();
+    let handle = handle(PoolBuilder::new().max_connections(2).wait_deadline(Duration::from_secs(3)), &make).await;
+    let _held = (handle.checkout().await.unwrap(), handle.checkout().await.unwrap());
+    let start = Instant::now();
+    let (a, b) = tokio::join!(handle.checkout(), handle.checkout());
+    assert_eq!(start.elapsed(), Duration::from_secs(3));
+    for error in [a.unwrap_err(), b.unwrap_err()] {
+        assert_eq!((error.kind(), error.phase(), error.sent()), (Kind::Timeout, Phase::Queue, Sent::Never));
+        let said = error.to_string();
+        assert!(said.contains("within 3s: 2 in use, 0 dialling") && said.contains("endpoint endpoint"), "{said}");
+    }
+    assert_eq!(handle.stats().waiting, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_earlier_deadline_of_the_call_ends_the_wait() {
+    let make = ScriptedMaker::exclusive();
+    let handle = capped(1, &make).await;
+    let _held = handle.checkout().await.unwrap();
+    let start = Instant::now();
+    let call = Call::new(()).with_deadline(start + Duration::from_millis(20));
+    assert!(handle.lend(Some(call.context())).await.unwrap_err().is_timeout());
+    assert_eq!(start.elapsed(), Duration::from_millis(20));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_queue_refuses_at_once() {
+    let make = ScriptedMaker::exclusive();
+    let handle = handle(PoolBuilder::new().max_connections(1).max_waiters(1), &make).await;
+    let _held = handle.checkout().await.unwrap();
+    let mut waiting = spawn(handle.checkout());
+    assert!(waiting.poll().is_pending());
+    let error = handle.checkout().await.unwrap_err();
+    assert_eq!((error.kind(), error.sent()), (Kind::Overloaded, Sent::Never));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_report_tells_which_connection_served_and_whether_it_was_reused() {
+    let make = ScriptedMaker::exclusive();
+    let handle = capped(1, &make).await;
+    let mut seen = Vec::new();
+    for _ in 0..2 {
+        let call = Call::new(()).with_report();
+        drop(handle.lend(Some(call.context())).await.unwrap());
+        let report = call.context().report().unwrap();
+        seen.push((report.connection().unwrap(), report.reused().unwrap()));
+    }
+    assert_eq!(seen[0].0, seen[1].0);
+    assert_eq!((seen[0].1, seen[1].1), (false, true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn close_refuses_newcomers_fails_waiters_and_lets_calls_in_flight_finish() {
+    let make = ScriptedMaker::exclusive();
+    let mut pool: Pool<_, &str> = PoolBuilder::new().max_connections(1).build(make.clone()).unwrap();
+    let mut handle = pool.call("a").await.unwrap();
+    drop(handle.checkout().await.unwrap());
+    make.wires()[0].hold(true);
+    let mut call = spawn(handle.call("in flight"));
+    assert!(call.poll().is_pending());
+    let mut waiter = spawn(handle.checkout());
+    assert!(waiter.poll().is_pending());
+    let mut closing = spawn(pool.close());
+    assert!(closing.poll().is_pending());
+    let std::task::Poll::Ready(Err(error)) = waiter.poll() else { panic!("the waiter waits on") };
+    assert_eq!(error.kind(), Kind::Closed);
+    assert_eq!(handle.checkout().await.unwrap_err().kind(), Kind::Closed);
+    assert_eq!(pool.clone().call("b").await.unwrap_err().kind(), Kind::Closed);
+    make.wires()[0].hold(false);
+    assert!(matches!(call.poll(), std::task::Poll::Ready(Ok((0, "in flight")))));
+    drop(call);
+    assert!(closing.is_woken());
+    assert!(closing.poll().is_ready());
+    assert_eq!(make.open(), 0);
+}
+
+// F16
+#[tokio::test(start_paused = true)]
+async fn after_the_last_handle_calls_finish_connections_close_and_a_new_life_begins() {
+    let make = ScriptedMaker::exclusive();
+    let mut pool: Pool<_, &str> = PoolBuilder::new().build(make.clone()).unwrap();
+    let handle = pool.call("a").await.unwrap();
+    let held = handle.checkout().await.unwrap();
+    drop(handle.checkout().await.unwrap());
+    drop(handle);
+    settle().await;
+    assert_eq!(make.open(), 1, "the idle one closes at once");
+    let again = pool.call("a").await.unwrap();
+    assert_eq!(again.stats().live, 0, "a new life");
+    drop(held);
+    assert_eq!(make.open(), 0);
+    drop(again.checkout().await.unwrap());
+    check(&again);
+    assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 1, "one driver, for the new life");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_target_has_one_set_of_connections_and_two_have_two() {
+    let make = ScriptedMaker::exclusive();
+    let mut pool: Pool<_, &str> = PoolBuilder::new().build(make.clone()).unwrap();
+    let (a, same, b) = (pool.call("a").await.unwrap(), pool.call("a").await.unwrap(), pool.call("b").await.unwrap());
+    drop(a.checkout().await.unwrap());
+    assert_eq!((same.stats().live, b.stats().live), (1, 0));
+}
+
+// F40
+#[test]
+fn a_handle_works_on_a_second_runtime_and_says_so_without_one() {
+    let make = ScriptedMaker::exclusive();
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let first = runtime();
+    let mut on_first = first.block_on(capped(1, &make));
+    first.block_on(async { on_first.call("one").await.unwrap() });
+    drop(first);
+    assert_eq!(make.open(), 0, "what lived on the first runtime is gone");
+    let second = runtime();
+    let answer = second.block_on(async { on_first.call("two").await.unwrap() });
+    assert_eq!(answer, (1, "two"));
+}
