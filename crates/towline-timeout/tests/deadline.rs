@@ -1,0 +1,93 @@
+//! What the deadline guarantees, on the paused clock.
+
+use std::future::pending;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use tokio_test::task::spawn;
+use tower::{Layer, Service, ServiceExt, service_fn};
+use towline_core::{Blind, Call, EndpointId, EndpointKey, Error, HasContext, Kind, Phase, Sent, progress};
+use towline_test::StrictMock;
+use towline_timeout::DeadlineLayer;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[tokio::test(start_paused = true)]
+async fn the_deadline_covers_waiting_for_readiness() {
+    let (busy, handle) = StrictMock::<Call<()>, ()>::new(0);
+    let start = Instant::now();
+    let error = DeadlineLayer::new(SECOND).layer(busy).oneshot(Call::new(())).await.unwrap_err();
+    assert_eq!((error.kind(), start.elapsed()), (Kind::Timeout, SECOND));
+    assert_eq!(handle.reserved(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_error_names_phase_endpoint_and_whether_the_request_was_sent() {
+    for (phase, sent) in [(Phase::Queue, Sent::Never), (Phase::Read, Sent::Maybe), (Phase::Call, Sent::Maybe)] {
+        let stalls = service_fn(move |_: Call<()>| async move {
+            progress::at(EndpointId::fresh(), &EndpointKey::new("10.0.0.7:7000"));
+            progress::enter(phase);
+            sleep(SECOND / 3).await; // What was reported must survive many polls.
+            pending::<Result<(), Error>>().await
+        });
+        let error = DeadlineLayer::new(SECOND).layer(stalls).oneshot(Call::new(())).await.unwrap_err();
+        assert_eq!((error.phase(), error.sent()), (phase, sent));
+        assert_eq!(error.endpoint().unwrap().as_str(), "10.0.0.7:7000");
+        assert!(error.to_string().contains("deadline of 1s exceeded"), "{error}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_any_report_from_below_the_request_may_have_been_sent() {
+    let stalls = service_fn(|()| pending::<Result<(), Error>>());
+    let layer = DeadlineLayer::new(SECOND).with_access(Blind);
+    assert_eq!(layer.layer(stalls).oneshot(()).await.unwrap_err().sent(), Sent::Maybe);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_callers_own_deadline_can_only_be_earlier() {
+    let inner = service_fn(|call: Call<()>| async move { Ok::<_, Error>(call.context().deadline().unwrap()) });
+    let layer = DeadlineLayer::new(SECOND);
+    let now = Instant::now();
+    for (theirs, seen) in [(now + SECOND / 2, now + SECOND / 2), (now + 2 * SECOND, now + SECOND)] {
+        let call = Call::new(()).with_deadline(theirs);
+        assert_eq!(layer.layer(inner).oneshot(call).await.unwrap(), seen);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_that_has_passed_fails_before_anything_is_sent() {
+    let never = service_fn(|_: Call<()>| async { panic!("called") as Result<(), Error> });
+    let call = Call::new(()).with_deadline(Instant::now());
+    let error = DeadlineLayer::new(SECOND).layer(never).oneshot(call).await.unwrap_err();
+    assert_eq!((error.kind(), error.sent()), (Kind::Timeout, Sent::Never));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_parked_timer_is_exact_call_after_call() {
+    let inner = service_fn(|took: Call<u64>| async move {
+        sleep(Duration::from_millis(*took.message())).await;
+        Ok::<_, Error>(())
+    });
+    let mut service = DeadlineLayer::new(SECOND).layer(inner);
+    for (took, ends) in [(10, 10), (2_000, 1_000), (999, 999), (1_001, 1_000), (0, 0), (5_000, 1_000)] {
+        let start = Instant::now();
+        let result = service.call(Call::new(took)).await;
+        assert_eq!((result.is_ok(), start.elapsed().as_millis()), (took < 1_000, ends));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn overlapping_calls_of_one_clone_have_each_its_own_deadline() {
+    let inner = service_fn(|_: Call<()>| pending::<Result<(), Error>>());
+    let mut service = DeadlineLayer::new(10 * SECOND).layer(inner);
+    let mut early = Call::new(());
+    early.context_mut().limit_deadline(Instant::now() + SECOND);
+    let (mut late, mut early) = (spawn(service.call(Call::new(()))), spawn(service.call(early)));
+    assert!(late.poll().is_pending() && early.poll().is_pending());
+    sleep(SECOND).await;
+    assert!(early.is_woken() && early.poll().is_ready());
+    assert!(late.poll().is_pending());
+    sleep(9 * SECOND).await;
+    assert!(late.is_woken() && late.poll().is_ready());
+}
