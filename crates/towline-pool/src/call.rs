@@ -138,7 +138,10 @@ where
     if *handed_back > HAND_BACKS {
         return Err(error.with_sent(Sent::Never).or_endpoint(&shared.name));
     }
-    Ok(State::Lending { lend: LendFuture::new(shared, None), request: Some(request) })
+    match shared.users() {
+        Some(users) => Ok(State::Lending { lend: LendFuture::new(users, None), request: Some(request) }),
+        None => Err(error.with_sent(Sent::Never).or_endpoint(&shared.name)),
+    }
 }
 
 impl<C, Req> fmt::Debug for PooledCall<C, Req>

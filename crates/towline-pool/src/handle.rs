@@ -3,7 +3,6 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use tower_service::Service;
@@ -11,26 +10,25 @@ use towline_core::{CallContext, EndpointKey, Error, GiveBack, Lend, Poolable, Ro
 
 use crate::call::PooledCall;
 use crate::lend::LendFuture;
-use crate::shared::Shared;
+use crate::shared::{Shared, Users};
 use crate::stats::Stats;
 
 /// A handle to one endpoint's pool: a `Service` for what its connections serve, and a [`Lend`] for balancers.
 ///
-/// Clones share the pool. When the last is dropped, idle connections close at once, those in use after their call,
-/// and the pool's task ends.
+/// Clones share the pool. When the last is dropped, and no call waits, idle connections close at once, those in use
+/// after their call, and the pool's task ends.
 ///
 /// Ready unless nothing is connected and the first connection is under way or backs off; then it wakes when one is
 /// there. Ready or not, it holds nothing: a connection is acquired in the call's future.
 pub struct Handle<C: Poolable> {
-    shared: Arc<Shared<C>>,
+    shared: Arc<Users<C>>,
     /// Has said that it is ready, and stays so until its call.
     ready: bool,
     watching: Option<usize>,
 }
 
 impl<C: Poolable> Handle<C> {
-    pub(crate) fn new(shared: Arc<Shared<C>>) -> Self {
-        shared.handles.fetch_add(1, Ordering::AcqRel);
+    pub(crate) fn new(shared: Arc<Users<C>>) -> Self {
         Self { shared, ready: false, watching: None }
     }
 
@@ -122,9 +120,6 @@ impl<C: Poolable> Drop for Handle<C> {
     fn drop(&mut self) {
         if let Some(key) = self.watching {
             self.shared.read(|core| core.unwatch(key));
-        }
-        if self.shared.handles.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.shared.shut_down();
         }
     }
 }

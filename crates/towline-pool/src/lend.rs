@@ -13,7 +13,7 @@ use towline_core::{CallContext, ConnectionId, Error, Event, GiveBack, Kind, Phas
 use crate::call::PooledCall;
 use crate::core::{Grant, SlotId};
 use crate::queue::Place;
-use crate::shared::Shared;
+use crate::shared::{Shared, Users};
 
 /// Resolves to a [`Checkout`]. Asks for nothing until it is polled; dropped at any point, it leaves the queue, and a
 /// connection that was meant for it goes to the next.
@@ -24,7 +24,7 @@ use crate::shared::Shared;
 /// saying how many were in use, dialling and waiting; [`Kind::Overloaded`] when the queue is full; the dial's own
 /// error when the endpoint cannot be reached; [`Kind::Closed`]; [`Kind::Runtime`] outside a runtime.
 pub struct LendFuture<C: Poolable> {
-    shared: Arc<Shared<C>>,
+    shared: Arc<Users<C>>,
     deadline: Option<Instant>,
     report: Option<Arc<Report>>,
     state: State,
@@ -37,7 +37,7 @@ enum State {
 }
 
 impl<C: Poolable> LendFuture<C> {
-    pub(crate) fn new(shared: Arc<Shared<C>>, context: Option<&CallContext>) -> Self {
+    pub(crate) fn new(shared: Arc<Users<C>>, context: Option<&CallContext>) -> Self {
         let deadline = context.and_then(CallContext::deadline);
         let report = context.and_then(CallContext::report).cloned();
         Self { shared, deadline, report, state: State::Start }
@@ -53,7 +53,7 @@ impl<C: Poolable> LendFuture<C> {
             self.shared.observers.emit(Event::Reused { endpoint, connection });
         }
         Checkout {
-            shared: self.shared.clone(),
+            shared: self.shared.shared().clone(),
             slot: grant.slot,
             connection: Some(grant.connection),
             reused: grant.reused,

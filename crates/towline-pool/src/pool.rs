@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::fmt;
 use std::future::{Ready, ready};
 use std::hash::Hash;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 
@@ -15,17 +14,25 @@ use towline_core::{BoxError, EndpointKey, Error, Kind, Observers, Phase, Poolabl
 use crate::config::Limits;
 use crate::driver::Driver;
 use crate::handle::Handle;
-use crate::shared::Shared;
+use crate::shared::{Shared, Users};
 
 /// A `MakeService` over targets: for each, a [`Handle`] that serves requests over many connections.
 ///
 /// Clones share everything. Targets are compared by value; asking for one that is in use yields another handle to
 /// the same connections. Endpoints share nothing but their settings: no lock is common to two of them.
-pub struct Pool<M: Service<T>, T> {
+pub struct Pool<M, T>
+where
+    M: Service<T>,
+    M::Response: Poolable,
+{
     inner: Arc<Inner<M, T>>,
 }
 
-struct Inner<M: Service<T>, T> {
+struct Inner<M, T>
+where
+    M: Service<T>,
+    M::Response: Poolable,
+{
     make: Lock<M>,
     endpoints: Lock<Endpoints<T, M::Response>>,
     limits: Limits,
@@ -33,8 +40,8 @@ struct Inner<M: Service<T>, T> {
     observers: Observers,
 }
 
-struct Endpoints<T, C> {
-    by_target: HashMap<T, Weak<Shared<C>>>,
+struct Endpoints<T, C: Poolable> {
+    by_target: HashMap<T, Weak<Users<C>>>,
     closed: bool,
 }
 
@@ -64,13 +71,21 @@ where
     }
 }
 
-impl<M: Service<T>, T> Clone for Pool<M, T> {
+impl<M, T> Clone for Pool<M, T>
+where
+    M: Service<T>,
+    M::Response: Poolable,
+{
     fn clone(&self) -> Self {
         Self { inner: self.inner.clone() }
     }
 }
 
-impl<M: Service<T>, T> fmt::Debug for Pool<M, T> {
+impl<M, T> fmt::Debug for Pool<M, T>
+where
+    M: Service<T>,
+    M::Response: Poolable,
+{
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pool").field("limits", &self.inner.limits).finish_non_exhaustive()
     }
@@ -111,13 +126,10 @@ where
         if endpoints.closed {
             return Err(Error::new(Kind::Closed, Phase::Queue).with_message("the pool is closed"));
         }
+        // One whose last user is gone is shutting down: its connections end, and a new life begins.
         let known = endpoints.by_target.get(&target).and_then(Weak::upgrade);
-        // One whose last handle is gone is shutting down: its connections end, and a new life begins.
-        if let Some(shared) = known.filter(|shared| shared.handles.load(Ordering::Acquire) > 0) {
-            let handle = Handle::new(shared.clone());
-            if !shared.read(|core| core.is_closed()) {
-                return Ok(handle);
-            }
+        if let Some(users) = known.filter(|users| !users.read(|core| core.is_closed())) {
+            return Ok(Handle::new(users));
         }
         endpoints.by_target.retain(|_, shared| shared.strong_count() > 0);
         let name = EndpointKey::new(target.to_string());
@@ -125,13 +137,12 @@ where
         let spawn = Box::new(move |shared: Arc<Shared<M::Response>>| {
             executor.spawn(Box::pin(Driver::new(shared, make.lock().clone(), key.clone())))
         });
-        let shared = Shared::new(self.limits, name, self.observers.clone(), spawn);
-        let handle = Handle::new(shared.clone());
-        endpoints.by_target.insert(target, Arc::downgrade(&shared));
+        let users = Users::of(Shared::new(self.limits, name, self.observers.clone(), spawn));
+        endpoints.by_target.insert(target, Arc::downgrade(&users));
         drop(endpoints);
         if self.limits.warm > 0 {
-            shared.drive()?;
+            users.drive()?;
         }
-        Ok(handle)
+        Ok(Handle::new(users))
     }
 }

@@ -1,8 +1,8 @@
 //! The core behind its lock, and what happens outside it.
 
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::Waker;
 
 use tokio::time::Instant;
@@ -16,14 +16,44 @@ use crate::core::{Core, Effects};
 /// Starts the driver of an endpoint.
 pub(crate) type SpawnDriver<C> = Box<dyn Fn(Arc<Shared<C>>) -> Result<(), Error> + Send + Sync>;
 
-/// One endpoint's pool: shared by handles, checkouts and the driver.
-pub(crate) struct Shared<C> {
+/// What handles and waiting calls hold: the pool is open as long as one of them is there.
+pub(crate) struct Users<C: Poolable>(Arc<Shared<C>>);
+
+impl<C: Poolable> Users<C> {
+    pub(crate) fn of(shared: Shared<C>) -> Arc<Self> {
+        let shared = Arc::new(shared);
+        let users = Arc::new(Self(shared.clone()));
+        *shared.users.lock() = Arc::downgrade(&users);
+        users
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared<C>> {
+        &self.0
+    }
+}
+
+impl<C: Poolable> std::ops::Deref for Users<C> {
+    type Target = Arc<Shared<C>>;
+
+    fn deref(&self) -> &Arc<Shared<C>> {
+        &self.0
+    }
+}
+
+impl<C: Poolable> Drop for Users<C> {
+    fn drop(&mut self) {
+        self.0.shut_down();
+    }
+}
+
+/// One endpoint's pool: shared by its users, checkouts and the driver.
+pub(crate) struct Shared<C: Poolable> {
     core: Lock<Core<C>>,
     pub(crate) bell: Arc<Bell>,
     pub(crate) limits: Limits,
     pub(crate) name: EndpointKey,
     pub(crate) observers: Observers,
-    pub(crate) handles: AtomicUsize,
+    users: Lock<Weak<Users<C>>>,
     /// What the core says of its room, readable without the lock.
     room: AtomicU8,
     driving: AtomicBool,
@@ -33,20 +63,25 @@ pub(crate) struct Shared<C> {
 const ROOMS: [Room; 4] = [Room::Ready, Room::Cold, Room::Full, Room::Down];
 
 impl<C: Poolable> Shared<C> {
-    pub(crate) fn new(limits: Limits, name: EndpointKey, observers: Observers, spawn: SpawnDriver<C>) -> Arc<Self> {
+    pub(crate) fn new(limits: Limits, name: EndpointKey, observers: Observers, spawn: SpawnDriver<C>) -> Self {
         let bell = Arc::<Bell>::default();
         let core = Core::new(limits, bell.clone(), Rng::new());
-        Arc::new(Self {
+        Self {
             room: AtomicU8::new(core.room() as u8),
             core: Lock::new(core),
             bell,
             limits,
             name,
             observers,
-            handles: AtomicUsize::new(0),
+            users: Lock::new(Weak::new()),
             driving: AtomicBool::new(false),
             spawn,
-        })
+        }
+    }
+
+    /// Its users, unless the last is gone.
+    pub(crate) fn users(&self) -> Option<Arc<Users<C>>> {
+        self.users.lock().upgrade()
     }
 
     /// Changes the core, and does what follows from it once the lock is released.
@@ -102,7 +137,7 @@ impl<C: Poolable> Shared<C> {
     }
 }
 
-impl<C> fmt::Debug for Shared<C> {
+impl<C: Poolable> fmt::Debug for Shared<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shared").field("name", &self.name).field("limits", &self.limits).finish_non_exhaustive()
     }

@@ -207,3 +207,11 @@ fn a_handle_works_on_a_second_runtime_and_says_so_without_one() {
     let answer = second.block_on(async { on_first.call("two").await.unwrap() });
     assert_eq!(answer, (1, "two"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_call_outlives_the_handle_it_was_made_with() {
+    let make = ScriptedMaker::exclusive();
+    assert_eq!(capped(1, &make).await.oneshot("ping").await.unwrap(), (0, "ping"));
+    settle().await;
+    assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 0);
+}

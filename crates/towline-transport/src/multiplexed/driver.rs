@@ -131,18 +131,13 @@ where
         waker.into_iter().for_each(Waker::wake);
     }
 
-    /// Whether nobody can make another call and all have their answers.
-    fn is_finished(&self) -> bool {
-        self.shared.handles.load(Ordering::Acquire) == 0 && self.shared.table.lock().in_flight() == 0
-    }
-
     fn poll_exchange(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         self.shared.driver.register(cx.waker());
         for _ in 0..TURNS {
             self.encode_queued();
             let sent = self.poll_send(cx)?;
             let received = self.poll_receive(cx)?;
-            if self.is_finished() {
+            if self.shared.abandoned.load(Ordering::Acquire) {
                 return Poll::Ready(Ok(()));
             }
             if !sent && !received {

@@ -11,7 +11,7 @@ mod table;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
@@ -33,24 +33,33 @@ use crate::{Correlate, wire};
 ///
 /// Requests are matched by [`Correlate`].
 pub struct Multiplexed<Req, Res> {
-    shared: Arc<Shared<Req, Res>>,
+    shared: Arc<Users<Req, Res>>,
+}
+
+/// What handles and calls hold: the connection is open as long as one of them is there.
+struct Users<Req, Res>(Arc<Shared<Req, Res>>);
+
+impl<Req, Res> std::ops::Deref for Users<Req, Res> {
+    type Target = Shared<Req, Res>;
+
+    fn deref(&self) -> &Shared<Req, Res> {
+        &self.0
+    }
+}
+
+impl<Req, Res> Drop for Users<Req, Res> {
+    fn drop(&mut self) {
+        self.0.abandoned.store(true, Ordering::Release);
+        self.0.driver.wake();
+    }
 }
 
 struct Shared<Req, Res> {
     table: Lock<Table<Req, Res>>,
-    /// Woken when something is queued, or the last handle is gone.
+    /// Woken when something is queued, or the last of the [`Users`] is gone.
     driver: AtomicWaker,
-    handles: AtomicUsize,
+    abandoned: AtomicBool,
     limit: usize,
-}
-
-impl<Req, Res> Shared<Req, Res> {
-    /// A call has ended: without handles it may have been the last that the driver lives for.
-    fn call_ended(&self) {
-        if self.handles.load(Ordering::Acquire) == 0 {
-            self.driver.wake();
-        }
-    }
 }
 
 impl<Req, Res> Multiplexed<Req, Res> {
@@ -73,11 +82,11 @@ impl<Req, Res> Multiplexed<Req, Res> {
         let shared = Arc::new(Shared {
             table: Lock::new(Table::new()),
             driver: AtomicWaker::new(),
-            handles: AtomicUsize::new(1),
+            abandoned: AtomicBool::new(false),
             limit,
         });
         let driver = Driver::new(shared.clone(), Wire::new(io, codec), correlate);
-        (Self { shared }, driver)
+        (Self { shared: Arc::new(Users(shared)) }, driver)
     }
 
     /// How many responses came that nobody waited for: late ones, duplicates, unknown ids.
@@ -91,18 +100,10 @@ impl<Req, Res> Multiplexed<Req, Res> {
     }
 }
 
+// By hand, so that messages need not be Clone.
 impl<Req, Res> Clone for Multiplexed<Req, Res> {
     fn clone(&self) -> Self {
-        self.shared.handles.fetch_add(1, Ordering::Relaxed);
         Self { shared: self.shared.clone() }
-    }
-}
-
-impl<Req, Res> Drop for Multiplexed<Req, Res> {
-    fn drop(&mut self) {
-        if self.shared.handles.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.shared.driver.wake();
-        }
     }
 }
 
@@ -153,7 +154,7 @@ impl<Req, Res> Service<Req> for Multiplexed<Req, Res> {
 
 /// The response of a [`Multiplexed`] connection. Does nothing until it is polled.
 pub struct MultiplexedFuture<Req, Res> {
-    shared: Arc<Shared<Req, Res>>,
+    shared: Arc<Users<Req, Res>>,
     stage: Stage<Req>,
 }
 
@@ -196,7 +197,6 @@ impl<Req, Res> Future for MultiplexedFuture<Req, Res> {
             }
             Answer::Done(result) => {
                 *stage = Stage::Done;
-                shared.call_ended();
                 Poll::Ready(result)
             }
         }
@@ -210,7 +210,6 @@ impl<Req, Res> Drop for MultiplexedFuture<Req, Res> {
             watcher.into_iter().for_each(std::task::Waker::wake);
             // A request or an answer of the user's type is dropped outside the lock.
             drop(entry);
-            self.shared.call_ended();
         }
     }
 }

@@ -1,0 +1,56 @@
+//! A balancer without a worker: `Clone`, no `Buffer`, no lock and no task hop between a caller and its endpoint.
+//!
+//! A [`Driver`] owns discovery. For every change it publishes an immutable snapshot: the endpoints, and a picker
+//! built for just these. A call reads the snapshot, asks the picker for candidates in order of preference, takes the
+//! first that is eligible, and waits for *its* connection only; one dead endpoint blocks nobody.
+//!
+//! ```text
+//!   discovery ──▶ Driver ──publishes──▶ snapshot ◀──reads── call, call, call …
+//!                   └─ makes endpoints (a pool, usually)        └─ order() ▸ lend() ▸ call
+//! ```
+//!
+//! - **Eligible** is an endpoint that is not [`Room::Down`](towline_core::Room::Down) and that the call has not
+//!   [tried](towline_core::CallContext::tried) before. When all were tried the set starts again.
+//! - **No request is consumed until an endpoint lends**: when one cannot, the call goes on to the next candidate.
+//! - **When none is eligible** the call fails fast with the cause that the last endpoint gave, and the endpoints
+//!   recover by themselves. Before discovery has yielded anything a call waits for it.
+//! - **Discovery that fails or ends** leaves the last good set; an endpoint that is removed gets no new calls, and
+//!   those in flight finish. Attributes change in place: an endpoint keeps its connections as long as its target.
+//!
+//! [`P2c`] is the default policy; [`towline_core::Policy`] and [`towline_core::Pick`] are how to add others.
+//!
+//! ```
+//! use towline_balance::{BalanceBuilder, P2c, fixed};
+//! use towline_core::{Blind, Endpoint, Lent};
+//! use tower::{Service, ServiceExt, service_fn};
+//!
+//! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+//! let endpoints = ["10.0.0.1:7000".parse::<Endpoint>()?, "10.0.0.2:7000".parse()?];
+//! // What makes an endpoint of a target: a pool, or as here any `Clone` service.
+//! let make = service_fn(|target: towline_core::Target| async move {
+//!     Ok::<_, towline_core::Error>(Lent::new(service_fn(move |request: &'static str| {
+//!         let answer = format!("{request} from {target}");
+//!         async move { Ok::<_, towline_core::Error>(answer) }
+//!     })))
+//! });
+//! let (mut balance, driver) = BalanceBuilder::new(P2c::new()).access(Blind).pair(fixed(endpoints), make);
+//! tokio::spawn(driver);
+//! let answer = balance.ready().await?.call("pong").await?;
+//! assert!(answer.starts_with("pong from 10.0.0."));
+//! # Ok::<(), towline_core::Error>(())
+//! # }).unwrap();
+//! ```
+
+mod balance;
+mod builder;
+mod driver;
+mod future;
+mod p2c;
+mod set;
+
+pub use self::balance::Balance;
+pub use self::builder::{BalanceBuilder, Balanced, Fixed, fixed};
+pub use self::driver::Driver;
+pub use self::future::BalanceFuture;
+pub use self::p2c::{P2c, P2cOrder};
+pub use self::set::EndpointView;
