@@ -1,0 +1,344 @@
+//! How a client is put together.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_core::Stream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tower::discover::Change;
+use tower_layer::Layer;
+use tower_service::Service;
+use towline_balance::{BalanceBuilder, fixed};
+use towline_connect::{ConnectDeadlineLayer, TcpConnector};
+use towline_core::{
+    BoxError, Endpoint, EndpointKey, Error, Observer, Observers, Phase, ReadyCall, SessionKey, SharedExecutor, Target,
+    TokioExecutor, UnwrapCall,
+};
+use towline_pool::PoolBuilder;
+use towline_retry::RetryLayer;
+use towline_sticky::Rendezvous;
+use towline_timeout::DeadlineLayer;
+use towline_transport::{Correlate, ExclusiveLayer, MultiplexedLayer};
+
+use crate::client::{Client, ClientPool, MayRepeat, Pooled, Prepare, Who};
+use crate::codec_box::{BoxCodec, MessageCodec};
+use crate::connection::{BoxIo, Connection, Dial};
+
+/// What discovery yields to a client.
+type Discovered = Result<Change<EndpointKey, Endpoint>, Error>;
+
+/// Settings of a [`Client`]; whatever is wrong with them is said by [`build`](Self::build).
+///
+/// | setting | default |
+/// |---|---|
+/// | encryption | TLS with the system's roots; `plaintext()` turns it off |
+/// | connections | exclusive, at most 32 per endpoint, connected at the first call |
+/// | deadline of a call | 30 s |
+/// | deadline of establishing a connection | 5 s over resolving, dialling and handshake |
+/// | retry | 3 attempts, budget 10 % + 10/s, only what was not sent or is idempotent |
+/// | balancing | sessions by rendezvous hash, calls without one by P2C over calls in flight |
+#[must_use]
+pub struct ClientBuilder<Req, Res> {
+    codec: BoxCodec<Req, Res>,
+    endpoints: Vec<Endpoint>,
+    discover: Option<Pin<Box<dyn Stream<Item = Discovered> + Send>>>,
+    encryption: Encryption,
+    connect: Option<Dial<BoxIo>>,
+    connect_deadline: Duration,
+    kind: Kind<Req, Res>,
+    pool: PoolBuilder,
+    retry: RetryLayer,
+    deadline: Duration,
+    who: Option<Who<Req>>,
+    may_repeat: Option<MayRepeat<Req>>,
+    observers: Observers,
+    executor: SharedExecutor,
+    error: Option<Error>,
+}
+
+enum Encryption {
+    /// Nothing was said: TLS with the system's roots.
+    Default,
+    #[cfg(feature = "tls")]
+    Tls(towline_tls::TlsConfig),
+    Plaintext,
+}
+
+/// Makes connections of one kind over streams.
+type Kind<Req, Res> =
+    Arc<dyn Fn(Dial<BoxIo>, BoxCodec<Req, Res>, SharedExecutor) -> Dial<Pooled<Req, Res>> + Send + Sync>;
+
+impl<Req, Res> ClientBuilder<Req, Res>
+where
+    Req: Send + 'static,
+    Res: Send + 'static,
+{
+    pub(crate) fn new(codec: impl MessageCodec<Req, Res> + Sync) -> Self {
+        Self {
+            codec: BoxCodec::new(codec),
+            endpoints: Vec::new(),
+            discover: None,
+            encryption: Encryption::Default,
+            connect: None,
+            connect_deadline: Duration::from_secs(5),
+            kind: Arc::new(|connect, codec, _executor| {
+                erase(ExclusiveLayer::new(codec).layer(connect), Connection::Exclusive)
+            }),
+            pool: PoolBuilder::new(),
+            retry: RetryLayer::new(),
+            deadline: Duration::from_secs(30),
+            who: None,
+            may_repeat: None,
+            observers: Observers::default(),
+            executor: Arc::new(TokioExecutor::current()),
+            error: None,
+        }
+    }
+
+    /// Calls go to these, each written as `host:port`, `1.2.3.4:port`, `[v6]:port` or `unix:/path`.
+    pub fn endpoints<E: AsRef<str>>(mut self, endpoints: impl IntoIterator<Item = E>) -> Self {
+        for endpoint in endpoints {
+            match endpoint.as_ref().parse() {
+                Ok(endpoint) => self.endpoints.push(endpoint),
+                Err(error) => drop(self.error.get_or_insert(error)),
+            }
+        }
+        self
+    }
+
+    /// Calls go to this endpoint as well, which can have a TLS name, a weight and other attributes of its own.
+    pub fn endpoint(mut self, endpoint: impl Into<Endpoint>) -> Self {
+        self.endpoints.push(endpoint.into());
+        self
+    }
+
+    /// Calls go to what this stream of changes yields, instead of a fixed list. Calls made before it has yielded
+    /// anything wait for it.
+    pub fn discover<E: Into<BoxError>>(
+        mut self,
+        changes: impl Stream<Item = Result<Change<EndpointKey, Endpoint>, E>> + Send + 'static,
+    ) -> Self {
+        self.discover = Some(Box::pin(Wrapped { changes }));
+        self
+    }
+
+    /// Encrypts by this configuration.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, config: towline_tls::TlsConfig) -> Self {
+        self.encryption = Encryption::Tls(config);
+        self
+    }
+
+    /// Sends everything in the clear: for loopback, Unix sockets, and networks that encrypt below.
+    pub fn plaintext(mut self) -> Self {
+        self.encryption = Encryption::Plaintext;
+        self
+    }
+
+    /// Dials with this connector instead of [`TcpConnector`]: a proxy, a simulated network.
+    pub fn connector<C>(mut self, connector: C) -> Self
+    where
+        C: Service<Target> + Clone + Send + Sync + 'static,
+        C::Response: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        C::Error: Into<BoxError>,
+        C::Future: Send + 'static,
+    {
+        self.connect = Some(boxed(connector));
+        self
+    }
+
+    /// How long establishing a connection may take, from resolving to the end of the handshake.
+    pub fn connect_deadline(mut self, limit: Duration) -> Self {
+        self.connect_deadline = limit;
+        self
+    }
+
+    /// Sends many calls over one connection, matched by `correlate`, instead of one at a time.
+    pub fn multiplexed(mut self, correlate: impl Correlate<Req, Res> + Clone + Sync) -> Self {
+        self.kind = Arc::new(move |connect, codec, executor| {
+            let layer = MultiplexedLayer::new(codec, correlate.clone()).with_executor(executor);
+            erase(layer.layer(connect), Connection::Multiplexed)
+        });
+        self
+    }
+
+    /// Settings of each endpoint's pool. Its observers and executor are the client's.
+    pub fn pool(mut self, pool: PoolBuilder) -> Self {
+        self.pool = pool;
+        self
+    }
+
+    /// When failed calls go again. Its observers are the client's.
+    pub fn retry(mut self, retry: RetryLayer) -> Self {
+        self.retry = retry;
+        self
+    }
+
+    /// The most time that a call may take, waiting and retries included; a [`Call`](crate::Call) can ask for less.
+    pub fn deadline(mut self, limit: Duration) -> Self {
+        self.deadline = limit;
+        self
+    }
+
+    /// Keeps the calls of a session together: `who` says whose a request is, unless its [`Call`](crate::Call) does.
+    pub fn sticky_by(mut self, who: impl Fn(&Req) -> Option<SessionKey> + Send + Sync + 'static) -> Self {
+        self.who = Some(Arc::new(who));
+        self
+    }
+
+    /// Says which requests may be repeated although they may have been executed. None by default, but for those whose
+    /// [`Call`](crate::Call) says so.
+    pub fn idempotent_if(mut self, may_repeat: impl Fn(&Req) -> bool + Send + Sync + 'static) -> Self {
+        self.may_repeat = Some(Arc::new(may_repeat));
+        self
+    }
+
+    /// Tells of dials, reuse, closed connections, retries and sessions that move.
+    pub fn observer(mut self, observer: impl Observer) -> Self {
+        self.observers = Observers::new(observer);
+        self
+    }
+
+    /// Runs the client's tasks here. Default: the tokio runtime on which the client is built and first used.
+    pub fn executor(mut self, executor: SharedExecutor) -> Self {
+        self.executor = executor;
+        self
+    }
+
+    /// The client. Spawns the balancer's task; connects to nothing unless the pool is to be warm.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Config`](crate::Kind::Config) for the first setting that cannot work: an endpoint that cannot be parsed,
+    /// no endpoint at all, a cap or deadline of zero. [`Kind::Runtime`](crate::Kind::Runtime) outside a runtime.
+    pub fn build(self) -> Result<Client<Req, Res>, Error>
+    where
+        Req: Clone,
+    {
+        let Self {
+            codec,
+            endpoints,
+            discover,
+            encryption,
+            connect,
+            connect_deadline,
+            kind,
+            pool,
+            retry,
+            deadline,
+            who,
+            may_repeat,
+            observers,
+            executor,
+            error,
+        } = self;
+        if let Some(error) = error {
+            return Err(error);
+        }
+        if deadline.is_zero() || connect_deadline.is_zero() {
+            return Err(refused("a deadline of 0 leaves no time for anything; use a longer one"));
+        }
+        if endpoints.is_empty() && discover.is_none() {
+            return Err(refused("there are no endpoints: call endpoints(), endpoint() or discover()"));
+        }
+
+        let tcp = connect.unwrap_or_else(|| boxed(TcpConnector::new()));
+        let stream = boxed(ConnectDeadlineLayer::new(connect_deadline).layer(encryption.over(tcp)?));
+        let make = kind(stream, codec, executor.clone());
+        let pool: ClientPool<Req, Res> = pool.observers(observers.clone()).executor(executor.clone()).build(make)?;
+
+        let policy = Rendezvous::new().observers(observers.clone());
+        let balance = BalanceBuilder::new(policy).observers(observers.clone());
+        let balance = match discover {
+            Some(discover) => balance.spawn(discover, pool.clone(), &*executor)?,
+            None => balance.spawn(fixed(endpoints), pool.clone(), &*executor)?,
+        };
+        let stack = DeadlineLayer::new(deadline).layer(retry.observers(observers).layer(balance.clone()));
+        Ok(Client::new(stack, balance, pool, Prepare { who, may_repeat }))
+    }
+}
+
+impl Encryption {
+    fn over(self, connect: Dial<BoxIo>) -> Result<Dial<BoxIo>, Error> {
+        match self {
+            Self::Plaintext => Ok(connect),
+            #[cfg(feature = "tls")]
+            Self::Tls(config) => Ok(boxed(towline_tls::TlsLayer::new(config).layer(connect))),
+            #[cfg(feature = "tls")]
+            Self::Default => Self::Tls(towline_tls::TlsConfig::builder().build()?).over(connect),
+            #[cfg(not(feature = "tls"))]
+            Self::Default => Err(refused(
+                "built without the feature `tls`: turn it on, bring a connector that encrypts, or say plaintext()",
+            )),
+        }
+    }
+}
+
+fn refused(why: &'static str) -> Error {
+    Error::new(towline_core::Kind::Config, Phase::Build).with_message(why)
+}
+
+/// Any connector, as a dial for boxed streams.
+fn boxed<C>(connector: C) -> Dial<BoxIo>
+where
+    C: Service<Target> + Clone + Send + Sync + 'static,
+    C::Response: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    C::Error: Into<BoxError>,
+    C::Future: Send + 'static,
+{
+    Dial::new(move |target| {
+        let connecting = ReadyCall::new(connector.clone(), target);
+        Box::pin(async move { connecting.await.map(BoxIo::new).map_err(Error::wrap) })
+    })
+}
+
+/// Whatever makes connections, as a dial for what the pool keeps.
+fn erase<M, Req, Res>(make: M, kind: fn(M::Response) -> Connection<Req, Res>) -> Dial<Pooled<Req, Res>>
+where
+    M: Service<Target, Error = Error> + Clone + Send + Sync + 'static,
+    M::Response: 'static,
+    M::Future: Send + 'static,
+    Req: 'static,
+    Res: 'static,
+{
+    Dial::new(move |target| {
+        let connecting = ReadyCall::new(make.clone(), target);
+        Box::pin(async move { connecting.await.map(|connection| UnwrapCall::new(kind(connection))) })
+    })
+}
+
+pin_project_lite::pin_project! {
+    /// A stream of changes whose errors are ours.
+    struct Wrapped<S> {
+        #[pin]
+        changes: S,
+    }
+}
+
+impl<S, E> Stream for Wrapped<S>
+where
+    S: Stream<Item = Result<Change<EndpointKey, Endpoint>, E>>,
+    E: Into<BoxError>,
+{
+    type Item = Discovered;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Discovered>> {
+        self.project().changes.poll_next(cx).map_err(Error::wrap)
+    }
+}
+
+impl<Req, Res> fmt::Debug for ClientBuilder<Req, Res> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientBuilder")
+            .field("endpoints", &self.endpoints)
+            .field("connect_deadline", &self.connect_deadline)
+            .field("pool", &self.pool)
+            .field("retry", &self.retry)
+            .field("deadline", &self.deadline)
+            .field("error", &self.error)
+            .finish_non_exhaustive()
+    }
+}
