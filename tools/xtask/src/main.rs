@@ -1,1 +1,121 @@
-fn main() {}
+//! The one door to everything that is not plain cargo: `cargo xtask COMMAND`.
+//!
+//! Each command looks first for what the machine lacks and says in one line how to get it, then does its whole job,
+//! and exits non-zero when that fails. It needs nothing but cargo itself, so that it runs where nothing is installed.
+
+mod machine;
+
+use std::process::{Command, ExitCode};
+
+use machine::Machine;
+
+const HELP: &str = "\
+cargo xtask COMMAND
+
+  demo     checks the machine, then runs the quickstart; its last line is `ok`
+  test     checks the machine, then runs the whole test suite
+  lint     format, clippy with warnings as errors on all targets and features
+  docs     builds the documentation with warnings as errors
+  msrv     checks the library crates with the oldest supported compiler, if it is installed as +1.85
+  proto    writes the code generated from proto/echo.proto anew
+  ci       lint, test, docs, demo: what .ci/run runs";
+
+fn main() -> ExitCode {
+    let command = std::env::args().nth(1);
+    let done = match command.as_deref() {
+        Some("demo") => demo(),
+        Some("test") => test(),
+        Some("lint") => lint(),
+        Some("docs") => docs(),
+        Some("msrv") => msrv(),
+        Some("proto") => proto(),
+        Some("ci") => lint().and_then(|()| test()).and_then(|()| docs()).and_then(|()| demo()),
+        Some("help" | "--help" | "-h") => {
+            println!("{HELP}");
+            Ok(())
+        }
+        other => Err(format!("{}\n\n{HELP}", other.map_or("no command".to_owned(), |c| format!("no command {c:?}")))),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("{why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn demo() -> Result<(), String> {
+    let machine = Machine::look()?;
+    run(cargo(&["run", "--release", "--package", "towline-examples", "--example", "quickstart"])
+        .args(machine.features()))
+}
+
+fn test() -> Result<(), String> {
+    let machine = Machine::look()?;
+    run(cargo(&["test", "--workspace"]).args(machine.features()))
+}
+
+fn lint() -> Result<(), String> {
+    let machine = Machine::look()?;
+    run(&mut cargo(&["fmt", "--all", "--check"]))?;
+    // All features would ask for OpenSSL from source, which takes minutes and checks nothing of ours.
+    for features in [&["--workspace"][..], &["--package", "towline", "--no-default-features"]] {
+        let mut clippy = cargo(&["clippy", "--all-targets"]);
+        clippy.args(features);
+        if features.contains(&"--workspace") {
+            clippy.args(machine.features());
+        }
+        run(clippy.args(["--", "-D", "warnings"]))?;
+    }
+    Ok(())
+}
+
+fn docs() -> Result<(), String> {
+    let machine = Machine::look()?;
+    run(cargo(&["doc", "--workspace", "--no-deps"]).args(machine.features()).env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+/// Libraries promise this version; tools, tests and examples may ask for a later one.
+const MSRV: &str = "+1.85";
+
+fn msrv() -> Result<(), String> {
+    let libraries = [
+        "towline",
+        "towline-balance",
+        "towline-codec",
+        "towline-connect",
+        "towline-core",
+        "towline-pool",
+        "towline-retry",
+        "towline-sticky",
+        "towline-test",
+        "towline-timeout",
+        "towline-tls",
+        "towline-transport",
+    ];
+    let packages = libraries.iter().flat_map(|library| ["--package", *library]);
+    run(Command::new("cargo").args([MSRV, "check", "--lib"]).args(packages))
+}
+
+fn proto() -> Result<(), String> {
+    run(cargo(&["test", "--quiet", "--package", "towline-proto"]).env("TOWLINE_WRITE_GENERATED", "1"))
+}
+
+fn cargo(args: &[&str]) -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(args);
+    cargo
+}
+
+/// Runs a command, shown first.
+fn run(command: &mut Command) -> Result<(), String> {
+    let words: Vec<_> = command.get_args().map(|arg| arg.to_string_lossy().into_owned()).collect();
+    let shown = format!("cargo {}", words.join(" "));
+    eprintln!("$ {shown}");
+    match command.status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("`{shown}` failed: {status}")),
+        Err(error) => Err(format!("`{shown}` cannot be run: {error}")),
+    }
+}

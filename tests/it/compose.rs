@@ -1,0 +1,131 @@
+//! The client in other people's stacks, and other people's parts in ours.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tower::discover::Change;
+use tower::{Service, ServiceBuilder, ServiceExt};
+use towline::core::TokioExecutor;
+use towline::{Call, Client, Endpoint, EndpointKey, Error, Event, Observer, SessionKey};
+use towline_proto::{Request, Response};
+
+use super::{Bed, EchoClient, echo, request};
+
+#[tokio::test]
+async fn tower_layers_go_over_the_client() {
+    let bed = Bed::new(2).await;
+    let mut stack = ServiceBuilder::new()
+        .buffer(8)
+        .concurrency_limit(4)
+        .timeout(Duration::from_secs(5))
+        .map_response(|response: Response| response.payload)
+        .service(bed.client());
+    let payload = stack.ready().await.unwrap().call(request("tower")).await.unwrap();
+    assert_eq!(payload, "payload of tower");
+}
+
+#[tokio::test]
+async fn the_client_says_who_is_calling_and_what_may_be_repeated_from_the_request() {
+    let bed = Bed::new(3).await;
+    bed.backends[0].faults().hang_up(true);
+    let client = bed
+        .builder()
+        .sticky_by(|request: &Request| Some(SessionKey::new(&request.id)))
+        .idempotent_if(|request: &Request| request.payload.starts_with(b"payload"))
+        .build()
+        .unwrap();
+    for i in 0..30 {
+        let answer = client.clone().oneshot(request(i)).await.unwrap();
+        assert_eq!(answer.id, i.to_string());
+    }
+}
+
+#[tokio::test]
+async fn endpoints_come_and_go_while_calls_run() {
+    let bed = Bed::new(3).await;
+    let (discover, mut changes) = mpsc::channel::<Result<Change<EndpointKey, Endpoint>, Error>>(8);
+    let stream = futures_util::stream::poll_fn(move |cx| changes.poll_recv(cx));
+    let client = bed.builder().discover(stream).build().unwrap();
+    let early = tokio::spawn({
+        let client = client.clone();
+        async move { echo(&client, Call::new(request("early"))).await }
+    });
+    let endpoint = |n: usize| Endpoint::from(bed.backends[n].address());
+    for n in [0, 1] {
+        discover.send(Ok(Change::Insert(endpoint(n).key().clone(), endpoint(n)))).await.unwrap();
+    }
+    early.await.unwrap().unwrap();
+    let callers: Vec<_> = (0..8)
+        .map(|caller| {
+            let client = client.clone();
+            tokio::spawn(async move {
+                for i in 0..100 {
+                    echo(&client, Call::new(request(format!("{caller}-{i}")))).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    discover.send(Ok(Change::Insert(endpoint(2).key().clone(), endpoint(2)))).await.unwrap();
+    discover.send(Ok(Change::Remove(endpoint(0).key().clone()))).await.unwrap();
+    for caller in callers {
+        caller.await.unwrap();
+    }
+    let keys: Vec<_> = client.endpoints().into_iter().map(|endpoint| endpoint.key).collect();
+    assert_eq!(keys, [endpoint(1).key().clone(), endpoint(2).key().clone()]);
+    assert!(bed.backends[2].served() > 0);
+}
+
+#[tokio::test]
+async fn a_pool_set_to_be_warm_is_connected_before_the_first_call() {
+    let bed = Bed::new(2).await;
+    let client = bed.builder().pool(towline::pool::PoolBuilder::new().warm(2)).build().unwrap();
+    let warm = async {
+        while client.endpoints().iter().map(|endpoint| endpoint.pool.idle).sum::<usize>() < 4 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), warm).await.unwrap();
+}
+
+#[test]
+fn a_client_outlives_the_runtime_it_was_first_used_on() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let servers = tokio::runtime::Runtime::new().unwrap();
+    let bed = servers.block_on(Bed::new(1));
+    let (first, second) = (runtime(), runtime());
+    // The balancer's task must live as long as the client.
+    let executor = std::sync::Arc::new(TokioExecutor::on(servers.handle().clone()));
+    let client: EchoClient = bed.builder().executor(executor).build().unwrap();
+    first.block_on(async { echo(&client, Call::new(request(1))).await.unwrap() });
+    drop(first);
+    second.block_on(async { echo(&client, Call::new(request(2))).await.unwrap() });
+}
+
+#[tokio::test]
+async fn after_the_last_clone_is_dropped_no_task_and_no_connection_is_left() {
+    let bed = Bed::new(2).await;
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let before = tasks();
+    let client = bed.client();
+    for i in 0..10 {
+        echo(&client, Call::new(request(i))).await.unwrap();
+    }
+    assert!(tasks() > before);
+    drop(client);
+    let gone = async {
+        while tasks() > before {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), gone).await.unwrap();
+}
+
+const _: fn() = || {
+    /// What users need of a type to keep it in a struct and share it.
+    fn nameable<T: Clone + Send + Sync + std::fmt::Debug + 'static>() {}
+    fn service<S: Service<Request, Response = Response, Error = Error, Future: Send>>() {}
+    fn observer<O: Observer>(_: fn(&O, &Event<'_>)) {}
+    nameable::<Client<Request, Response>>();
+    service::<Client<Request, Response>>();
+    observer::<std::sync::Arc<dyn Observer>>(|_, _| {});
+};

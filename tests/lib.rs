@@ -1,0 +1,1 @@
+//! Holds nothing; the tests of the composed stack are in `it/`.
