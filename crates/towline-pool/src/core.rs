@@ -431,10 +431,15 @@ impl<C: Poolable> Core<C> {
         self.end_dial(permit, effects);
         self.stats.dials_failed += 1;
         let at = self.failed(error, now);
-        if self.is_empty() {
+        self.fail_whom_nobody_serves(effects);
+        at
+    }
+
+    /// Nothing is open or under way, and the last dial failed: whoever waits would wait for a backoff.
+    fn fail_whom_nobody_serves(&mut self, effects: &mut Effects<C>) {
+        if self.is_empty() && self.is_down() {
             self.fail_waiters(&self.unreachable(), effects);
         }
-        at
     }
 
     fn end_dial(&mut self, DialPermit(()): DialPermit, effects: &mut Effects<C>) {
@@ -569,10 +574,8 @@ impl<C: Poolable> Core<C> {
             let error = Error::new(Kind::Unavailable, Phase::Dial)
                 .with_message("the last connection was closed by its peer before it served a call");
             self.failed(error, now);
-            if self.is_empty() {
-                self.fail_waiters(&self.unreachable(), effects);
-            }
         }
+        self.fail_whom_nobody_serves(effects);
         effects.closed.push((slot.id, reason, slot.connection));
         if self.slots.is_empty() {
             self.wake_watchers(effects);

@@ -166,3 +166,21 @@ async fn a_handle_is_pending_while_the_first_connection_is_under_way_and_wakes_w
     settle().await;
     assert!(ready.is_woken() && ready.poll().is_ready());
 }
+
+#[tokio::test(start_paused = true)]
+async fn waiters_whom_nobody_can_serve_any_more_learn_the_cause_at_once() {
+    let make = ScriptedMaker::exclusive();
+    let mut handle = capped(2, &make).await;
+    handle.call("a call that succeeds").await.unwrap();
+    let held = handle.checkout().await.unwrap();
+    make.fail(Some(refused()));
+    let mut waiting = spawn(handle.checkout());
+    assert!(waiting.poll().is_pending());
+    sleep(Duration::from_secs(3)).await;
+    assert!(waiting.poll().is_pending(), "the one in use may come back");
+    let dials = make.dials();
+    make.wires()[0].close(CloseReason::Peer);
+    drop(held);
+    let std::task::Poll::Ready(Err(error)) = waiting.poll() else { panic!("waits for a backoff of seconds") };
+    assert_eq!((error.kind(), make.dials()), (Kind::Unavailable, dials));
+}
