@@ -18,7 +18,7 @@ use towline_core::{
 };
 use towline_pool::{Handle, PoolBuilder};
 use towline_retry::RetryLayer;
-use towline_test::{ScriptedConnection, ScriptedMaker, cancel_at_every_poll};
+use towline_test::{ScriptedConnection, ScriptedMaker, cancel_at_every_poll, settle};
 
 type Message = Call<u32>;
 type Discovery = mpsc::Sender<Result<Change<EndpointKey, Endpoint>, Error>>;
@@ -102,13 +102,6 @@ impl Makers {
 
 fn refused() -> Error {
     Error::new(Kind::Unavailable, Phase::Dial).with_message("refused")
-}
-
-async fn settle() {
-    sleep(Duration::from_nanos(1)).await;
-    for _ in 0..20 {
-        tokio::task::yield_now().await;
-    }
 }
 
 #[tokio::test(start_paused = true)]

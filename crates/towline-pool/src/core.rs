@@ -23,22 +23,8 @@ use towline_core::{CloseReason, ConnectionId, Error, Kind, Phase, Poolable, Rng,
 use crate::bell::{Bell, Ring};
 use crate::config::Limits;
 use crate::queue::{Place, Queue};
+use crate::slot::{Grant, Slot, SlotId};
 use crate::stats::Stats;
-
-/// A connection, or a share of one, on its way to a caller.
-#[derive(Debug)]
-pub(crate) struct Grant<C> {
-    pub(crate) connection: C,
-    pub(crate) slot: SlotId,
-    pub(crate) reused: bool,
-}
-
-/// Which connection a grant came from; slots are reused, ids are not.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct SlotId {
-    index: usize,
-    pub(crate) id: ConnectionId,
-}
 
 /// What has to happen once the lock is released.
 #[must_use]
@@ -58,35 +44,6 @@ impl<C> Default for Effects<C> {
 #[derive(Debug)]
 #[must_use = "a permit that is not handed back counts as a dial for ever"]
 pub(crate) struct DialPermit(());
-
-struct Slot<C> {
-    id: ConnectionId,
-    /// Absent while an exclusive connection is lent.
-    connection: Option<C>,
-    /// Calls that it carries at once.
-    limit: usize,
-    in_use: usize,
-    lent_before: bool,
-    succeeded: bool,
-    /// Came back while its response was still being read.
-    settling: bool,
-    /// Takes no more calls, and is closed after the last for this reason.
-    draining: Option<CloseReason>,
-    expires: Option<Instant>,
-    idle_since: Instant,
-    ring: Arc<Ring>,
-    waker: Waker,
-}
-
-impl<C> Slot<C> {
-    fn is_idle(&self) -> bool {
-        self.in_use == 0
-    }
-
-    fn has_room(&self) -> bool {
-        self.connection.is_some() && !self.settling && self.draining.is_none() && self.in_use < self.limit
-    }
-}
 
 pub(crate) struct Core<C> {
     limits: Limits,
@@ -242,7 +199,7 @@ impl<C: Poolable> Core<C> {
             let slot = &mut self.slots[index];
             slot.ring.rearm();
             // The driver may not have run yet since the peer went: one look before anybody relies on it.
-            match watch(slot) {
+            match slot.watch() {
                 Poll::Pending => {}
                 Poll::Ready(State::Draining) if slot.in_use > 0 => {
                     slot.draining = Some(CloseReason::Drained);
@@ -322,7 +279,7 @@ impl<C: Poolable> Core<C> {
             }
             return;
         }
-        match watch(slot) {
+        match slot.watch() {
             Poll::Pending => {}
             Poll::Ready(State::Draining) if slot.in_use > 0 => {
                 slot.draining = Some(CloseReason::Drained);
@@ -497,7 +454,7 @@ impl<C: Poolable> Core<C> {
             }
             return self.becomes_free(index, now, effects);
         }
-        match watch(slot) {
+        match slot.watch() {
             Poll::Pending => {}
             Poll::Ready(State::Draining) if slot.in_use > 0 => slot.draining = Some(CloseReason::Drained),
             Poll::Ready(_) => self.close_gone(index, now, effects),
@@ -600,21 +557,6 @@ impl<C: Poolable> Core<C> {
 
     fn wake_watchers(&self, effects: &mut Effects<C>) {
         effects.wake.extend(self.watchers.iter().map(|(_, waker)| waker.clone()));
-    }
-}
-
-/// Looks at a connection that is not lent exclusively: pending while it can take calls, else what it has become.
-fn watch<C: Poolable>(slot: &mut Slot<C>) -> Poll<State> {
-    let Some(connection) = slot.connection.as_mut() else { return Poll::Ready(State::Closed) };
-    let mut cx = Context::from_waker(&slot.waker);
-    let mut seen = State::Idle;
-    loop {
-        match connection.poll_change(seen, &mut cx) {
-            // A shared connection is busy with its other calls.
-            Poll::Ready(state @ (State::Idle | State::Busy)) if state != seen => seen = state,
-            Poll::Ready(state @ (State::Draining | State::Closed)) => return Poll::Ready(state),
-            _ => return Poll::Pending,
-        }
     }
 }
 

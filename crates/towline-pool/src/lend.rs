@@ -11,9 +11,9 @@ use tower_service::Service;
 use towline_core::{CallContext, ConnectionId, Error, Event, GiveBack, Kind, Phase, Poolable, Report, progress};
 
 use crate::call::PooledCall;
-use crate::core::{Grant, SlotId};
 use crate::queue::Place;
 use crate::shared::{Shared, Users};
+use crate::slot::{Grant, SlotId};
 
 /// Resolves to a [`Checkout`]. Asks for nothing until it is polled; dropped at any point, it leaves the queue, and a
 /// connection that was meant for it goes to the next.

@@ -47,6 +47,7 @@ mod lend;
 mod pool;
 mod queue;
 mod shared;
+mod slot;
 mod stats;
 
 pub use self::call::PooledCall;

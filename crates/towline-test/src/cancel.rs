@@ -58,3 +58,13 @@ pub async fn poll_times<F: Future>(mut future: Pin<&mut F>, polls: usize) -> Opt
     })
     .await
 }
+
+/// Lets every spawned task run until it waits, with time standing all but still.
+///
+/// For a current-thread runtime on the paused clock: the nanosecond of sleep gives timers that are due their turn.
+pub async fn settle() {
+    tokio::time::sleep(std::time::Duration::from_nanos(1)).await;
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+    }
+}

@@ -14,7 +14,7 @@ mod connection;
 mod script_io;
 mod strict;
 
-pub use self::cancel::{cancel_at_every_poll, poll_times};
+pub use self::cancel::{cancel_at_every_poll, poll_times, settle};
 pub use self::connection::{DialGate, ScriptedConnection, ScriptedFuture, ScriptedMaker, Wire};
 pub use self::script_io::{Script, ScriptIo};
 pub use self::strict::{StrictFuture, StrictHandle, StrictMock};

@@ -5,9 +5,9 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tokio_test::task::spawn;
 use tower::Service;
-use towline_test::{ScriptedMaker, cancel_at_every_poll};
+use towline_test::{ScriptedMaker, cancel_at_every_poll, settle};
 
-use super::{capped, check, settle};
+use super::{capped, check};
 
 // F28
 #[tokio::test(start_paused = true)]

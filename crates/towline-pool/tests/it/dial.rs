@@ -9,9 +9,9 @@ use tokio_test::task::spawn;
 use tower::{Service, ServiceExt};
 use towline_core::{CloseReason, Kind, Lend, Phase, Room, Sent};
 use towline_pool::PoolBuilder;
-use towline_test::ScriptedMaker;
+use towline_test::{ScriptedMaker, settle};
 
-use super::{capped, check, handle, refused, settle};
+use super::{capped, check, handle, refused};
 
 #[tokio::test(start_paused = true)]
 async fn warm_connects_ahead_and_reports_what_failed() {

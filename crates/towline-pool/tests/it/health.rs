@@ -8,9 +8,9 @@ use tower::Service;
 use towline_core::sync::Lock;
 use towline_core::{CloseReason, ConnectionId, Event, Observer, Observers};
 use towline_pool::PoolBuilder;
-use towline_test::ScriptedMaker;
+use towline_test::{ScriptedMaker, settle};
 
-use super::{capped, check, handle, settle};
+use super::{capped, check, handle};
 
 /// Remembers why connections were closed, and when.
 #[derive(Clone, Default)]

@@ -7,9 +7,9 @@ use tokio_test::task::spawn;
 use tower::{Service, ServiceExt};
 use towline_core::{Call, Kind, Lend, Phase, Room, Sent};
 use towline_pool::{Pool, PoolBuilder};
-use towline_test::ScriptedMaker;
+use towline_test::{ScriptedMaker, settle};
 
-use super::{capped, check, handle, settle};
+use super::{capped, check, handle};
 
 #[tokio::test(start_paused = true)]
 async fn lazy_by_default_and_reused_after_the_first_call() {

@@ -7,9 +7,6 @@ mod health;
 mod lend;
 mod shared;
 
-use std::time::Duration;
-
-use tokio::time::sleep;
 use tower::{Service, ServiceExt};
 use towline_core::{Error, Kind, Phase};
 use towline_pool::{Handle, Pool, PoolBuilder};
@@ -30,14 +27,6 @@ async fn capped(max: usize, make: &ScriptedMaker) -> Endpoint {
 
 fn refused() -> Error {
     Error::new(Kind::Unavailable, Phase::Dial).with_message("refused")
-}
-
-/// Lets all tasks run until they wait, with the clock all but standing still.
-async fn settle() {
-    sleep(Duration::from_nanos(1)).await;
-    for _ in 0..20 {
-        tokio::task::yield_now().await;
-    }
 }
 
 /// Everything is accounted for.

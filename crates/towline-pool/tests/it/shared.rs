@@ -3,9 +3,9 @@
 use tokio_test::task::spawn;
 use tower::Service;
 use towline_core::{CloseReason, Kind, Lend, Room, Sent};
-use towline_test::ScriptedMaker;
+use towline_test::{ScriptedMaker, settle};
 
-use super::{capped, check, settle};
+use super::{capped, check};
 
 #[tokio::test(start_paused = true)]
 async fn callers_share_one_connection_until_it_is_full_then_another_is_opened() {

@@ -8,7 +8,7 @@ use tokio_test::task::spawn;
 use tower::Service;
 use towline_codec::{FrameCodec, FrameLimits};
 use towline_core::{CloseReason, Kind, Poolable, Sent, State};
-use towline_test::{Script, ScriptIo, cancel_at_every_poll, poll_times};
+use towline_test::{Script, ScriptIo, cancel_at_every_poll, poll_times, settle};
 use towline_transport::{Correlate, Multiplexed};
 
 use super::{codec, frame, said};
@@ -55,13 +55,6 @@ fn messages(mut wire: &[u8]) -> Vec<String> {
         wire = rest;
     }
     messages
-}
-
-/// Lets every spawned task run until it waits.
-async fn settle() {
-    for _ in 0..20 {
-        tokio::task::yield_now().await;
-    }
 }
 
 #[tokio::test]
