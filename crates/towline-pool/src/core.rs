@@ -105,7 +105,7 @@ impl<C: Poolable> Core<C> {
     }
 
     pub(crate) fn room(&self) -> Room {
-        if self.queue.is_empty() && self.slots.iter().any(|(_, slot)| slot.has_room()) {
+        if self.slots.iter().any(|(_, slot)| slot.has_room()) {
             Room::Ready
         } else if self.is_down() {
             Room::Down
@@ -153,11 +153,9 @@ impl<C: Poolable> Core<C> {
         if self.closed {
             return Err(closed());
         }
-        // A newcomer never overtakes.
-        if self.queue.is_empty() {
-            if let Some(grant) = self.take_free(now, effects) {
-                return Ok(Some(grant));
-            }
+        // A newcomer cannot overtake: nobody waits while a connection is free.
+        if let Some(grant) = self.take_free(now, effects) {
+            return Ok(Some(grant));
         }
         if self.is_down() {
             return Err(self.unreachable());

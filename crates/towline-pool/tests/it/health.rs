@@ -53,6 +53,7 @@ async fn a_connection_that_died_this_instant_is_found_out_when_it_is_handed_out(
     handle.call("a").await.unwrap();
     make.wires()[0].close(CloseReason::Stray);
     // No task has run since.
+    assert!(!handle.checkout().await.unwrap().is_reused());
     assert_eq!(handle.call("b").await.unwrap(), (1, "b"));
 }
 

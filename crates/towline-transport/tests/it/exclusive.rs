@@ -152,6 +152,8 @@ async fn bytes_beyond_the_answer_close_the_connection() {
     let (mut connection, script) = connection();
     script.deliver([frame("pong"), frame("more")].concat());
     assert_eq!(connection.call("ping".into()).await.unwrap(), "pong");
+    // At once, without a look at its state in between.
+    assert_eq!(said(&connection.call("next".into()).await.unwrap_err()).2, Some(&b"next"[..]));
     assert_eq!(state(&mut connection).await, State::Closed);
     assert_eq!(connection.close_reason(), CloseReason::Stray);
 }
