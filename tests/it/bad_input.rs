@@ -20,7 +20,9 @@ fn builder() -> Builder {
 #[tokio::test]
 async fn settings_that_cannot_work_are_refused_when_the_client_is_built() {
     let one = || builder().endpoints(["127.0.0.1:1"]);
-    let cases: [(Builder, &str); 6] = [
+    let silent = futures_util::stream::pending::<Result<_, Error>>();
+    let cases: [(Builder, &str); 7] = [
+        (one().discover(silent), "both as a list and by discover()"),
         (builder().endpoints(["127.0.0.1:1", "nonsense"]), "\"nonsense\" as an endpoint: it has no port"),
         (builder().endpoints(Vec::<String>::new()), "there are no endpoints: call endpoints()"),
         (builder(), "there are no endpoints"),
@@ -42,11 +44,7 @@ fn without_a_runtime_building_is_a_typed_error() {
 
 /// A client of one good and one bad backend, whose bad one comes first for about half of all sessions.
 async fn refused_by_one(bad: &Backend, bed: &Bed) -> Error {
-    let alone: EchoClient = Client::builder()
-        .endpoint(bad.address())
-        .tls(TlsConfig::builder().root_pem(bed.authority.pem()).build().unwrap())
-        .build()
-        .unwrap();
+    let alone = bed.bare().endpoint(bad.address()).build().unwrap();
     let both = bed.builder().endpoint(bad.address()).build().unwrap();
     for i in 0..40 {
         let call = Call::new(request(i)).with_session(i.to_string());
@@ -130,11 +128,7 @@ async fn a_request_over_the_limit_is_refused_unsent_and_the_connection_goes_on()
 async fn garbage_a_hostile_length_and_a_cut_answer_fail_their_call_alone() {
     let bed = Bed::new(2).await;
     let faults = bed.backends[0].faults();
-    let alone: EchoClient = Client::builder()
-        .endpoint(bed.backends[0].address())
-        .tls(TlsConfig::builder().root_pem(bed.authority.pem()).build().unwrap())
-        .build()
-        .unwrap();
+    let alone = bed.bare().endpoint(bed.backends[0].address()).build().unwrap();
     let both = bed.client();
     for (switch, kind) in
         [(Switch::Garbage, Kind::Malformed), (Switch::Oversize, Kind::TooLarge), (Switch::Cut, Kind::UnexpectedEof)]

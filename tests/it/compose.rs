@@ -45,7 +45,7 @@ async fn endpoints_come_and_go_while_calls_run() {
     let bed = Bed::new(3).await;
     let (discover, mut changes) = mpsc::channel::<Result<Change<EndpointKey, Endpoint>, Error>>(8);
     let stream = futures_util::stream::poll_fn(move |cx| changes.poll_recv(cx));
-    let client = bed.builder().discover(stream).build().unwrap();
+    let client = bed.bare().discover(stream).build().unwrap();
     let early = tokio::spawn({
         let client = client.clone();
         async move { echo(&client, Call::new(request("early"))).await }

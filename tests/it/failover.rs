@@ -132,16 +132,12 @@ async fn when_all_backends_are_down_calls_fail_fast_with_the_cause_and_recover_b
 async fn a_backend_that_stalls_in_the_handshake_fails_in_that_phase_and_the_other_serves() {
     let bed = Bed::new(2).await;
     bed.backends[0].faults().delay_handshake(Duration::from_secs(60));
-    let alone = towline::Client::builder()
-        .endpoints([bed.backends[0].address().to_string()])
-        .tls(towline::tls::TlsConfig::builder().root_pem(bed.authority.pem()).build().unwrap())
-        .connect_deadline(Duration::from_millis(100))
-        .build()
-        .unwrap();
+    let alone =
+        bed.bare().endpoint(bed.backends[0].address()).connect_deadline(Duration::from_millis(400)).build().unwrap();
     let error = echo(&alone, Call::new(request(0))).await.unwrap_err();
     assert_eq!((error.kind(), error.phase(), error.sent()), (Kind::Timeout, Phase::Handshake, Sent::Never));
 
-    let both = bed.builder().connect_deadline(Duration::from_millis(100)).build().unwrap();
+    let both = bed.builder().connect_deadline(Duration::from_millis(400)).build().unwrap();
     for i in 0..20 {
         echo(&both, Call::new(request(i))).await.unwrap();
     }

@@ -33,12 +33,14 @@ impl Bed {
         bed
     }
 
-    fn builder(&self) -> ClientBuilder<Request, Response> {
+    /// A client that trusts the authority, with no endpoints yet.
+    fn bare(&self) -> ClientBuilder<Request, Response> {
         let tls = TlsConfig::builder().root_pem(self.authority.pem()).build().unwrap();
-        Client::builder()
-            .endpoints(self.backends.iter().map(|backend| backend.address().to_string()))
-            .tls(tls)
-            .deadline(Duration::from_secs(10))
+        Client::builder().tls(tls).deadline(Duration::from_secs(10))
+    }
+
+    fn builder(&self) -> ClientBuilder<Request, Response> {
+        self.bare().endpoints(self.backends.iter().map(|backend| backend.address().to_string()))
     }
 
     fn client(&self) -> EchoClient {

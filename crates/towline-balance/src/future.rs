@@ -118,8 +118,9 @@ where
                             let error = error.or_endpoint(&node.key);
                             this.refused.add(node.id);
                             *this.refusals += 1;
-                            // Time that ran out for one endpoint has run out for all.
-                            let over = error.is_timeout() || *this.refusals >= LENDERS;
+                            // A wait that ran out has cost the caller time; a dial that did, costs the endpoint.
+                            let waited = error.is_timeout() && error.phase() == Phase::Queue;
+                            let over = waited || *this.refusals >= LENDERS;
                             let elsewhere = !over && has_other(this.shared, this.refused);
                             this.state.set(State::Pick);
                             if !elsewhere {

@@ -6,7 +6,8 @@ use towline_core::{CallContext, Members, Pick, Policy, Rng, View};
 ///
 /// Two choices keep the most loaded endpoint within `ln ln n` of the mean where one choice leaves `ln n / ln ln n`
 /// (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001), at the price of two random numbers.
-/// The rest of the order serves calls that must avoid what they have tried.
+/// The rest of the order serves calls that must avoid what they have tried. Load is the number of calls in flight;
+/// weights are not considered.
 ///
 /// ```
 /// use towline_balance::P2c;

@@ -296,13 +296,15 @@ async fn when_all_are_down_calls_fail_fast_with_the_cause_and_the_first_to_heal_
 // F11
 #[tokio::test(start_paused = true)]
 async fn one_dead_endpoint_fails_no_call_and_blocks_none() {
-    let makers = Makers::default();
-    makers.of("10.0.0.0:1").fail(Some(refused()));
-    let balance = makers.balance(fixed(endpoints(3)));
-    for i in 0..100 {
-        assert_eq!(balance.clone().oneshot(Call::new(i)).await.unwrap().1.into_message(), i);
+    for dead in [refused(), Error::new(Kind::Timeout, Phase::Handshake), Error::new(Kind::Tls, Phase::Handshake)] {
+        let makers = Makers::default();
+        makers.of("10.0.0.0:1").fail(Some(dead));
+        let balance = makers.balance(fixed(endpoints(3)));
+        for i in 0..100 {
+            assert_eq!(balance.clone().oneshot(Call::new(i)).await.unwrap().1.into_message(), i);
+        }
+        assert_eq!(makers.of("10.0.0.0:1").dials(), 1, "without a retry layer: no request was consumed");
     }
-    assert_eq!(makers.of("10.0.0.0:1").dials(), 1, "without a retry layer: no request was consumed");
 }
 
 #[tokio::test(start_paused = true)]

@@ -208,7 +208,8 @@ where
         self
     }
 
-    /// The client. Spawns the balancer's task; connects to nothing unless the pool is to be warm.
+    /// The client. Spawns the balancer's task; connects to nothing unless the pool is to be warm. Without a TLS
+    /// configuration of your own it reads the system's roots here, which takes tens of milliseconds.
     ///
     /// # Errors
     ///
@@ -241,8 +242,14 @@ where
         if deadline.is_zero() || connect_deadline.is_zero() {
             return Err(refused("a deadline of 0 leaves no time for anything; use a longer one"));
         }
-        if endpoints.is_empty() && discover.is_none() {
-            return Err(refused("there are no endpoints: call endpoints(), endpoint() or discover()"));
+        match (endpoints.is_empty(), &discover) {
+            (true, None) => {
+                return Err(refused("there are no endpoints: call endpoints(), endpoint() or discover()"));
+            }
+            (false, Some(_)) => {
+                return Err(refused("endpoints are given both as a list and by discover(): use one of them"));
+            }
+            _ => {}
         }
 
         let tcp = connect.unwrap_or_else(|| boxed(TcpConnector::new()));

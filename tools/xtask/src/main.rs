@@ -16,7 +16,7 @@ cargo xtask COMMAND
   test     checks the machine, then runs the whole test suite
   lint     format, clippy with warnings as errors on all targets and features
   docs     builds the documentation with warnings as errors
-  msrv     checks the library crates with the oldest supported compiler, if it is installed as +1.85
+  msrv     checks the library crates with the oldest supported compiler, if rustup has it
   proto    writes the code generated from proto/echo.proto anew
   ci       lint, test, docs, demo: what .ci/run runs";
 
@@ -71,7 +71,7 @@ fn docs() -> Result<(), String> {
 }
 
 /// Libraries promise this version; tools, tests and examples may ask for a later one.
-const MSRV: &str = "+1.85";
+const MSRV: &str = "1.85";
 
 fn msrv() -> Result<(), String> {
     let libraries = [
@@ -89,7 +89,7 @@ fn msrv() -> Result<(), String> {
         "towline-transport",
     ];
     let packages = libraries.iter().flat_map(|library| ["--package", *library]);
-    run(Command::new("cargo").args([MSRV, "check", "--lib"]).args(packages))
+    run(Command::new("rustup").args(["run", MSRV, "cargo", "check", "--lib"]).args(packages))
 }
 
 fn proto() -> Result<(), String> {
@@ -105,7 +105,8 @@ fn cargo(args: &[&str]) -> Command {
 /// Runs a command, shown first.
 fn run(command: &mut Command) -> Result<(), String> {
     let words: Vec<_> = command.get_args().map(|arg| arg.to_string_lossy().into_owned()).collect();
-    let shown = format!("cargo {}", words.join(" "));
+    let program = std::path::Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy();
+    let shown = format!("{program} {}", words.join(" "));
     eprintln!("$ {shown}");
     match command.status() {
         Ok(status) if status.success() => Ok(()),
