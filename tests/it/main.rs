@@ -5,6 +5,7 @@ mod cancel;
 mod compose;
 mod failover;
 mod plain_client;
+mod tls_exclusive;
 mod trace;
 
 use std::time::Duration;

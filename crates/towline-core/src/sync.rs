@@ -1,10 +1,14 @@
-//! A mutex without poisoning, shared by towline's crates. Not part of the stable surface.
+//! A mutex without poisoning, and time that does not overflow, shared by towline's crates. Not part of the stable
+//! surface.
 //!
 //! Every critical section in towline restores its invariants before it can panic, or panics only on a bug that
 //! a later caller should not inherit as a second panic.
 
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// A `Mutex` whose `lock` never fails.
 pub struct Lock<T: ?Sized>(Mutex<T>);
@@ -32,5 +36,23 @@ impl<T: Default> Default for Lock<T> {
 impl<T: ?Sized> fmt::Debug for Lock<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Lock(..)")
+    }
+}
+
+/// `now` plus `by`, or so far ahead that nobody will see it: settings such as `Duration::MAX` mean "never".
+pub fn after(now: Instant, by: Duration) -> Instant {
+    const THIRTY_YEARS: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+    now.checked_add(by).unwrap_or_else(|| now + THIRTY_YEARS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn never_is_far_ahead_and_does_not_overflow() {
+        let now = Instant::now();
+        assert_eq!(after(now, Duration::from_secs(1)), now + Duration::from_secs(1));
+        assert!(after(now, Duration::MAX) > now + Duration::from_secs(1_000_000));
     }
 }

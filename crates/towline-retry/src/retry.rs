@@ -10,6 +10,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use tower_layer::Layer;
 use tower_service::Service;
 use towline_core::progress::{self, Progress};
+use towline_core::sync;
 use towline_core::{
     Access, Backoff, BoxError, ByError, CallContext, Carried, Classify, Error, Event, Kind, Observers, Outcome, Phase,
     ReadyCall, Replay, Rng, Sent,
@@ -324,7 +325,7 @@ impl<K> Attempt<'_, K> {
         }
         let now = Instant::now();
         let after = backoff.delay(self.number, rng).max(hint.unwrap_or_default());
-        if self.context.and_then(CallContext::deadline).is_some_and(|deadline| now + after >= deadline) {
+        if self.context.and_then(CallContext::deadline).is_some_and(|deadline| sync::after(now, after) >= deadline) {
             return None;
         }
         if sent == Sent::Maybe && !budget.withdraw(now) {

@@ -42,7 +42,11 @@ struct State {
     deliver: VecDeque<u8>,
     end: Option<Result<(), io::ErrorKind>>,
     one_by_one: bool,
+    /// Bytes that were written and not flushed, when that makes a difference.
+    unflushed: Option<Vec<u8>>,
     stall_flush: bool,
+    /// What becomes readable with the next flush, and whether the stream ends after it.
+    reply: Option<(Vec<u8>, bool)>,
     shut: bool,
     dropped: bool,
     reader: Option<Waker>,
@@ -61,7 +65,9 @@ impl ScriptIo {
             deliver: VecDeque::new(),
             end: None,
             one_by_one: false,
+            unflushed: None,
             stall_flush: false,
+            reply: None,
             shut: false,
             dropped: false,
             reader: None,
@@ -102,6 +108,11 @@ impl Script {
         self.change(|state| state.stall_flush = stall);
     }
 
+    /// Shows what is written only once it is flushed, from now on.
+    pub fn hold_until_flushed(&self) {
+        self.change(|state| state.unflushed = Some(Vec::new()));
+    }
+
     /// Moves one byte at a time in both directions from now on.
     pub fn one_byte_at_a_time(&self) {
         self.change(|state| state.one_by_one = true);
@@ -110,6 +121,17 @@ impl Script {
     /// Makes these bytes readable.
     pub fn deliver(&self, bytes: impl AsRef<[u8]>) {
         self.change(|state| state.deliver.extend(bytes.as_ref()));
+    }
+
+    /// Makes these bytes readable once the next write is flushed: an answer, where [`deliver`](Self::deliver) is
+    /// something that nobody asked for.
+    pub fn reply(&self, bytes: impl AsRef<[u8]>) {
+        self.change(|state| state.reply = Some((bytes.as_ref().to_vec(), false)));
+    }
+
+    /// As [`reply`](Self::reply), and ends the stream after it.
+    pub fn reply_and_end(&self, bytes: impl AsRef<[u8]>) {
+        self.change(|state| state.reply = Some((bytes.as_ref().to_vec(), true)));
     }
 
     /// Ends the stream after what was delivered, as a FIN does.
@@ -187,7 +209,10 @@ impl AsyncWrite for ScriptIo {
         if state.accept != usize::MAX {
             state.accept -= n;
         }
-        state.written.extend_from_slice(&buf[..n]);
+        match &mut state.unflushed {
+            Some(unflushed) => unflushed.extend_from_slice(&buf[..n]),
+            None => state.written.extend_from_slice(&buf[..n]),
+        }
         let script = state.script.take();
         drop(state);
         script.into_iter().for_each(Waker::wake);
@@ -199,6 +224,19 @@ impl AsyncWrite for ScriptIo {
         if state.stall_flush {
             state.writer = Some(cx.waker().clone());
             return Poll::Pending;
+        }
+        if let Some(unflushed) = &mut state.unflushed {
+            let flushed = std::mem::take(unflushed);
+            state.written.extend(flushed);
+        }
+        if let Some((bytes, end)) = state.reply.take() {
+            state.deliver.extend(bytes);
+            if end {
+                state.end = Some(Ok(()));
+            }
+            let reader = state.reader.take();
+            drop(state);
+            reader.into_iter().for_each(Waker::wake);
         }
         Poll::Ready(Ok(()))
     }

@@ -69,14 +69,9 @@ impl Backend {
     ///
     /// When the address cannot be listened on, or certificate and key do not fit.
     pub async fn start(address: &str, certified: Option<&Certified>) -> io::Result<Self> {
-        let acceptor = certified.map(acceptor).transpose().map_err(io::Error::other)?;
+        let acceptor = certified.map(Certified::acceptor).transpose()?;
         let listener = TcpListener::bind(address).await?;
-        let shared = Shared {
-            acceptor: acceptor.map(Into::into),
-            faults: Arc::default(),
-            served: Arc::default(),
-            connected: Arc::default(),
-        };
+        let shared = Shared { acceptor, faults: Arc::default(), served: Arc::default(), connected: Arc::default() };
         let mut backend = Self { address: listener.local_addr()?, shared, accepting: None };
         backend.serve(listener);
         Ok(backend)
@@ -147,11 +142,6 @@ impl Drop for Backend {
             accepting.abort();
         }
     }
-}
-
-fn acceptor(certified: &Certified) -> native_tls::Result<native_tls::TlsAcceptor> {
-    let identity = native_tls::Identity::from_pkcs8(certified.cert_pem.as_bytes(), certified.key_pem.as_bytes())?;
-    native_tls::TlsAcceptor::builder(identity).min_protocol_version(Some(native_tls::Protocol::Tlsv12)).build()
 }
 
 impl Shared {

@@ -1,5 +1,6 @@
 //! An authority that lives for one test, and what it signs.
 
+use std::io;
 use std::ops::Range;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
@@ -53,5 +54,19 @@ impl Authority {
         let key = KeyPair::generate().expect("the system has randomness");
         let cert = params.signed_by(&key, &self.issuer).expect("the parameters are complete");
         Certified { cert_pem: cert.pem(), key_pem: key.serialize_pem() }
+    }
+}
+
+impl Certified {
+    /// The server's side of TLS with this certificate, TLS 1.2 or later.
+    ///
+    /// # Errors
+    ///
+    /// When certificate and key do not fit.
+    pub fn acceptor(&self) -> io::Result<tokio_native_tls::TlsAcceptor> {
+        let identity = native_tls::Identity::from_pkcs8(self.cert_pem.as_bytes(), self.key_pem.as_bytes());
+        let mut builder = native_tls::TlsAcceptor::builder(identity.map_err(io::Error::other)?);
+        builder.min_protocol_version(Some(native_tls::Protocol::Tlsv12));
+        Ok(builder.build().map_err(io::Error::other)?.into())
     }
 }

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
 use towline_core::progress::Progress;
+use towline_core::sync::after;
 use towline_core::{Access, BoxError, CallContext, Carried, Error, Kind, Phase, ReadyCall, Sent};
 
 use crate::parked::{Berth, Timer};
@@ -87,11 +88,11 @@ where
 
     fn call(&mut self, mut request: Req) -> Self::Future {
         let start = Instant::now();
-        let own = start + self.limit;
+        let own = after(start, self.limit);
         let at = self.access.get(&request).and_then(CallContext::deadline).map_or(own, |theirs| theirs.min(own));
         self.access.edit(&mut request, |context| context.limit_deadline(at));
         DeadlineFuture {
-            inner: ReadyCall::new(self.inner.clone(), request),
+            inner: Some(ReadyCall::new(self.inner.clone(), request)),
             timer: self.berth.timer(at),
             limit: at.saturating_duration_since(start),
             progress: Progress::default(),
@@ -102,8 +103,9 @@ where
 pin_project_lite::pin_project! {
     /// The response of [`Deadline`].
     pub struct DeadlineFuture<S: Service<Req>, Req> {
+        // Dropped when the time is up.
         #[pin]
-        inner: ReadyCall<S, Req>,
+        inner: Option<ReadyCall<S, Req>>,
         timer: Timer,
         limit: Duration,
         progress: Progress,
@@ -118,17 +120,20 @@ where
     type Output = Result<S::Response, Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
+        let mut this = self.project();
         if this.limit.is_zero() {
             return Poll::Ready(Err(Error::new(Kind::Timeout, Phase::Call)
                 .with_sent(Sent::Never)
                 .with_message("the deadline had passed before the call")));
         }
         // The answer first: when both are there, the caller gets it.
-        if let Poll::Ready(result) = this.progress.scope(|| this.inner.poll(cx)) {
+        let inner = this.inner.as_mut().as_pin_mut().expect("polled after completion");
+        if let Poll::Ready(result) = this.progress.scope(|| inner.poll(cx)) {
             return Poll::Ready(result.map_err(Error::wrap));
         }
-        ready!(this.timer.poll(cx));
+        ready!(this.timer.poll(cx))?;
+        // Dropped within the scope, so that a request which has left since the last poll is still reported.
+        this.progress.scope(|| this.inner.set(None));
         let error = Error::new(Kind::Timeout, this.progress.phase())
             .with_sent(this.progress.sent())
             .with_message(format!("deadline of {:?} exceeded", *this.limit));

@@ -8,8 +8,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use tokio::runtime::Handle;
 use tokio::time::{Instant, Sleep, sleep_until};
 use towline_core::sync::Lock;
+use towline_core::{Error, Kind, Phase};
 
 /// Where one clone of a service parks its timer.
 #[derive(Debug, Default)]
@@ -31,16 +33,26 @@ pub(crate) struct Timer {
 }
 
 impl Timer {
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// # Errors
+    ///
+    /// [`Kind::Runtime`] when there is no tokio runtime to measure time with.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let Self { berth, at, sleep } = self;
-        let sleep = sleep.get_or_insert_with(|| match berth.lock().take() {
-            Some(mut parked) => {
-                parked.as_mut().reset(*at);
-                parked
-            }
-            None => Box::pin(sleep_until(*at)),
-        });
-        sleep.as_mut().poll(cx)
+        if sleep.is_none() {
+            let parked = berth.lock().take();
+            *sleep = Some(match parked {
+                Some(mut parked) => {
+                    parked.as_mut().reset(*at);
+                    parked
+                }
+                None if Handle::try_current().is_ok() => Box::pin(sleep_until(*at)),
+                None => {
+                    let error = Error::new(Kind::Runtime, Phase::Call);
+                    return Poll::Ready(Err(error.with_message("no tokio runtime to keep a deadline with")));
+                }
+            });
+        }
+        sleep.as_mut().map_or(Poll::Pending, |sleep| sleep.as_mut().poll(cx)).map(Ok)
     }
 }
 

@@ -38,6 +38,38 @@ async fn the_error_names_phase_endpoint_and_whether_the_request_was_sent() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_request_that_left_after_the_last_poll_is_still_reported() {
+    /// Reports when it is dropped, as a call whose request was taken meanwhile does.
+    struct Taken;
+    impl Drop for Taken {
+        fn drop(&mut self) {
+            progress::written();
+        }
+    }
+    let stalls = service_fn(|_: Call<()>| async {
+        let _taken = Taken;
+        progress::enter(Phase::Write);
+        pending::<Result<(), Error>>().await
+    });
+    let error = DeadlineLayer::new(SECOND).layer(stalls).oneshot(Call::new(())).await.unwrap_err();
+    assert_eq!((error.phase(), error.sent()), (Phase::Write, Sent::Maybe));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_without_end_is_no_panic() {
+    let inner = service_fn(|_: Call<()>| async { Ok::<_, Error>(()) });
+    DeadlineLayer::new(Duration::MAX).layer(inner).oneshot(Call::new(())).await.unwrap();
+}
+
+#[test]
+fn without_a_runtime_a_wait_is_a_typed_error() {
+    let stalls = service_fn(|_: Call<()>| pending::<Result<(), Error>>());
+    let mut call = spawn(DeadlineLayer::new(SECOND).layer(stalls).oneshot(Call::new(())));
+    let std::task::Poll::Ready(Err(error)) = call.poll() else { panic!() };
+    assert_eq!(error.kind(), Kind::Runtime);
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_any_report_from_below_the_request_may_have_been_sent() {
     let stalls = service_fn(|()| pending::<Result<(), Error>>());
     let layer = DeadlineLayer::new(SECOND).with_access(Blind);

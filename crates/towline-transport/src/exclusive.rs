@@ -1,16 +1,16 @@
 //! One call at a time, in the caller's own poll.
 //!
-//! The connection is *dirty* from the first byte that the stream accepts until the whole response is read. A call
-//! that is dropped while it is dirty leaves bytes on the wire that belong to nobody, so the connection is closed,
-//! always: the next caller must never read somebody else's answer. Bytes in our own buffer are not sent: dropped
-//! before the stream took any, a call leaves the connection as it found it.
+//! The connection is *dirty* from the first attempt to write until the whole response is read. A call that is dropped
+//! while it is dirty leaves bytes behind that belong to nobody, so the connection is closed, always: the next caller
+//! must never read somebody else's answer. The first *attempt* counts and not the first byte that is accepted, because
+//! a TLS stream that says `Pending` keeps the record it has encrypted, and sends it before the next one.
 //!
 //! ```text
-//!            call                 first byte accepted          response read, nothing left over
-//!   Idle ───────────▶ Encoded ───────────────────────▶ Dirty ──────────────────────────────────▶ Idle
-//!    │                   │ dropped: buffer discarded     │ dropped, failed, ended
-//!    │ FIN, RST, stray   └────────▶ Idle                 ▼
-//!    └────────────────────────────────────────────────▶ Closed
+//!            first poll: looked at, encoded, written        response read, nothing left over
+//!   Idle ────────────────────────────────────────▶ Dirty ─────────────────────────────────────▶ Idle
+//!    │                                               │ dropped, failed, ended
+//!    │ FIN, RST, stray bytes                         ▼
+//!    └──────────────────────────────────────────▶ Closed
 //! ```
 
 use std::fmt;
@@ -28,13 +28,12 @@ use crate::wire::{Incoming, Wire, already_closed, ended_before_answer};
 
 /// A connection that carries one call at a time. Made by [`ExclusiveLayer`](crate::ExclusiveLayer).
 ///
-/// Dropping a call's future before its response is read closes the connection, unless no byte of the request had
-/// been accepted by the stream.
+/// Dropping a call's future between its first poll and the end of the response closes the connection.
 ///
 /// # Errors
 ///
 /// [`Rejected`] with the request when the connection was closed or busy before the call; else without it, and
-/// [`Sent::Never`] exactly when the stream accepted no byte.
+/// [`Sent::Never`] when the stream refused the first write.
 pub struct Exclusive<Io, C> {
     shared: Arc<Lock<Shared<Io, C>>>,
 }
@@ -49,10 +48,8 @@ struct Shared<Io, C> {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Life {
     Idle,
-    /// A call is in flight; `dirty` once the stream accepted a byte of it.
-    Busy {
-        dirty: bool,
-    },
+    /// A call is in flight.
+    Busy,
     Closed(CloseReason),
 }
 
@@ -61,6 +58,20 @@ impl<Io, C> Shared<Io, C> {
     fn end_call(&mut self, life: Life) -> Option<Waker> {
         self.life = life;
         self.watcher.take()
+    }
+}
+
+impl<Io, C> Shared<Io, C>
+where
+    Io: AsyncRead + AsyncWrite + Unpin,
+{
+    /// Looks whether the peer has ended an idle connection, or said something unasked.
+    fn look(&mut self, cx: &mut Context<'_>) {
+        if self.life == Life::Idle {
+            if let Poll::Ready(reason) = self.wire.poll_idle(cx) {
+                self.life = Life::Closed(reason);
+            }
+        }
     }
 }
 
@@ -92,14 +103,10 @@ where
 
     fn poll_change(&mut self, seen: State, cx: &mut Context<'_>) -> Poll<State> {
         let mut shared = self.shared.lock();
-        if shared.life == Life::Idle {
-            if let Poll::Ready(reason) = shared.wire.poll_idle(cx) {
-                shared.life = Life::Closed(reason);
-            }
-        }
+        shared.look(cx);
         let state = match shared.life {
             Life::Idle => State::Idle,
-            Life::Busy { .. } => State::Busy,
+            Life::Busy => State::Busy,
             Life::Closed(_) => State::Closed,
         };
         if state != seen {
@@ -150,7 +157,7 @@ pub struct ExclusiveFuture<Io, C, Req> {
 
 enum Stage<Req> {
     Encode(Option<Req>),
-    Write,
+    Write { attempted: bool },
     Flush,
     Read,
     Done,
@@ -173,10 +180,12 @@ where
         let mut shared = shared.lock();
         if let Stage::Encode(request) = stage {
             let request = request.take().expect("polled after completion");
+            // What came unasked must not be taken for this call's answer.
+            shared.look(cx);
             let refused = match shared.life {
                 Life::Idle => None,
                 Life::Closed(reason) => Some(already_closed(reason)),
-                Life::Busy { .. } => Some(
+                Life::Busy => Some(
                     Error::new(Kind::Overloaded, Phase::Write)
                         .with_message("the connection carries one call at a time and has one in flight"),
                 ),
@@ -190,8 +199,8 @@ where
                 *stage = Stage::Done;
                 return Poll::Ready(Err(error.into()));
             }
-            shared.life = Life::Busy { dirty: false };
-            *stage = Stage::Write;
+            shared.life = Life::Busy;
+            *stage = Stage::Write { attempted: false };
         }
         let result = match shared.poll_exchange(stage, cx) {
             Poll::Pending => return Poll::Pending,
@@ -223,23 +232,26 @@ where
     fn poll_exchange<Req>(&mut self, stage: &mut Stage<Req>, cx: &mut Context<'_>) -> Poll<Result<C::Item, Error>> {
         loop {
             match stage {
-                Stage::Write => match self.wire.poll_write(cx) {
-                    Poll::Pending => return Poll::Pending,
+                Stage::Write { attempted } => match self.wire.poll_write(cx) {
                     Poll::Ready(Err(error)) => {
-                        let dirty = self.life == Life::Busy { dirty: true };
-                        return Poll::Ready(Err(error.with_sent(if dirty { Sent::Maybe } else { Sent::Never })));
+                        let sent = if *attempted { Sent::Maybe } else { Sent::Never };
+                        return Poll::Ready(Err(error.with_sent(sent)));
                     }
-                    Poll::Ready(Ok(_)) => {
-                        self.life = Life::Busy { dirty: true };
+                    written => {
+                        *attempted = true;
                         progress::written();
+                        if written.is_pending() {
+                            return Poll::Pending;
+                        }
                         if self.wire.unwritten() == 0 {
                             *stage = Stage::Flush;
                         }
                     }
                 },
-                Stage::Flush => match self.wire.poll_flush(cx)? {
+                Stage::Flush => match self.wire.poll_flush(cx) {
                     Poll::Pending => return Poll::Pending,
-                    Poll::Ready(()) => {
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error.with_sent(Sent::Maybe))),
+                    Poll::Ready(Ok(())) => {
                         progress::enter(Phase::Read);
                         *stage = Stage::Read;
                     }
@@ -262,17 +274,7 @@ impl<Io, C, Req> Drop for ExclusiveFuture<Io, C, Req> {
         if let Stage::Encode(_) | Stage::Done = self.stage {
             return;
         }
-        let watcher = {
-            let mut shared = self.shared.lock();
-            let life = match shared.life {
-                Life::Busy { dirty: false } => {
-                    shared.wire.discard_unwritten();
-                    Life::Idle
-                }
-                _ => Life::Closed(CloseReason::Dirty),
-            };
-            shared.end_call(life)
-        };
+        let watcher = self.shared.lock().end_call(Life::Closed(CloseReason::Dirty));
         watcher.into_iter().for_each(Waker::wake);
     }
 }

@@ -27,13 +27,6 @@ pub(crate) enum Incoming<T> {
     End,
 }
 
-impl<Io, C> Wire<Io, C> {
-    /// Forgets what is encoded and not yet accepted by the stream.
-    pub(crate) fn discard_unwritten(&mut self) {
-        self.write.clear();
-    }
-}
-
 impl<Io, C> Wire<Io, C>
 where
     Io: AsyncRead + AsyncWrite + Unpin,

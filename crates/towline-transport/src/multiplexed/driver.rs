@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::codec::{Decoder, Encoder};
-use towline_core::{BoxError, CloseReason, Error, Kind, Phase};
+use towline_core::{BoxError, CloseReason, Error, Kind, Phase, Rejected};
 
 use super::Shared;
 use super::table::Id;
@@ -32,7 +32,6 @@ where
     /// The callers' own ids, by index.
     originals: Vec<Option<(Id, K::Original)>>,
     flushed: bool,
-    shutting_down: bool,
 }
 
 // The stream is `Unpin`, and nothing else is pinned.
@@ -43,7 +42,7 @@ where
     K: Correlate<Req, Res>,
 {
     pub(super) fn new(shared: Arc<Shared<Req, Res>>, wire: Wire<Io, C>, correlate: K) -> Self {
-        Self { shared, wire, correlate, originals: Vec::new(), flushed: true, shutting_down: false }
+        Self { shared, wire, correlate, originals: Vec::new(), flushed: true }
     }
 
     fn close(&self, reason: CloseReason, error: &Error) {
@@ -83,8 +82,7 @@ where
                     self.flushed = false;
                 }
                 Err(error) => {
-                    let waker = self.shared.table.lock().complete(id, Err(error.into()));
-                    waker.into_iter().for_each(Waker::wake);
+                    self.complete(id, Err(error.into()));
                 }
             }
         }
@@ -127,15 +125,28 @@ where
             return;
         };
         self.correlate.restore(&mut response, original);
-        let waker = self.shared.table.lock().complete(id, Ok(response));
-        waker.into_iter().for_each(Waker::wake);
+        self.complete(id, Ok(response));
+    }
+
+    fn complete(&self, id: Id, result: Result<Res, Rejected<Req>>) {
+        let completed = self.shared.table.lock().complete(id, result);
+        if let Ok(waker) = completed {
+            waker.wake();
+        }
     }
 
     fn poll_exchange(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         self.shared.driver.register(cx.waker());
         for _ in 0..TURNS {
             self.encode_queued();
-            let sent = self.poll_send(cx)?;
+            let sent = match self.poll_send(cx) {
+                Ok(sent) => sent,
+                Err(error) => {
+                    // Answers that came before the stream broke are their callers'.
+                    while self.poll_receive(cx).unwrap_or(false) {}
+                    return Poll::Ready(Err(error));
+                }
+            };
             let received = self.poll_receive(cx)?;
             if self.shared.abandoned.load(Ordering::Acquire) {
                 return Poll::Ready(Ok(()));
@@ -160,25 +171,21 @@ where
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.shutting_down {
-            match self.poll_exchange(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Ok(())) => {
-                    let over = Error::new(Kind::Closed, Phase::Read);
-                    self.close(CloseReason::Shutdown, &over);
-                }
-                Poll::Ready(Err(error)) => {
-                    let reason = match error.kind() {
-                        Kind::Closed | Kind::Io | Kind::UnexpectedEof => CloseReason::Peer,
-                        _ => CloseReason::Failed,
-                    };
-                    self.close(reason, &error);
-                    return Poll::Ready(());
-                }
+        match std::task::ready!(self.poll_exchange(cx)) {
+            Ok(()) => {
+                self.close(CloseReason::Shutdown, &Error::new(Kind::Closed, Phase::Read));
+                // Nothing is in flight and nobody is left: a goodbye that the stream does not take at once is not
+                // worth a task that waits for it.
+                let _ = self.wire.poll_shutdown(cx);
             }
-            self.shutting_down = true;
+            Err(error) => {
+                let reason = match error.kind() {
+                    Kind::Closed | Kind::Io | Kind::UnexpectedEof => CloseReason::Peer,
+                    _ => CloseReason::Failed,
+                };
+                self.close(reason, &error);
+            }
         }
-        // Nothing is in flight and the peer owes us nothing: whether it hears our goodbye does not matter.
-        self.wire.poll_shutdown(cx).map(drop)
+        Poll::Ready(())
     }
 }

@@ -12,7 +12,7 @@ use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -187,7 +187,8 @@ impl<Req, Res> Future for MultiplexedFuture<Req, Res> {
             return Poll::Pending;
         }
         let Stage::Waiting(id) = *stage else { panic!("polled after completion") };
-        let answer = shared.table.lock().poll_answer(id, cx.waker());
+        let (answer, watcher) = shared.table.lock().poll_answer(id, cx.waker());
+        watcher.into_iter().for_each(Waker::wake);
         match answer {
             Answer::Queued => Poll::Pending,
             Answer::Sent => {
@@ -207,9 +208,11 @@ impl<Req, Res> Drop for MultiplexedFuture<Req, Res> {
     fn drop(&mut self) {
         if let Stage::Waiting(id) = self.stage {
             let (watcher, entry) = self.shared.table.lock().cancel(id);
-            watcher.into_iter().for_each(std::task::Waker::wake);
-            // A request or an answer of the user's type is dropped outside the lock.
-            drop(entry);
+            watcher.into_iter().for_each(Waker::wake);
+            // The driver may have taken the request since the last poll: whoever gives up has to know.
+            if entry.is_some_and(|entry| entry.was_taken()) {
+                progress::written();
+            }
         }
     }
 }

@@ -54,6 +54,13 @@ pub(super) struct Table<Req, Res> {
     watcher: Option<Waker>,
 }
 
+impl<Req, Res> Entry<Req, Res> {
+    /// Whether the request left the table.
+    pub(super) fn was_taken(&self) -> bool {
+        !matches!(self.stage, Stage::Queued(_))
+    }
+}
+
 impl<Req, Res> Table<Req, Res> {
     pub(super) fn new() -> Self {
         Self {
@@ -128,16 +135,21 @@ impl<Req, Res> Table<Req, Res> {
         None
     }
 
-    /// Ends a call and returns whom to wake; nobody, and `result` is counted as discarded, when its caller left.
-    pub(super) fn complete(&mut self, id: Id, result: Result<Res, Rejected<Req>>) -> Option<Waker> {
+    /// Ends a call and returns whom to wake; when its caller left, counts the result as discarded and hands it back,
+    /// to be dropped without the lock.
+    pub(super) fn complete(
+        &mut self,
+        id: Id,
+        result: Result<Res, Rejected<Req>>,
+    ) -> Result<Waker, Result<Res, Rejected<Req>>> {
         match self.entry(id) {
             Some(entry) if matches!(entry.stage, Stage::Sent) => {
                 entry.stage = Stage::Done(result);
-                Some(entry.waker.clone())
+                Ok(entry.waker.clone())
             }
             _ => {
                 self.discarded += 1;
-                None
+                Err(result)
             }
         }
     }
@@ -147,24 +159,23 @@ impl<Req, Res> Table<Req, Res> {
         self.discarded += 1;
     }
 
-    /// How far the call has come; takes its result when it is done.
-    pub(super) fn poll_answer(&mut self, id: Id, waker: &Waker) -> Answer<Req, Res> {
+    /// How far the call has come; takes its result when it is done. The waker is to be woken without the lock.
+    pub(super) fn poll_answer(&mut self, id: Id, waker: &Waker) -> (Answer<Req, Res>, Option<Waker>) {
         let entry = self.entry(id).expect("an entry lives until its caller takes the answer or leaves");
         match &entry.stage {
             Stage::Done(_) => {}
             Stage::Queued(_) => {
                 entry.waker.clone_from(waker);
-                return Answer::Queued;
+                return (Answer::Queued, None);
             }
             Stage::Sent => {
                 entry.waker.clone_from(waker);
-                return Answer::Sent;
+                return (Answer::Sent, None);
             }
         }
         let (watcher, entry) = self.remove(id);
-        watcher.into_iter().for_each(Waker::wake);
         match entry.map(|entry| entry.stage) {
-            Some(Stage::Done(result)) => Answer::Done(result),
+            Some(Stage::Done(result)) => (Answer::Done(result), watcher),
             _ => unreachable!("checked above"),
         }
     }
@@ -236,10 +247,10 @@ mod tests {
         assert_eq!(first.index(), second.index());
         assert_ne!(first, second);
         assert_eq!(table.next_to_send().unwrap().0, second);
-        assert!(table.complete(first, Ok("late")).is_none());
+        assert!(table.complete(first, Ok("late")).is_err());
         assert_eq!(table.discarded(), 1);
-        assert!(table.complete(second, Ok("own")).is_some());
-        assert!(matches!(table.poll_answer(second, Waker::noop()), Answer::Done(Ok("own"))));
+        assert!(table.complete(second, Ok("own")).is_ok());
+        assert!(matches!(table.poll_answer(second, Waker::noop()).0, Answer::Done(Ok("own"))));
         assert_eq!(table.in_flight(), 0);
     }
 
@@ -271,9 +282,9 @@ mod tests {
         let queued = enqueue(&mut table, "queued");
         let woken = table.close(CloseReason::Peer, &Error::new(Kind::Closed, Phase::Read));
         assert_eq!(woken.len(), 2);
-        let Answer::Done(Err(failed)) = table.poll_answer(sent, Waker::noop()) else { panic!() };
+        let Answer::Done(Err(failed)) = table.poll_answer(sent, Waker::noop()).0 else { panic!() };
         assert_eq!((failed.request, failed.error.sent()), (None, Sent::Maybe));
-        let Answer::Done(Err(back)) = table.poll_answer(queued, Waker::noop()) else { panic!() };
+        let Answer::Done(Err(back)) = table.poll_answer(queued, Waker::noop()).0 else { panic!() };
         assert_eq!((back.request, back.error.sent()), (Some("queued"), Sent::Never));
         assert_eq!(table.enqueue("new", 8, Waker::noop()).unwrap_err().request, Some("new"));
     }

@@ -1,6 +1,7 @@
 //! What connections guarantee, each test named after the guarantee.
 
 mod exclusive;
+mod lazy;
 mod multiplexed;
 mod server;
 

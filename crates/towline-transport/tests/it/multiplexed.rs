@@ -1,13 +1,16 @@
 //! Multiplexed connections.
 
 use std::future::poll_fn;
-use std::task::Poll;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio_test::task::spawn;
 use tower::Service;
 use towline_codec::{FrameCodec, FrameLimits};
-use towline_core::{CloseReason, Kind, Poolable, Sent, State};
+use towline_core::progress::Progress;
+use towline_core::{CloseReason, Kind, Phase, Poolable, Sent, State};
 use towline_test::{Script, ScriptIo, cancel_at_every_poll, poll_times, settle};
 use towline_transport::{Correlate, Multiplexed};
 
@@ -17,7 +20,7 @@ type Connection = Multiplexed<Bytes, Bytes>;
 
 /// Messages are `id|body`.
 #[derive(Clone)]
-struct ById;
+pub(crate) struct ById;
 
 impl Correlate<Bytes, Bytes> for ById {
     type Original = Bytes;
@@ -227,6 +230,98 @@ async fn the_connection_closes_after_its_last_handle_and_its_last_call() {
     drop(call);
     settle().await;
     assert!(script.is_closed());
+}
+
+#[tokio::test]
+async fn an_answer_that_came_before_the_stream_broke_reaches_its_caller() {
+    let (mut connection, script) = connection(8);
+    let mut first = spawn(connection.call("1|first".into()));
+    assert!(first.poll().is_pending());
+    settle().await;
+    // The peer answers and goes away; another caller's write then finds the stream broken.
+    script.deliver(script.written());
+    script.accept_then_fail(0, std::io::ErrorKind::BrokenPipe);
+    let mut second = spawn(connection.call("2|second".into()));
+    assert!(second.poll().is_pending());
+    settle().await;
+    assert!(matches!(first.poll(), Poll::Ready(Ok(_))));
+    let Poll::Ready(Err(error)) = second.poll() else { panic!() };
+    assert_eq!(said(&error), (Kind::Io, Sent::Maybe, None));
+}
+
+#[test]
+fn whoever_gives_up_learns_whether_the_request_had_left() {
+    for taken in [false, true] {
+        let (io, script) = ScriptIo::new();
+        let (mut connection, driver) = Multiplexed::pair(io, codec(), ById, 8);
+        let mut driver = spawn(Box::pin(driver));
+        let mut progress = Progress::starting(Phase::Queue);
+        let mut call = Some(spawn(connection.call("1|pay".into())));
+        assert!(progress.scope(|| call.as_mut().unwrap().poll()).is_pending());
+        if taken {
+            // On another thread, after the caller's last poll.
+            assert!(driver.poll().is_pending());
+        }
+        progress.scope(|| call = None);
+        assert!(driver.poll().is_pending());
+        assert_eq!(progress.sent(), if taken { Sent::Maybe } else { Sent::Never });
+        assert_eq!(script.written().is_empty(), !taken);
+    }
+}
+
+#[tokio::test]
+async fn what_is_written_is_flushed() {
+    let (mut connection, script) = connection(8);
+    script.hold_until_flushed();
+    let mut call = spawn(connection.call("1|a".into()));
+    assert!(call.poll().is_pending());
+    settle().await;
+    assert_eq!(messages(&script.written()).len(), 1);
+}
+
+#[tokio::test]
+async fn a_long_queue_is_sent_though_the_task_lets_its_siblings_run_in_between() {
+    let (connection, script) = connection(4_096);
+    script.one_byte_at_a_time();
+    let mut calls: Vec<_> = (0..500).map(|i| spawn(connection.clone().call(format!("{i}|x").into()))).collect();
+    calls.iter_mut().for_each(|call| assert!(call.poll().is_pending()));
+    settle().await;
+    script.deliver(script.written());
+    for _ in 0..1_000 {
+        settle().await;
+    }
+    for call in &mut calls {
+        assert!(matches!(call.poll(), Poll::Ready(Ok(_))));
+    }
+}
+
+/// A waker that looks at the connection.
+struct Looking(Connection);
+
+impl std::task::Wake for Looking {
+    fn wake(self: Arc<Self>) {
+        let _ = self.0.in_flight();
+    }
+}
+
+#[test]
+fn whoever_watches_is_woken_outside_the_lock() {
+    let (done, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let (io, script) = ScriptIo::new();
+        let (mut connection, driver) = Multiplexed::pair(io, codec(), ById, 8);
+        let mut driver = spawn(Box::pin(driver));
+        let mut call = spawn(connection.call("1|x".into()));
+        assert!(call.poll().is_pending());
+        assert!(driver.poll().is_pending());
+        let waker = Waker::from(Arc::new(Looking(connection.clone())));
+        assert!(connection.poll_change(State::Busy, &mut Context::from_waker(&waker)).is_pending());
+        script.deliver(script.written());
+        assert!(driver.poll().is_pending());
+        assert!(call.poll().is_ready());
+        done.send(()).unwrap();
+    });
+    ended.recv_timeout(Duration::from_secs(5)).expect("deadlock");
 }
 
 // F40
