@@ -8,8 +8,8 @@ use std::task::{Context, Poll};
 use tower_service::Service;
 use towline_core::{Error, GiveBack, Phase, Poolable, Sent, progress};
 
-use crate::lend::{Checkout, LendFuture, spent};
-use crate::shared::Shared;
+use crate::lend::{Checkout, LendFuture, Wish, spent};
+use crate::shared::{Shared, Users};
 
 /// How many connections in a row may hand a request back before the call fails: enough for a backend that closed all
 /// its connections at once, few enough to end.
@@ -25,6 +25,8 @@ pin_project_lite::pin_project! {
     {
         #[pin]
         state: State<C, Req, C::Future>,
+        // Keeps the pool open for a request that comes back, also when the handle is gone.
+        users: Option<Arc<Users<C>>>,
         handed_back: u32,
     }
 }
@@ -48,11 +50,13 @@ where
     C: Poolable + Service<Req>,
 {
     pub(crate) fn with_lend(lend: LendFuture<C>, request: Req) -> Self {
-        Self { state: State::Lending { lend, request: Some(request) }, handed_back: 0 }
+        let users = Some(lend.users().clone());
+        Self { state: State::Lending { lend, request: Some(request) }, users, handed_back: 0 }
     }
 
     pub(crate) fn with_checkout(checkout: Option<Checkout<C>>, request: Req) -> Self {
-        Self { state: State::Readying { checkout, request: Some(request) }, handed_back: 0 }
+        let users = checkout.as_ref().and_then(|checkout| checkout.shared().users());
+        Self { state: State::Readying { checkout, request: Some(request) }, users, handed_back: 0 }
     }
 }
 
@@ -96,10 +100,10 @@ where
                             state.set(State::Calling { future, checkout });
                         }
                         Err(error) => {
-                            let shared = checkout.shared().clone();
+                            let again = Again::after(&checkout, this.users);
                             drop(checkout);
                             state.set(State::Done);
-                            state.set(again(shared, GiveBack::<Req>::split(error).0, request, this.handed_back)?);
+                            state.set(again.lend(GiveBack::<Req>::split(error).0, request, this.handed_back)?);
                         }
                     }
                 }
@@ -110,11 +114,11 @@ where
                         return Poll::Ready(Ok(response));
                     }
                     Err(error) => {
-                        let shared = checkout.shared().clone();
+                        let again = Again::after(checkout, this.users);
                         state.set(State::Done);
                         match error.split() {
-                            (error, None) => return Poll::Ready(Err(error.or_endpoint(&shared.name))),
-                            (error, Some(request)) => state.set(again(shared, error, request, this.handed_back)?),
+                            (error, None) => return Poll::Ready(Err(error.or_endpoint(&again.shared.name))),
+                            (error, Some(request)) => state.set(again.lend(error, request, this.handed_back)?),
                         }
                     }
                 },
@@ -124,23 +128,30 @@ where
     }
 }
 
-/// A request came back unsent: asks for another connection, up to a bound.
-fn again<C, Req>(
+/// What is needed to ask for another connection, when a request comes back unsent.
+struct Again<C: Poolable> {
     shared: Arc<Shared<C>>,
-    error: Error,
-    request: Req,
-    handed_back: &mut u32,
-) -> Result<State<C, Req, C::Future>, Error>
-where
-    C: Poolable + Service<Req>,
-{
-    *handed_back += 1;
-    if *handed_back > HAND_BACKS {
-        return Err(error.with_sent(Sent::Never).or_endpoint(&shared.name));
+    users: Option<Arc<Users<C>>>,
+    wish: Wish,
+}
+
+impl<C: Poolable> Again<C> {
+    fn after(checkout: &Checkout<C>, users: &Option<Arc<Users<C>>>) -> Self {
+        Self { shared: checkout.shared().clone(), users: users.clone(), wish: checkout.wish().clone() }
     }
-    match shared.users() {
-        Some(users) => Ok(State::Lending { lend: LendFuture::new(users, None), request: Some(request) }),
-        None => Err(error.with_sent(Sent::Never).or_endpoint(&shared.name)),
+
+    /// Asks, up to a bound, and while the pool is open.
+    fn lend<Req>(self, error: Error, request: Req, handed_back: &mut u32) -> Result<State<C, Req, C::Future>, Error>
+    where
+        C: Service<Req>,
+    {
+        *handed_back += 1;
+        match self.users {
+            Some(users) if *handed_back <= HAND_BACKS => {
+                Ok(State::Lending { lend: LendFuture::again(users, self.wish), request: Some(request) })
+            }
+            _ => Err(error.with_sent(Sent::Never).or_endpoint(&self.shared.name)),
+        }
     }
 }
 

@@ -149,7 +149,7 @@ impl Limits {
         let Self {
             max_connections,
             max_dials,
-            max_waiters: _,
+            max_waiters,
             wait_deadline,
             idle_timeout,
             max_lifetime,
@@ -162,6 +162,9 @@ impl Limits {
         }
         if max_dials == 0 {
             return refuse("max_dials is 0: no connection could ever be made; use at least 1".to_owned());
+        }
+        if max_waiters == 0 {
+            return refuse("max_waiters is 0: no call could ever wait for the first dial; use at least 1".to_owned());
         }
         if wait_deadline.is_zero() {
             return refuse("wait_deadline is 0: every call that waits would fail; use a longer one".to_owned());

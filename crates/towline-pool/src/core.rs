@@ -15,13 +15,16 @@
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use slab::Slab;
 use tokio::time::Instant;
+use towline_core::sync::after;
 use towline_core::{CloseReason, ConnectionId, Error, Kind, Phase, Poolable, Rng, Room, Sharing, State};
 
 use crate::bell::{Bell, Ring};
 use crate::config::Limits;
+use crate::health::Health;
 use crate::queue::{Place, Queue};
 use crate::slot::{Grant, Slot, SlotId};
 use crate::stats::Stats;
@@ -31,12 +34,13 @@ use crate::stats::Stats;
 pub(crate) struct Effects<C> {
     pub(crate) wake: Vec<Waker>,
     pub(crate) closed: Vec<(ConnectionId, CloseReason, Option<C>)>,
+    pub(crate) dropped: Vec<C>,
     pub(crate) wake_driver: bool,
 }
 
 impl<C> Default for Effects<C> {
     fn default() -> Self {
-        Self { wake: Vec::new(), closed: Vec::new(), wake_driver: false }
+        Self { wake: Vec::new(), closed: Vec::new(), dropped: Vec::new(), wake_driver: false }
     }
 }
 
@@ -44,6 +48,17 @@ impl<C> Default for Effects<C> {
 #[derive(Debug)]
 #[must_use = "a permit that is not handed back counts as a dial for ever"]
 pub(crate) struct DialPermit(());
+
+/// Somebody waits for so many connections to be open.
+struct Warming {
+    want: usize,
+    reached: bool,
+    failures_before: u64,
+}
+
+/// A connection that its peer ends within this time, before it served a call, counts as a failed dial. One that ends
+/// later was well, and idle.
+const EARLY: Duration = Duration::from_secs(1);
 
 pub(crate) struct Core<C> {
     limits: Limits,
@@ -56,14 +71,12 @@ pub(crate) struct Core<C> {
     dialling: usize,
     /// Calls that one connection carries; known from the first one on.
     capacity: Option<usize>,
-    /// Dials, or connections that died before their first success, in a row.
-    failures: u32,
-    last_error: Option<Error>,
-    not_before: Option<Instant>,
-    /// The last thing that happened to an endpoint without connections was a failure.
-    down: bool,
+    health: Health,
     warm: usize,
+    warming: Slab<Warming>,
     closed: bool,
+    /// When the driver will look again by itself.
+    wakes_at: Option<Instant>,
     /// Tasks that wait for connections to come or go: `ready`, `warm` and `close`.
     watchers: Slab<Waker>,
     stats: Stats,
@@ -80,12 +93,11 @@ impl<C: Poolable> Core<C> {
             queue: Queue::new(),
             dialling: 0,
             capacity: None,
-            failures: 0,
-            last_error: None,
-            not_before: None,
-            down: false,
+            health: Health::default(),
             warm: limits.warm,
+            warming: Slab::new(),
             closed: false,
+            wakes_at: None,
             watchers: Slab::new(),
             stats: Stats::default(),
         }
@@ -105,7 +117,9 @@ impl<C: Poolable> Core<C> {
     }
 
     pub(crate) fn room(&self) -> Room {
-        if self.slots.iter().any(|(_, slot)| slot.has_room()) {
+        if self.closed {
+            Room::Down
+        } else if self.slots.iter().any(|(_, slot)| slot.has_room()) {
             Room::Ready
         } else if self.is_down() {
             Room::Down
@@ -118,7 +132,7 @@ impl<C: Poolable> Core<C> {
 
     /// Nothing is open and the last dial failed: a call would fail.
     fn is_down(&self) -> bool {
-        self.closed || self.slots.is_empty() && self.down
+        self.slots.is_empty() && self.health.is_down()
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -131,19 +145,15 @@ impl<C: Poolable> Core<C> {
 
     /// Whether connections are under way, or will be after a pause.
     pub(crate) fn is_connecting(&self) -> bool {
-        self.slots.is_empty() && (self.dialling > 0 || self.down)
+        self.slots.is_empty() && (self.dialling > 0 || self.health.is_down())
     }
 
-    pub(crate) fn live(&self) -> usize {
-        self.slots.len()
-    }
-
-    pub(crate) fn dials_failed(&self) -> u64 {
-        self.stats.dials_failed
+    pub(crate) fn has_live(&self) -> bool {
+        !self.slots.is_empty()
     }
 
     pub(crate) fn last_error(&self) -> Option<&Error> {
-        self.last_error.as_ref()
+        self.health.last_error()
     }
 
     // === Lending ===
@@ -177,11 +187,9 @@ impl<C: Poolable> Core<C> {
         self.queue.pick_up(place, waker)
     }
 
-    /// A caller stops waiting; what it was given meanwhile goes to the next.
-    pub(crate) fn leave(&mut self, place: Place, now: Instant, effects: &mut Effects<C>) {
-        if let Some(Ok(grant)) = self.queue.leave(place) {
-            self.give_back(grant.slot, grant.connection, false, now, effects);
-        }
+    /// A caller stops waiting; what it was given meanwhile is its own to use or to give back.
+    pub(crate) fn leave(&mut self, place: Place) -> Option<Result<Grant<C>, Error>> {
+        self.queue.leave(place)
     }
 
     /// The least busy connection with room that is still alive.
@@ -203,12 +211,11 @@ impl<C: Poolable> Core<C> {
                     slot.draining = Some(CloseReason::Drained);
                     continue;
                 }
-                Poll::Ready(_) => {
-                    self.close_gone(index, now, effects);
+                Poll::Ready(state) => {
+                    self.close_gone(index, state, now, effects);
                     continue;
                 }
             }
-            let slot = &mut self.slots[index];
             let connection = if slot.limit > 1 {
                 slot.connection.as_ref().and_then(Poolable::share)
             } else {
@@ -234,32 +241,38 @@ impl<C: Poolable> Core<C> {
         now: Instant,
         effects: &mut Effects<C>,
     ) {
-        if succeeded {
-            self.failures = 0;
-            self.last_error = None;
-            self.not_before = None;
-        }
         let index = slot_id.index;
         let Some(slot) = self.slots.get_mut(index).filter(|slot| slot.id == slot_id.id) else {
-            return; // A share of a connection that died meanwhile.
+            effects.dropped.push(connection); // A share of a connection that died meanwhile.
+            return;
         };
-        slot.succeeded |= succeeded;
+        if succeeded {
+            slot.succeeded = true;
+            self.health.succeeded(slot.born);
+        }
         if slot.limit > 1 {
             slot.in_use -= 1;
             slot.idle_since = now;
-        } else {
-            slot.connection = Some(connection);
-            slot.ring.rearm();
-            let connection = slot.connection.as_mut().expect("just put there");
-            match connection.poll_change(State::Busy, &mut Context::from_waker(&slot.waker)) {
-                Poll::Pending => {
-                    slot.settling = true;
-                    return;
-                }
-                Poll::Ready(_) => slot.in_use -= 1,
-            }
+            effects.dropped.push(connection);
+            return self.becomes_free(index, now, effects);
         }
-        self.becomes_free(index, now, effects);
+        slot.connection = Some(connection);
+        self.settles(index, now, effects);
+    }
+
+    /// An exclusive connection is back; it has room again once its last response is read.
+    fn settles(&mut self, index: usize, now: Instant, effects: &mut Effects<C>) {
+        let slot = &mut self.slots[index];
+        slot.ring.rearm();
+        let Some(connection) = slot.connection.as_mut() else { return };
+        let change = connection.poll_change(State::Busy, &mut Context::from_waker(&slot.waker));
+        slot.settling = change.is_pending();
+        if let Poll::Ready(state) = change {
+            slot.in_use -= 1;
+            // Whoever used it, and however, left it clean.
+            slot.succeeded |= state == State::Idle;
+            self.becomes_free(index, now, effects);
+        }
     }
 
     /// The connection at `index` has room again: closes it if its time has come, else offers it.
@@ -283,14 +296,18 @@ impl<C: Poolable> Core<C> {
                 slot.draining = Some(CloseReason::Drained);
                 return;
             }
-            Poll::Ready(_) => return self.close_gone(index, now, effects),
+            Poll::Ready(state) => return self.close_gone(index, state, now, effects),
         }
-        let slot = &mut self.slots[index];
         if slot.limit == 1 {
             slot.idle_since = now;
             self.idle.push(index);
         }
         self.serve_waiters(now, effects);
+        // The driver has to look when this one has been idle for too long. Later returns find it set.
+        if let Some(limit) = self.limits.idle_timeout {
+            let at = after(now, limit);
+            effects.wake_driver |= self.wakes_at.is_none_or(|wakes| wakes > at);
+        }
     }
 
     fn serve_waiters(&mut self, now: Instant, effects: &mut Effects<C>) {
@@ -311,13 +328,13 @@ impl<C: Poolable> Core<C> {
         if self.closed
             || live_or_dialling >= self.limits.max_connections
             || self.dialling >= self.limits.max_dials
-            || self.not_before.is_some_and(|at| now < at)
+            || self.health.backs_off(now)
         {
             return None;
         }
         // The first dial goes alone: until it is done nobody knows how many calls a connection carries, and an
         // endpoint that is down needs one probe, not four.
-        let alone = self.capacity.is_none() || self.failures > 0;
+        let alone = self.capacity.is_none() || self.health.is_suspect();
         if alone && self.dialling > 0 {
             return None;
         }
@@ -344,7 +361,7 @@ impl<C: Poolable> Core<C> {
             Sharing::Shared { limit } => limit.max(1),
         };
         self.capacity = Some(limit);
-        self.down = false;
+        self.health.opened();
         let first_life = self.stats.opened < self.limits.max_connections as u64;
         self.stats.opened += 1;
         let (low, span) = if first_life { (0.5, 0.5) } else { (0.9, 0.2) };
@@ -362,14 +379,17 @@ impl<C: Poolable> Core<C> {
             succeeded: false,
             settling: false,
             draining: None,
-            expires: life.map(|life| now + life),
+            expires: life.map(|life| after(now, life)),
+            born: now,
             idle_since: now,
             waker: ring.clone().into(),
             ring,
         });
-        if self.slots.len() >= self.warm {
+        let live = self.slots.len();
+        if live >= self.warm {
             self.warm = 0; // Reached; from here on connections come and go with the calls.
         }
+        self.warming.iter_mut().for_each(|(_, warming)| warming.reached |= live >= warming.want);
         self.becomes_free(index, now, effects);
         id
     }
@@ -397,6 +417,10 @@ impl<C: Poolable> Core<C> {
         }
     }
 
+    pub(crate) fn dials_given_up(&mut self, permits: Vec<DialPermit>, effects: &mut Effects<C>) {
+        permits.into_iter().for_each(|permit| self.end_dial(permit, effects));
+    }
+
     fn end_dial(&mut self, DialPermit(()): DialPermit, effects: &mut Effects<C>) {
         self.dialling -= 1;
         self.wake_watchers(effects);
@@ -404,19 +428,12 @@ impl<C: Poolable> Core<C> {
     }
 
     fn failed(&mut self, error: Error, now: Instant) -> Instant {
-        let at = now + self.limits.dial_backoff.delay(self.failures, &mut self.rng);
-        self.failures = self.failures.saturating_add(1);
-        self.not_before = Some(at);
-        self.last_error = Some(error);
-        self.down = true;
-        at
+        self.health.failed(error, now, self.limits.dial_backoff, &mut self.rng)
     }
 
     fn unreachable(&self) -> Error {
-        match &self.last_error {
-            Some(cause) if !self.closed => cause.clone(),
-            _ => closed(),
-        }
+        let unknown = || Error::new(Kind::Unavailable, Phase::Dial);
+        self.health.last_error().cloned().unwrap_or_else(unknown)
     }
 
     fn fail_waiters(&mut self, error: &Error, effects: &mut Effects<C>) {
@@ -425,14 +442,31 @@ impl<C: Poolable> Core<C> {
         }
     }
 
-    /// Wants at least this many connections open, once; how many that are within the cap.
-    pub(crate) fn warm(&mut self, connections: usize, effects: &mut Effects<C>) -> usize {
-        let connections = connections.min(self.limits.max_connections);
-        if self.slots.len() < connections {
-            self.warm = self.warm.max(connections);
+    /// Wants at least this many connections open, once and within the cap. Ask with the key, and end with it.
+    pub(crate) fn start_warming(&mut self, connections: usize, effects: &mut Effects<C>) -> usize {
+        let want = connections.min(self.limits.max_connections);
+        let reached = self.slots.len() >= want;
+        if !reached {
+            self.warm = self.warm.max(want);
             effects.wake_driver = true;
         }
-        connections
+        self.warming.insert(Warming { want, reached, failures_before: self.health.failures() })
+    }
+
+    /// Whether they were all open at some time; the first failure since the wish ends it.
+    pub(crate) fn is_warm(&self, key: usize) -> Option<Result<(), Error>> {
+        let Warming { reached, failures_before, .. } = &self.warming[key];
+        if *reached {
+            return Some(Ok(()));
+        }
+        if self.closed {
+            return Some(Err(closed()));
+        }
+        (self.health.failures() > *failures_before).then(|| Err(self.unreachable()))
+    }
+
+    pub(crate) fn end_warming(&mut self, key: usize) {
+        self.warming.remove(key);
     }
 
     // === Closing ===
@@ -440,31 +474,26 @@ impl<C: Poolable> Core<C> {
     /// The connection at `index` rang: it may be gone, or have settled.
     pub(crate) fn rang(&mut self, index: usize, now: Instant, effects: &mut Effects<C>) {
         let Some(slot) = self.slots.get_mut(index) else { return };
-        slot.ring.rearm();
-        let Some(connection) = slot.connection.as_mut() else { return };
         if slot.settling {
-            match connection.poll_change(State::Busy, &mut Context::from_waker(&slot.waker)) {
-                Poll::Pending => return,
-                Poll::Ready(_) => {
-                    slot.settling = false;
-                    slot.in_use -= 1;
-                }
-            }
-            return self.becomes_free(index, now, effects);
+            return self.settles(index, now, effects);
+        }
+        slot.ring.rearm();
+        if slot.connection.is_none() {
+            return; // Lent: whoever has it will find out.
         }
         match slot.watch() {
             Poll::Pending => {}
             Poll::Ready(State::Draining) if slot.in_use > 0 => slot.draining = Some(CloseReason::Drained),
-            Poll::Ready(_) => self.close_gone(index, now, effects),
+            Poll::Ready(state) => self.close_gone(index, state, now, effects),
         }
     }
 
     /// Closes what is idle for too long or too old; when to look again.
     pub(crate) fn expire(&mut self, now: Instant, effects: &mut Effects<C>) -> Option<Instant> {
-        let mut next = self.not_before.filter(|at| *at > now);
+        let mut next = self.health.not_before().filter(|at| *at > now);
         let mut due = Vec::new();
         for (index, slot) in &mut self.slots {
-            let idle_until = self.limits.idle_timeout.map(|limit| slot.idle_since + limit);
+            let idle_until = self.limits.idle_timeout.map(|limit| after(slot.idle_since, limit));
             if slot.is_idle() && idle_until.is_some_and(|at| at <= now) {
                 due.push((index, CloseReason::IdleTimeout));
             } else if slot.expires.is_some_and(|at| at <= now) {
@@ -480,6 +509,7 @@ impl<C: Poolable> Core<C> {
         for (index, reason) in due {
             self.close(index, reason, now, effects);
         }
+        self.wakes_at = next;
         next
     }
 
@@ -489,31 +519,42 @@ impl<C: Poolable> Core<C> {
             return;
         }
         self.fail_waiters(&closed(), effects);
-        let idle: Vec<_> = self.slots.iter().filter(|(_, slot)| slot.is_idle()).map(|(index, _)| index).collect();
-        for index in idle {
+        for index in self.idle_slots() {
             self.close(index, CloseReason::Shutdown, now, effects);
         }
         self.wake_watchers(effects);
         effects.wake_driver = true;
     }
 
-    /// The driver is gone with its runtime, and with it whatever it was dialling and whatever lived on that runtime.
-    pub(crate) fn driver_gone(&mut self, permits: Vec<DialPermit>, now: Instant, effects: &mut Effects<C>) {
-        for permit in permits {
-            self.end_dial(permit, effects);
-        }
-        let error = Error::new(Kind::Runtime, Phase::Queue).with_message("the pool's task is gone with its runtime");
-        self.fail_waiters(&error, effects);
-        let idle: Vec<_> = self.slots.iter().filter(|(_, slot)| slot.is_idle()).map(|(index, _)| index).collect();
-        for index in idle {
+    /// The driver is gone: with its runtime, by a panic, or because nothing is left to do. What it was dialling is
+    /// lost; what lived on its runtime may be. Whoever waits is woken, to start another.
+    pub(crate) fn driver_gone(&mut self, lost: Vec<DialPermit>, now: Instant, effects: &mut Effects<C>) {
+        self.wakes_at = None;
+        for index in self.idle_slots() {
             self.close(index, CloseReason::Shutdown, now, effects);
         }
+        let dialling = !lost.is_empty();
+        self.dials_given_up(lost, effects);
+        if dialling {
+            let error = Error::new(Kind::Runtime, Phase::Dial).with_message("the pool's task ended while it dialled");
+            self.failed(error, now);
+            self.fail_whom_nobody_serves(effects);
+        }
+        effects.wake.extend(self.queue.wakers());
+        self.wake_watchers(effects);
     }
 
-    /// Closes a connection that says itself that it is of no further use.
-    fn close_gone(&mut self, index: usize, now: Instant, effects: &mut Effects<C>) {
-        let connection = self.slots[index].connection.as_ref();
-        let reason = connection.map_or(CloseReason::Failed, Poolable::close_reason);
+    fn idle_slots(&self) -> Vec<usize> {
+        self.slots.iter().filter(|(_, slot)| slot.is_idle()).map(|(index, _)| index).collect()
+    }
+
+    /// Closes a connection that says itself that it takes no more calls.
+    fn close_gone(&mut self, index: usize, state: State, now: Instant, effects: &mut Effects<C>) {
+        let reason = match (state, &self.slots[index].connection) {
+            (State::Draining, _) => CloseReason::Drained,
+            (_, Some(connection)) => connection.close_reason(),
+            (_, None) => CloseReason::Failed,
+        };
         self.close(index, reason, now, effects);
     }
 
@@ -525,7 +566,12 @@ impl<C: Poolable> Core<C> {
         self.stats.closed += 1;
         // A backend that accepts and hangs up is as unreachable as one that refuses: without this, dials to it would
         // follow each other without a pause.
-        if !slot.succeeded && matches!(reason, CloseReason::Peer | CloseReason::Failed) {
+        let by_peer = match reason {
+            CloseReason::Peer => true,
+            CloseReason::Stray | CloseReason::Failed | CloseReason::Drained => !slot.lent_before,
+            _ => false,
+        };
+        if by_peer && !slot.succeeded && now.saturating_duration_since(slot.born) < EARLY {
             let error = Error::new(Kind::Unavailable, Phase::Dial)
                 .with_message("the last connection was closed by its peer before it served a call");
             self.failed(error, now);
@@ -541,16 +587,19 @@ impl<C: Poolable> Core<C> {
 
     // === Watching ===
 
-    /// Wakes this task at the next change; `key` from the last time.
-    pub(crate) fn watch(&mut self, key: &mut Option<usize>, waker: &Waker) {
+    /// Wakes this task at the next change; `key` from the last time. Returns a waker to be dropped without the lock.
+    pub(crate) fn watch(&mut self, key: &mut Option<usize>, waker: &Waker) -> Option<Waker> {
         match *key {
-            Some(key) => self.watchers[key].clone_from(waker),
-            None => *key = Some(self.watchers.insert(waker.clone())),
+            Some(key) => Some(std::mem::replace(&mut self.watchers[key], waker.clone())),
+            None => {
+                *key = Some(self.watchers.insert(waker.clone()));
+                None
+            }
         }
     }
 
-    pub(crate) fn unwatch(&mut self, key: usize) {
-        self.watchers.remove(key);
+    pub(crate) fn unwatch(&mut self, key: usize) -> Waker {
+        self.watchers.remove(key)
     }
 
     fn wake_watchers(&self, effects: &mut Effects<C>) {

@@ -53,6 +53,14 @@ where
         }
     }
 
+    /// The pool is closed: dropping the dials closes what they had opened.
+    fn give_up_dials(&mut self) {
+        let permits: Vec<_> = self.dials.drain(..).filter_map(|dial| dial.permit).collect();
+        if !permits.is_empty() {
+            self.shared.change(|core, effects| core.dials_given_up(permits, effects));
+        }
+    }
+
     /// Whether a dial has ended.
     fn poll_dials(&mut self, cx: &mut Context<'_>) -> bool {
         let mut ended = false;
@@ -104,14 +112,17 @@ where
         loop {
             let now = Instant::now();
             let rung = this.shared.bell.take();
-            let (closed, next) = this.shared.change(|core, effects| {
+            let (closed, live, next) = this.shared.change(|core, effects| {
                 for slot in rung {
                     core.rang(slot, now, effects);
                 }
-                (core.is_closed(), core.expire(now, effects))
+                let next = core.expire(now, effects);
+                (core.is_closed(), core.has_live(), next)
             });
             if closed {
-                return Poll::Ready(()); // Dropping the dials closes what they had opened.
+                this.give_up_dials();
+                // Connections in use may come back with their response unread, and settle.
+                return if live { Poll::Pending } else { Poll::Ready(()) };
             }
             this.start_dials(now);
             if this.poll_dials(cx) {
@@ -135,9 +146,7 @@ where
     M::Response: Poolable,
 {
     fn drop(&mut self) {
-        let permits = self.dials.drain(..).filter_map(|dial| dial.permit).collect();
-        let now = Instant::now();
-        self.shared.undriven();
-        self.shared.change(|core, effects| core.driver_gone(permits, now, effects));
+        let lost = self.dials.drain(..).filter_map(|dial| dial.permit).collect();
+        self.shared.undriven(lost);
     }
 }

@@ -9,7 +9,8 @@ use tower_service::Service;
 use towline_core::{CallContext, EndpointKey, Error, GiveBack, Lend, Poolable, Room};
 
 use crate::call::PooledCall;
-use crate::lend::LendFuture;
+use crate::core::Core;
+use crate::lend::{DRIVES, LendFuture, nobody_drives};
 use crate::shared::{Shared, Users};
 use crate::stats::Stats;
 
@@ -25,11 +26,13 @@ pub struct Handle<C: Poolable> {
     /// Has said that it is ready, and stays so until its call.
     ready: bool,
     watching: Option<usize>,
+    /// How often in a row the driver was found gone.
+    drives: u32,
 }
 
 impl<C: Poolable> Handle<C> {
     pub(crate) fn new(shared: Arc<Users<C>>) -> Self {
-        Self { shared, ready: false, watching: None }
+        Self { shared, ready: false, watching: None, drives: 0 }
     }
 
     /// A connection to use directly, for any number of calls. Errors and cancellation as of [`LendFuture`].
@@ -45,16 +48,17 @@ impl<C: Poolable> Handle<C> {
     ///
     /// The error of the first dial that fails; the pool goes on trying under backoff.
     pub async fn warm(&self, connections: usize) -> Result<(), Error> {
-        let (want, failed_before) =
-            self.shared.change(|core, effects| (core.warm(connections, effects), core.dials_failed()));
-        self.shared.drive()?;
-        self.wait_until(|core| {
-            if core.live() >= want {
-                return Some(Ok(()));
-            }
-            let error = core.last_error().cloned().filter(|_| core.dials_failed() > failed_before);
-            error.or_else(|| core.is_closed().then(crate::core::closed)).map(Err)
-        })
+        let key = self.shared.change(|core, effects| core.start_warming(connections, effects));
+        let _warming = Warming { shared: &self.shared, key };
+        let mut drives = 0;
+        self.wait_until(
+            |core| core.is_warm(key),
+            || {
+                // A driver that is gone with its runtime is replaced, within reason.
+                drives += u32::from(!self.shared.is_driven());
+                if drives > DRIVES { Err(nobody_drives()) } else { self.shared.drive() }
+            },
+        )
         .await
     }
 
@@ -63,7 +67,8 @@ impl<C: Poolable> Handle<C> {
     /// closed; dropping the future changes nothing.
     pub async fn close(&self) {
         self.shared.shut_down();
-        self.wait_until(|core| core.is_empty().then_some(())).await;
+        // Nothing fails here: what is closed needs no driver but the one that is there.
+        let _closed = self.wait_until(|core| core.is_empty().then_some(Ok(())), || Ok(())).await;
     }
 
     /// What the pool has and what it did.
@@ -80,18 +85,37 @@ impl<C: Poolable> Handle<C> {
         self.shared.shut_down();
     }
 
-    async fn wait_until<R>(&self, done: impl Fn(&crate::core::Core<C>) -> Option<R>) -> R {
+    /// Waits for `done`, which is asked after every change; `wait` is called before each wait.
+    async fn wait_until(
+        &self,
+        done: impl Fn(&Core<C>) -> Option<Result<(), Error>>,
+        mut wait: impl FnMut() -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let mut watch = Watch { shared: &self.shared, key: None };
         poll_fn(|cx| {
-            self.shared.read(|core| match done(core) {
+            let (done, replaced) = self.shared.read(|core| match done(core) {
+                Some(result) => (Some(result), None),
+                None => (None, core.watch(&mut watch.key, cx.waker())),
+            });
+            drop(replaced);
+            match done {
                 Some(result) => Poll::Ready(result),
-                None => {
-                    core.watch(&mut watch.key, cx.waker());
-                    Poll::Pending
-                }
-            })
+                None => wait().map_or_else(|error| Poll::Ready(Err(error)), |()| Poll::Pending),
+            }
         })
         .await
+    }
+}
+
+/// Ends the wish for warmth when the future that has it is dropped.
+struct Warming<'a, C: Poolable> {
+    shared: &'a Shared<C>,
+    key: usize,
+}
+
+impl<C: Poolable> Drop for Warming<'_, C> {
+    fn drop(&mut self) {
+        self.shared.read(|core| core.end_warming(self.key));
     }
 }
 
@@ -103,9 +127,8 @@ struct Watch<'a, C: Poolable> {
 
 impl<C: Poolable> Drop for Watch<'_, C> {
     fn drop(&mut self) {
-        if let Some(key) = self.key {
-            self.shared.read(|core| core.unwatch(key));
-        }
+        let watching = self.key.map(|key| self.shared.read(|core| core.unwatch(key)));
+        drop(watching);
     }
 }
 
@@ -118,9 +141,8 @@ impl<C: Poolable> Clone for Handle<C> {
 
 impl<C: Poolable> Drop for Handle<C> {
     fn drop(&mut self) {
-        if let Some(key) = self.watching {
-            self.shared.read(|core| core.unwatch(key));
-        }
+        let watching = self.watching.map(|key| self.shared.read(|core| core.unwatch(key)));
+        drop(watching);
     }
 }
 
@@ -153,22 +175,20 @@ where
     type Future = PooledCall<C, Req>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        let Self { shared, ready, watching } = self;
-        if !*ready {
-            *ready = shared.read(|core| {
-                if core.is_connecting() && !core.is_closed() {
-                    core.watch(watching, cx.waker());
-                    return false;
-                }
-                if let Some(key) = watching.take() {
-                    core.unwatch(key);
-                }
-                true
-            });
+        let Self { shared, ready, watching, drives } = self;
+        if *ready {
+            return Poll::Ready(Ok(()));
         }
+        let (connecting, replaced) = shared.read(|core| match core.is_connecting() && !core.is_closed() {
+            true => (true, core.watch(watching, cx.waker())),
+            false => (false, watching.take().map(|key| core.unwatch(key))),
+        });
+        drop(replaced);
+        *drives = if connecting && !shared.is_driven() { *drives + 1 } else { 0 };
         // Somebody has to go on dialling, also after the runtime of the first caller is gone. Where that cannot be,
         // the call says so: an error here would be for good.
-        if *ready || shared.drive().is_err() { Poll::Ready(Ok(())) } else { Poll::Pending }
+        *ready = !connecting || *drives > DRIVES || shared.drive().is_err();
+        if *ready { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 
     fn call(&mut self, request: Req) -> Self::Future {

@@ -6,8 +6,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use tokio::runtime::Handle;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tower_service::Service;
+use towline_core::sync::after;
 use towline_core::{CallContext, ConnectionId, Error, Event, GiveBack, Kind, Phase, Poolable, Report, progress};
 
 use crate::call::PooledCall;
@@ -25,40 +27,71 @@ use crate::slot::{Grant, SlotId};
 /// error when the endpoint cannot be reached; [`Kind::Closed`]; [`Kind::Runtime`] outside a runtime.
 pub struct LendFuture<C: Poolable> {
     shared: Arc<Users<C>>,
+    wish: Wish,
+    state: State,
+}
+
+/// What a call asks of whatever connection it gets.
+#[derive(Clone, Default)]
+pub(crate) struct Wish {
     deadline: Option<Instant>,
     report: Option<Arc<Report>>,
-    state: State,
 }
 
 enum State {
     Start,
-    Waiting { place: Place, since: Instant, sleep: Pin<Box<Sleep>> },
+    Waiting { place: Place, since: Instant, sleep: Pin<Box<Sleep>>, drives: u32 },
     Done,
 }
+
+/// How often a caller starts a driver that is gone again before it hears that nothing runs it.
+pub(crate) const DRIVES: u32 = 3;
 
 impl<C: Poolable> LendFuture<C> {
     pub(crate) fn new(shared: Arc<Users<C>>, context: Option<&CallContext>) -> Self {
         let deadline = context.and_then(CallContext::deadline);
         let report = context.and_then(CallContext::report).cloned();
-        Self { shared, deadline, report, state: State::Start }
+        Self::again(shared, Wish { deadline, report })
+    }
+
+    /// For a request that came back, with what its call asked for.
+    pub(crate) fn again(shared: Arc<Users<C>>, wish: Wish) -> Self {
+        Self { shared, wish, state: State::Start }
+    }
+
+    pub(crate) fn users(&self) -> &Arc<Users<C>> {
+        &self.shared
     }
 
     fn granted(&mut self, grant: Grant<C>) -> Checkout<C> {
         self.state = State::Done;
-        if let Some(report) = &self.report {
-            report.connected(grant.slot.id, grant.reused);
+        let Grant { connection, slot, reused } = grant;
+        // First of all in hands that give it back: reports and observers are not ours.
+        let checkout = Checkout {
+            shared: self.shared.shared().clone(),
+            slot,
+            connection: Some(connection),
+            reused,
+            succeeded: false,
+            wish: self.wish.clone(),
+        };
+        if let Some(report) = &self.wish.report {
+            report.connected(slot.id, reused);
         }
-        if grant.reused {
-            let (endpoint, connection) = (&self.shared.name, grant.slot.id);
+        if reused {
+            let (endpoint, connection) = (&self.shared.name, slot.id);
             self.shared.observers.emit(Event::Reused { endpoint, connection });
         }
-        Checkout {
-            shared: self.shared.shared().clone(),
-            slot: grant.slot,
-            connection: Some(grant.connection),
-            reused: grant.reused,
-            succeeded: false,
-        }
+        checkout
+    }
+
+    /// Ends the wait with an error, unless a connection has come at the last moment.
+    fn give_up(&mut self, place: Place, error: Error) -> Poll<Result<Checkout<C>, Error>> {
+        self.state = State::Done;
+        Poll::Ready(match self.shared.change(|core, _| core.leave(place)) {
+            Some(Ok(grant)) => Ok(self.granted(grant)),
+            _ => Err(error.or_endpoint(&self.shared.name)),
+        })
     }
 
     fn timed_out(&self, since: Instant) -> Error {
@@ -76,6 +109,41 @@ impl<C: Poolable> LendFuture<C> {
             None => error,
         }
     }
+
+    /// Asks for a connection, and joins the queue when there is none.
+    fn start(&mut self, cx: &mut Context<'_>) -> Result<Option<Checkout<C>>, Error> {
+        progress::enter(Phase::Queue);
+        let now = Instant::now();
+        let asked = self.shared.change(|core, effects| {
+            if let Some(grant) = core.lend(now, effects)? {
+                return Ok(Ok(grant));
+            }
+            if Handle::try_current().is_err() {
+                return Err(no_runtime("no tokio runtime to wait on; call from within one"));
+            }
+            // One step under one lock: a return between "nothing is free" and "I wait" would be lost.
+            Ok(Err(core.join(cx.waker().clone(), effects)))
+        });
+        match asked {
+            Err(error) => {
+                self.state = State::Done;
+                // An endpoint that is down is dialled on, also after the runtime of the first caller is gone.
+                let error = match error.kind() {
+                    Kind::Closed | Kind::Overloaded | Kind::Runtime => error,
+                    _ => self.shared.drive().err().unwrap_or(error),
+                };
+                Err(error.or_endpoint(&self.shared.name))
+            }
+            Ok(Ok(grant)) => Ok(Some(self.granted(grant))),
+            Ok(Err(place)) => {
+                let limit = after(now, self.shared.limits.wait_deadline);
+                let until = self.wish.deadline.map_or(limit, |deadline| deadline.min(limit));
+                let sleep = Box::pin(sleep_until(until));
+                self.state = State::Waiting { place, since: now, sleep, drives: 0 };
+                Ok(None)
+            }
+        }
+    }
 }
 
 impl<C: Poolable> Future for LendFuture<C> {
@@ -84,32 +152,13 @@ impl<C: Poolable> Future for LendFuture<C> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         if let State::Start = this.state {
-            progress::enter(Phase::Queue);
-            let now = Instant::now();
-            let asked = this.shared.change(|core, effects| {
-                // One step under one lock: a return between "nothing is free" and "I wait" would be lost.
-                core.lend(now, effects).map(|grant| grant.ok_or_else(|| core.join(cx.waker().clone(), effects)))
-            });
-            match asked {
-                Err(error) => {
-                    this.state = State::Done;
-                    // An endpoint that is down is dialled on, also after the runtime of the first caller is gone.
-                    let error = match error.kind() {
-                        Kind::Closed | Kind::Overloaded => error,
-                        _ => this.shared.drive().err().unwrap_or(error),
-                    };
-                    return Poll::Ready(Err(error.or_endpoint(&this.shared.name)));
-                }
-                Ok(Ok(grant)) => return Poll::Ready(Ok(this.granted(grant))),
-                Ok(Err(place)) => {
-                    let limit = now + this.shared.limits.wait_deadline;
-                    let until = this.deadline.map_or(limit, |deadline| deadline.min(limit));
-                    this.state = State::Waiting { place, since: now, sleep: Box::pin(sleep_until(until)) };
-                    this.shared.drive().map_err(|error| error.or_endpoint(&this.shared.name))?;
-                }
+            if let Some(checkout) = this.start(cx)? {
+                return Poll::Ready(Ok(checkout));
             }
         }
-        let State::Waiting { place, since, sleep } = &mut this.state else { panic!("polled after completion") };
+        let State::Waiting { place, since, sleep, drives } = &mut this.state else {
+            panic!("polled after completion");
+        };
         let (place, since) = (*place, *since);
         if let Some(result) = this.shared.change(|core, _| core.pick_up(place, cx.waker())) {
             this.state = State::Done;
@@ -118,18 +167,41 @@ impl<C: Poolable> Future for LendFuture<C> {
                 Err(error) => Err(error.or_endpoint(&this.shared.name)),
             });
         }
+        // Noted first whom to wake: a driver that ends from here on wakes this task, which starts another.
+        if !this.shared.is_driven() {
+            *drives += 1;
+            let driven = if *drives > DRIVES { Err(nobody_drives()) } else { this.shared.drive() };
+            if let Err(error) = driven {
+                return this.give_up(place, error);
+            }
+        }
         ready!(sleep.as_mut().poll(cx));
-        let error = this.timed_out(since).or_endpoint(&this.shared.name);
-        Poll::Ready(Err(error)) // Dropping the future leaves the queue.
+        let error = this.timed_out(since);
+        this.give_up(place, error)
     }
+}
+
+/// What a caller hears who has started the driver again and again.
+pub(crate) fn nobody_drives() -> Error {
+    no_runtime("the executor drops the pool's task; is its runtime gone?")
+}
+
+fn no_runtime(why: &'static str) -> Error {
+    Error::new(Kind::Runtime, Phase::Queue).with_message(why)
 }
 
 impl<C: Poolable> Drop for LendFuture<C> {
     fn drop(&mut self) {
-        if let State::Waiting { place, .. } = self.state {
-            let now = Instant::now();
-            self.shared.change(|core, effects| core.leave(place, now, effects));
-        }
+        let State::Waiting { place, .. } = self.state else { return };
+        let now = Instant::now();
+        let left = self.shared.change(|core, effects| match core.leave(place) {
+            Some(Ok(Grant { connection, slot, .. })) => {
+                core.give_back(slot, connection, false, now, effects);
+                None
+            }
+            other => other,
+        });
+        drop(left);
     }
 }
 
@@ -149,6 +221,7 @@ pub struct Checkout<C: Poolable> {
     connection: Option<C>,
     reused: bool,
     succeeded: bool,
+    wish: Wish,
 }
 
 impl<C: Poolable> Checkout<C> {
@@ -164,6 +237,10 @@ impl<C: Poolable> Checkout<C> {
 
     pub(crate) fn shared(&self) -> &Arc<Shared<C>> {
         &self.shared
+    }
+
+    pub(crate) fn wish(&self) -> &Wish {
+        &self.wish
     }
 
     /// A call on it succeeded: the endpoint is well.
@@ -236,6 +313,7 @@ impl<C: Poolable> Checkout<C> {
             connection: Some(connection),
             reused: self.reused,
             succeeded: self.succeeded,
+            wish: std::mem::take(&mut self.wish),
         })
     }
 }

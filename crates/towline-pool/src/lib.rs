@@ -43,6 +43,7 @@ mod config;
 mod core;
 mod driver;
 mod handle;
+mod health;
 mod lend;
 mod pool;
 mod queue;

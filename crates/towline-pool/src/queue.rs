@@ -77,6 +77,11 @@ impl<G> Queue<G> {
         self.nodes.remove(place.0).grant
     }
 
+    /// Everybody who waits.
+    pub(crate) fn wakers(&self) -> impl Iterator<Item = Waker> {
+        self.nodes.iter().filter(|(_, node)| node.grant.is_none()).map(|(_, node)| node.waker.clone())
+    }
+
     fn unlink(&mut self, node: usize) {
         let (before, after) = (self.nodes[node].before.take(), self.nodes[node].after.take());
         match before {

@@ -11,7 +11,7 @@ use towline_core::{EndpointKey, Error, Event, Observers, Poolable, Rng, Room};
 
 use crate::bell::Bell;
 use crate::config::Limits;
-use crate::core::{Core, Effects};
+use crate::core::{Core, DialPermit, Effects};
 
 /// Starts the driver of an endpoint.
 pub(crate) type SpawnDriver<C> = Box<dyn Fn(Arc<Shared<C>>) -> Result<(), Error> + Send + Sync>;
@@ -93,11 +93,12 @@ impl<C: Poolable> Shared<C> {
             self.room.store(core.room() as u8, Ordering::Release);
             result
         };
-        let Effects { wake, closed, wake_driver } = effects;
+        let Effects { wake, closed, dropped, wake_driver } = effects;
         if wake_driver {
             self.bell.wake_driver();
         }
         wake.into_iter().for_each(Waker::wake);
+        drop(dropped);
         for (connection, reason, dropped) in closed {
             drop(dropped);
             self.observers.emit(Event::Closed { endpoint: &self.name, connection, reason });
@@ -114,21 +115,26 @@ impl<C: Poolable> Shared<C> {
         ROOMS[usize::from(self.room.load(Ordering::Acquire))]
     }
 
+    pub(crate) fn is_driven(&self) -> bool {
+        self.driving.load(Ordering::Acquire)
+    }
+
     /// Starts the driver unless it runs.
     pub(crate) fn drive(self: &Arc<Self>) -> Result<(), Error> {
-        if !self.driving.load(Ordering::Acquire) && !self.driving.swap(true, Ordering::AcqRel) {
-            let spawned = (self.spawn)(self.clone());
-            if spawned.is_err() {
-                self.driving.store(false, Ordering::Release);
-            }
-            return spawned;
+        if !self.is_driven() && !self.driving.swap(true, Ordering::AcqRel) {
+            return (self.spawn)(self.clone()); // A task that is refused is dropped, which says `undriven`.
         }
         Ok(())
     }
 
-    /// The driver has ended; the next caller starts another.
-    pub(crate) fn undriven(&self) {
-        self.driving.store(false, Ordering::Release);
+    /// The driver has ended, with these dials in progress; the next who waits starts another.
+    pub(crate) fn undriven(&self, lost: Vec<DialPermit>) {
+        let now = Instant::now();
+        self.change(|core, effects| {
+            // Under the lock: who is woken by this must find that nobody drives.
+            self.driving.store(false, Ordering::Release);
+            core.driver_gone(lost, now, effects);
+        });
     }
 
     pub(crate) fn shut_down(&self) {

@@ -38,6 +38,7 @@ pub(crate) struct Slot<C> {
     /// Takes no more calls, and is closed after the last for this reason.
     pub(crate) draining: Option<CloseReason>,
     pub(crate) expires: Option<Instant>,
+    pub(crate) born: Instant,
     pub(crate) idle_since: Instant,
     pub(crate) ring: Arc<Ring>,
     pub(crate) waker: Waker,

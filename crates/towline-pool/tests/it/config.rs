@@ -11,6 +11,7 @@ fn zero_caps_and_contradictions_are_refused_with_what_to_change() {
     for (builder, why) in [
         (PoolBuilder::new().max_connections(0), "max_connections is 0"),
         (PoolBuilder::new().max_dials(0), "max_dials is 0"),
+        (PoolBuilder::new().max_waiters(0), "max_waiters is 0"),
         (PoolBuilder::new().wait_deadline(Duration::ZERO), "wait_deadline is 0"),
         (PoolBuilder::new().idle_timeout(Duration::ZERO), "use None"),
         (PoolBuilder::new().max_lifetime(Duration::ZERO), "use None"),

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::time::sleep;
 use tokio_test::task::spawn;
 use tower::{Service, ServiceExt};
-use towline_core::{CloseReason, Kind, Lend, Phase, Room, Sent};
-use towline_pool::PoolBuilder;
+use towline_core::{CloseReason, Error, Kind, Lend, Phase, Poolable, Room, Sent, Sharing, State};
+use towline_pool::{Pool, PoolBuilder};
 use towline_test::{ScriptedMaker, settle};
 
 use super::{capped, check, handle, refused};
@@ -76,7 +77,7 @@ async fn a_failed_first_dial_tells_every_waiter_the_cause_at_once() {
     make.held().unwrap().fail(refused());
     settle().await;
     for lend in &mut waiting {
-        let std::task::Poll::Ready(Err(error)) = lend.poll() else { panic!("waits on") };
+        let Poll::Ready(Err(error)) = lend.poll() else { panic!("waits on") };
         assert_eq!((error.kind(), error.phase(), error.sent()), (Kind::Unavailable, Phase::Dial, Sent::Never));
         assert_eq!(error.endpoint().unwrap().as_str(), "endpoint");
     }
@@ -94,7 +95,7 @@ async fn a_failed_dial_does_not_fail_waiters_whom_a_returned_connection_can_serv
     sleep(Duration::from_secs(1)).await;
     assert!(make.dials() > 1 && waiting.poll().is_pending());
     drop(held);
-    assert!(matches!(waiting.poll(), std::task::Poll::Ready(Ok(_))));
+    assert!(matches!(waiting.poll(), Poll::Ready(Ok(_))));
 }
 
 // F18
@@ -122,27 +123,25 @@ async fn an_endpoint_that_is_down_fails_fast_is_dialled_under_backoff_and_recove
 #[tokio::test(start_paused = true)]
 async fn a_backend_that_accepts_and_hangs_up_is_dialled_under_backoff_too() {
     let make = ScriptedMaker::exclusive();
-    let handle = capped(8, &make).await;
-    let killer = {
+    let hangs_up = {
         let make = make.clone();
-        tokio::spawn(async move {
-            loop {
-                make.wires().iter().filter(|wire| wire.is_open()).for_each(|wire| wire.close(CloseReason::Peer));
-                sleep(Duration::from_millis(1)).await;
+        tower::service_fn(move |target: &'static str| {
+            let mut make = make.clone();
+            async move {
+                let connection = make.call(target).await?;
+                make.wires().last().unwrap().close(CloseReason::Peer);
+                Ok::<_, Error>(connection)
             }
         })
     };
-    let caller = tokio::spawn(async move {
-        loop {
-            drop(handle.checkout().await);
-            sleep(Duration::from_millis(1)).await;
-        }
-    });
-    sleep(Duration::from_secs(60)).await;
-    let dials = make.dials();
-    assert!(dials < 200, "{dials} dials in a minute");
-    killer.abort();
-    caller.abort();
+    let mut pool: Pool<_, &'static str> = PoolBuilder::new().build(hangs_up).unwrap();
+    let handle = pool.call("endpoint").await.unwrap();
+    for _ in 0..60_000 {
+        let error = handle.checkout().await.unwrap_err();
+        assert_eq!((error.kind(), error.sent()), (Kind::Unavailable, Sent::Never));
+        sleep(Duration::from_millis(1)).await;
+    }
+    assert!(make.dials() < 200, "{} dials in a minute", make.dials());
 }
 
 #[tokio::test(start_paused = true)]
@@ -181,6 +180,132 @@ async fn waiters_whom_nobody_can_serve_any_more_learn_the_cause_at_once() {
     let dials = make.dials();
     make.wires()[0].close(CloseReason::Peer);
     drop(held);
-    let std::task::Poll::Ready(Err(error)) = waiting.poll() else { panic!("waits for a backoff of seconds") };
+    let Poll::Ready(Err(error)) = waiting.poll() else { panic!("waits for a backoff of seconds") };
     assert_eq!((error.kind(), make.dials()), (Kind::Unavailable, dials));
+}
+
+#[tokio::test(start_paused = true)]
+async fn warm_ends_although_a_connection_is_lost_as_the_last_one_comes() {
+    let make = ScriptedMaker::exclusive();
+    let handle = capped(4, &make).await;
+    make.hold(true);
+    let mut warm = spawn(handle.warm(2));
+    assert!(warm.poll().is_pending());
+    settle().await;
+    make.held().unwrap().open();
+    settle().await;
+    make.held().unwrap().open();
+    settle().await;
+    make.hold(false);
+    make.wires()[0].close(CloseReason::Peer);
+    settle().await;
+    sleep(Duration::from_secs(600)).await;
+    assert!(warm.poll().is_ready(), "{:?}", handle.stats());
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_an_idle_timeout_the_pool_is_cold_not_down_and_never_says_that_it_is_closed() {
+    let make = ScriptedMaker::exclusive();
+    let mut handle = capped(2, &make).await;
+    handle.call(()).await.unwrap();
+    make.fail(Some(refused()));
+    // A second dial fails once while the first connection is in use.
+    let held = handle.checkout().await.unwrap();
+    let mut waiting = spawn(handle.checkout());
+    assert!(waiting.poll().is_pending());
+    settle().await;
+    assert_eq!(handle.stats().dials_failed, 1);
+    drop(held);
+    drop(waiting);
+    make.fail(None);
+    // The endpoint is well: calls succeed.
+    handle.call(()).await.unwrap();
+    assert_eq!(handle.room(), Room::Ready);
+    make.hold(true); // the next dial takes a while
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(handle.stats().live, 0, "idle timeout");
+    let mut lend = spawn(handle.checkout());
+    assert!(lend.poll().is_pending());
+    assert_eq!(handle.room(), Room::Cold);
+}
+
+#[tokio::test(start_paused = true)]
+async fn success_on_one_connection_does_not_lift_the_backoff_of_failing_dials() {
+    let make = ScriptedMaker::exclusive();
+    let mut first = capped(8, &make).await;
+    first.call(()).await.unwrap();
+    make.fail(Some(refused())); // the backend refuses a second connection
+    let tasks: Vec<_> = (0..2)
+        .map(|_| {
+            let mut handle = first.clone();
+            tokio::spawn(async move {
+                loop {
+                    let _ = handle.call(()).await;
+                    sleep(Duration::from_millis(1)).await;
+                }
+            })
+        })
+        .collect();
+    let wire = make.wires()[0].clone();
+    let hold = tokio::spawn(async move {
+        loop {
+            wire.hold(true);
+            sleep(Duration::from_millis(5)).await;
+            wire.hold(false);
+            sleep(Duration::from_millis(5)).await;
+        }
+    });
+    sleep(Duration::from_secs(60)).await;
+    tasks.iter().for_each(|task| task.abort());
+    hold.abort();
+    let dials = make.dials();
+    assert!(dials < 300, "{dials} dials in a minute at a backend that refuses");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_fails_its_call_does_not_fail_other_waiters() {
+    let make = ScriptedMaker::exclusive();
+    let handle = capped(1, &make).await;
+    let held = handle.checkout().await.unwrap();
+    let mut waiting: Vec<_> = (0..3).map(|_| spawn(handle.checkout())).collect();
+    waiting.iter_mut().for_each(|lend| assert!(lend.poll().is_pending()));
+    make.wires()[0].close(CloseReason::Failed); // e.g. its answer was larger than FrameLimits::decode
+    drop(held);
+    settle().await;
+    for lend in &mut waiting {
+        if let Poll::Ready(Err(error)) = lend.poll() {
+            panic!("{error}");
+        }
+    }
+}
+
+/// A connection on which the peer talks first.
+struct Banner;
+impl Poolable for Banner {
+    fn sharing(&self) -> Sharing {
+        Sharing::Exclusive
+    }
+    fn poll_change(&mut self, _seen: State, _cx: &mut Context<'_>) -> Poll<State> {
+        Poll::Ready(State::Closed)
+    }
+    fn close_reason(&self) -> CloseReason {
+        CloseReason::Stray
+    }
+}
+#[tokio::test(start_paused = true)]
+async fn a_backend_that_talks_first_is_dialled_under_backoff() {
+    let dials = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let count = dials.clone();
+    let make = tower::service_fn(move |_: &'static str| {
+        count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        async move {
+            sleep(Duration::from_millis(1)).await;
+            Ok::<_, Error>(Banner)
+        }
+    });
+    let mut pool: Pool<_, &'static str> = PoolBuilder::new().build(make).unwrap();
+    let handle = pool.call("endpoint").await.unwrap();
+    let _ = handle.checkout().await.map(drop);
+    let dials = dials.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(dials < 50, "one waiter made {dials} dials");
 }

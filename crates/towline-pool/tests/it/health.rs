@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tower::Service;
 use towline_core::sync::Lock;
-use towline_core::{CloseReason, ConnectionId, Event, Observer, Observers};
+use towline_core::{CloseReason, ConnectionId, Event, Lend, Observer, Observers, Room};
 use towline_pool::PoolBuilder;
 use towline_test::{ScriptedMaker, settle};
 
@@ -126,4 +126,51 @@ async fn a_draining_connection_finishes_its_calls_and_takes_no_more() {
     drop(call);
     assert!(!wire.is_open());
     check(&handle);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_used_checkout_whose_connection_the_peer_closes_idle_is_no_failed_dial() {
+    let make = ScriptedMaker::exclusive();
+    let handle = capped(2, &make).await;
+    for round in 0..10usize {
+        let mut checkout = handle.checkout().await.unwrap_or_else(|error| panic!("round {round}: {error}"));
+        Service::<u8>::call(&mut *checkout, 1).await.unwrap();
+        drop(checkout);
+        make.wires()[round].close(CloseReason::Peer);
+        settle().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_warm_connection_that_the_peer_closes_after_long_idleness_is_no_failed_dial() {
+    let make = ScriptedMaker::exclusive();
+    let mut handle = capped(1, &make).await;
+    handle.warm(1).await.unwrap();
+    sleep(Duration::from_secs(30)).await;
+    make.wires()[0].close(CloseReason::Peer); // the server's own idle timeout
+    settle().await;
+    assert_ne!(handle.room(), Room::Down);
+    handle.call(()).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_connection_that_drains_is_closed_as_drained_and_is_no_failed_dial() {
+    let (make, closed) = (ScriptedMaker::shared(8), Closed::default());
+    let handle = handle(PoolBuilder::new().observers(Observers::new(closed.clone())), &make).await;
+    handle.warm(1).await.unwrap();
+    sleep(Duration::from_secs(2)).await;
+    make.wires()[0].drain();
+    settle().await;
+    assert_eq!((closed.reasons(), handle.room()), (vec![CloseReason::Drained], Room::Cold));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_returned_idle_closes_after_the_idle_timeout() {
+    let make = ScriptedMaker::exclusive();
+    let handle = handle(PoolBuilder::new().idle_timeout(Duration::from_secs(10)), &make).await;
+    let held = handle.checkout().await.unwrap();
+    settle().await;
+    drop(held);
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(handle.stats().live, 0, "idle for a minute");
 }

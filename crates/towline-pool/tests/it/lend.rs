@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tokio_test::task::spawn;
 use tower::{Service, ServiceExt};
 use towline_core::{Call, Kind, Lend, Phase, Room, Sent};
@@ -214,4 +214,82 @@ async fn a_call_outlives_the_handle_it_was_made_with() {
     assert_eq!(capped(1, &make).await.oneshot("ping").await.unwrap(), (0, "ping"));
     settle().await;
     assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_that_timed_out_and_is_not_dropped_yet_takes_no_connection() {
+    let make = ScriptedMaker::exclusive();
+    let handle = handle(PoolBuilder::new().max_connections(1).wait_deadline(Duration::from_secs(1)), &make).await;
+    let held = handle.checkout().await.unwrap();
+    let mut late = std::pin::pin!(handle.checkout());
+    assert!(late.as_mut().await.unwrap_err().is_timeout());
+    drop(held);
+    handle.checkout().await.expect("the connection is free");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handed_back_request_goes_to_another_connection_also_without_a_handle() {
+    let make = ScriptedMaker::exclusive();
+    let handle = capped(8, &make).await;
+    handle.warm(2).await.unwrap();
+    make.wires()[1].refuse();
+    assert_eq!(handle.oneshot("ping").await.unwrap().1, "ping");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_handed_back_keeps_its_deadline() {
+    let make = ScriptedMaker::exclusive();
+    let handle = capped(2, &make).await;
+    handle.warm(2).await.unwrap();
+    let _other = handle.checkout().await.unwrap();
+    make.wires()[0].refuse();
+    make.hold(true);
+    let start = Instant::now();
+    let call = Call::new(()).with_deadline(start + Duration::from_millis(20));
+    let mut checkout = handle.lend(Some(call.context())).await.unwrap();
+    let error = checkout.call("x").await.unwrap_err();
+    assert!(error.is_timeout());
+    assert_eq!(start.elapsed(), Duration::from_millis(20));
+}
+#[tokio::test(start_paused = true)]
+async fn a_request_handed_back_reports_who_served_it() {
+    let make = ScriptedMaker::exclusive();
+    let handle = capped(2, &make).await;
+    handle.warm(2).await.unwrap();
+    make.wires()[1].refuse();
+    let call = Call::new(()).with_report();
+    let mut checkout = handle.lend(Some(call.context())).await.unwrap();
+    let dead = checkout.id();
+    assert_eq!(checkout.call("x").await.unwrap(), (0, "x"));
+    assert_ne!(call.context().report().unwrap().connection(), Some(dead));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_closed_pool_has_no_room() {
+    let make = ScriptedMaker::shared(8);
+    let handle = capped(2, &make).await;
+    let _held = handle.checkout().await.unwrap();
+    let mut closing = spawn(handle.close());
+    assert!(closing.poll().is_pending());
+    assert_eq!(handle.checkout().await.unwrap_err().kind(), Kind::Closed);
+    assert_eq!(handle.room(), Room::Down);
+}
+
+#[tokio::test(start_paused = true)]
+async fn close_resolves_although_a_connection_settles_after_it() {
+    let make = ScriptedMaker::exclusive();
+    let handle = capped(1, &make).await;
+    let mut checkout = handle.checkout().await.unwrap();
+    make.wires()[0].hold(true);
+    let mut response = spawn(Service::<u8>::call(&mut *checkout, 1));
+    assert!(response.poll().is_pending());
+    drop(checkout); // its response is still being read: settling
+    let mut closing = spawn(handle.close());
+    assert!(closing.poll().is_pending());
+    settle().await;
+    make.wires()[0].hold(false);
+    assert!(response.poll().is_ready());
+    drop(response);
+    sleep(Duration::from_secs(3600)).await;
+    assert!(closing.poll().is_ready(), "{:?}", handle.stats());
 }

@@ -5,6 +5,8 @@ mod config;
 mod dial;
 mod health;
 mod lend;
+mod limits;
+mod runtime;
 mod shared;
 
 use tower::{Service, ServiceExt};

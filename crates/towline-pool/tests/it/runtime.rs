@@ -1,0 +1,218 @@
+//! Runtimes that are missing or end, executors that refuse, and foreign code that misbehaves.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use tokio::time::timeout;
+use tokio_test::task::spawn;
+use tower::{Service, ServiceExt};
+use towline_core::sync::Lock;
+use towline_core::{BoxTask, Error, Event, Executor, Kind, Observer, Observers, Phase, Poolable, Sharing, State};
+use towline_pool::{Pool, PoolBuilder};
+use towline_test::{ScriptedMaker, settle};
+
+use super::{capped, handle, refused};
+
+// F40
+#[test]
+fn whoever_waits_to_be_ready_survives_the_runtime_of_the_driver() {
+    let make = ScriptedMaker::exclusive();
+    make.fail(Some(refused()));
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    let first = runtime();
+    let handle = first.block_on(capped(1, &make));
+    first.block_on(async { handle.checkout().await.unwrap_err() }); // down: the driver backs off
+    let second = runtime();
+    second.block_on(async {
+        let mut other = handle.clone();
+        let mut ready = spawn(ServiceExt::<u8>::ready(&mut other));
+        assert!(ready.poll().is_pending());
+        first_drop(first);
+        make.fail(None);
+        assert!(ready.is_woken(), "nobody dials any more, and nobody is told");
+    });
+}
+
+/// Drops a runtime from outside of any.
+fn first_drop(runtime: tokio::runtime::Runtime) {
+    std::thread::spawn(move || drop(runtime)).join().unwrap();
+}
+
+#[test]
+fn warm_survives_the_runtime_of_the_driver() {
+    let make = ScriptedMaker::exclusive();
+    make.hold(true);
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    let first = runtime();
+    let handle = first.block_on(capped(1, &make));
+    let other = handle.clone();
+    first.block_on(async {
+        let mut warm = spawn(other.warm(1));
+        assert!(warm.poll().is_pending());
+        settle().await;
+    });
+    let second = runtime();
+    second.block_on(async {
+        let mut warm = spawn(handle.warm(1));
+        assert!(warm.poll().is_pending());
+        first_drop(first);
+        make.hold(false);
+        timeout(Duration::from_secs(3600), warm).await.expect("warm waits for nobody").ok();
+    });
+}
+
+#[test]
+fn outside_a_runtime_a_wait_is_a_typed_error_and_nobody_waits_after_it() {
+    let make = ScriptedMaker::exclusive();
+    let mut pool: Pool<_, &'static str> = PoolBuilder::new().build(make).unwrap();
+    let handle = futures_util::FutureExt::now_or_never(pool.call("endpoint")).unwrap().unwrap();
+    let lent = futures_util::FutureExt::now_or_never(handle.checkout()).unwrap();
+    assert_eq!(lent.unwrap_err().kind(), Kind::Runtime);
+    assert_eq!(handle.stats().waiting, 0);
+}
+
+/// Fails its first spawn, and runs `during` meanwhile.
+struct Flaky(Lock<Option<Box<dyn FnOnce() + Send>>>);
+impl std::fmt::Debug for Flaky {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Flaky")
+    }
+}
+impl Executor for Flaky {
+    fn spawn(&self, task: BoxTask) -> Result<(), Error> {
+        let first = self.0.lock().take();
+        match first {
+            Some(during) => {
+                during();
+                Err(Error::new(Kind::Runtime, Phase::Build))
+            }
+            None => {
+                tokio::spawn(task);
+                Ok(())
+            }
+        }
+    }
+}
+
+type Lending = std::pin::Pin<Box<towline_pool::LendFuture<towline_test::ScriptedConnection>>>;
+#[tokio::test(start_paused = true)]
+async fn a_failed_spawn_strands_nobody_who_came_meanwhile() {
+    let make = ScriptedMaker::exclusive();
+    let executor = Arc::new(Flaky(Lock::new(None)));
+    let handle = handle(PoolBuilder::new().executor(executor.clone()), &make).await;
+    let other: Arc<Lock<Lending>> = Arc::new(Lock::new(Box::pin(handle.checkout())));
+    let during = other.clone();
+    *executor.0.lock() = Some(Box::new(move || {
+        // Another thread, within a runtime, asks at this moment.
+        assert!(during.lock().as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    }));
+    assert_eq!(handle.checkout().await.unwrap_err().kind(), Kind::Runtime);
+    let lent = poll_fn(|cx| other.lock().as_mut().poll(cx)).await;
+    lent.unwrap_or_else(|error| panic!("{error}; dials: {}", make.dials()));
+}
+
+/// A shared connection whose handles, when dropped, look at the pool.
+struct Peeking {
+    peek: Peek,
+    closed: Arc<Lock<bool>>,
+    master: bool,
+}
+type Peek = Arc<Lock<Option<Box<dyn Fn() + Send>>>>;
+impl Drop for Peeking {
+    fn drop(&mut self) {
+        if let (false, Some(peek)) = (self.master, &*self.peek.lock()) {
+            peek();
+        }
+    }
+}
+impl Poolable for Peeking {
+    fn sharing(&self) -> Sharing {
+        Sharing::Shared { limit: 8 }
+    }
+    fn poll_change(&mut self, seen: State, _cx: &mut Context<'_>) -> Poll<State> {
+        let state = if *self.closed.lock() { State::Closed } else { State::Idle };
+        if state == seen { Poll::Pending } else { Poll::Ready(state) }
+    }
+    fn share(&self) -> Option<Self> {
+        Some(Self { peek: self.peek.clone(), closed: self.closed.clone(), master: false })
+    }
+}
+#[test]
+fn a_share_is_not_dropped_under_the_lock() {
+    let (done, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let peek = Peek::default();
+            let its = peek.clone();
+            let make = tower::service_fn(move |_: &'static str| {
+                let peek = its.clone();
+                async move { Ok::<_, Error>(Peeking { peek, closed: Arc::default(), master: true }) }
+            });
+            let mut pool: Pool<_, &'static str> = PoolBuilder::new().build(make).unwrap();
+            let handle = pool.call("endpoint").await.unwrap();
+            let lent = handle.checkout().await.unwrap();
+            let seen = handle.clone();
+            *peek.lock() = Some(Box::new(move || {
+                let _ = seen.stats();
+            }));
+            drop(lent);
+            *peek.lock() = None;
+        });
+        done.send(()).unwrap();
+    });
+    ended.recv_timeout(Duration::from_secs(5)).expect("deadlock");
+}
+
+struct Bomb;
+impl Observer for Bomb {
+    fn on(&self, event: &Event<'_>) {
+        if let Event::Reused { .. } = event {
+            panic!("an observer's bug");
+        }
+    }
+}
+#[tokio::test(start_paused = true)]
+async fn an_observer_that_panics_costs_no_connection() {
+    let make = ScriptedMaker::exclusive();
+    let handle = handle(PoolBuilder::new().max_connections(1).observers(Observers::new(Bomb)), &make).await;
+    drop(handle.checkout().await.unwrap());
+    let again = handle.clone();
+    tokio::spawn(async move { drop(again.checkout().await) }).await.unwrap_err();
+    assert_eq!(handle.stats().in_use, 0);
+}
+
+/// A waker that drops what it holds when it is dropped.
+struct Holding(#[allow(dead_code)] Lock<Option<Box<dyn Send>>>);
+impl std::task::Wake for Holding {
+    fn wake(self: Arc<Self>) {}
+}
+#[test]
+fn a_waker_is_not_dropped_under_the_lock() {
+    let (done, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let make = ScriptedMaker::exclusive();
+            make.hold(true);
+            let handle = capped(1, &make).await;
+            let mut waiting = spawn(handle.checkout());
+            assert!(waiting.poll().is_pending());
+            settle().await;
+            let (mut one, mut other) = (handle.clone(), handle.clone());
+            let noop = &mut Context::from_waker(Waker::noop());
+            assert!(Service::<u8>::poll_ready(&mut other, noop).is_pending());
+            {
+                // A task that owns a handle (with simple executors the waker owns the task).
+                let waker = Waker::from(Arc::new(Holding(Lock::new(Some(Box::new(other))))));
+                assert!(Service::<u8>::poll_ready(&mut one, &mut Context::from_waker(&waker)).is_pending());
+            }
+            // The handle moves to another task.
+            assert!(Service::<u8>::poll_ready(&mut one, noop).is_pending());
+        });
+        done.send(()).unwrap();
+    });
+    ended.recv_timeout(Duration::from_secs(5)).expect("deadlock");
+}
