@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use tower_service::Service;
@@ -28,7 +29,8 @@ pub struct Balance<L, P, A = Carried> {
 
 impl<L, P, A> Balance<L, P, A> {
     pub(crate) fn new(shared: Arc<Users<L, P>>, access: A) -> Self {
-        let rng = shared.seeds.lock().fork();
+        // Steps of the golden ratio: every seed is far from every other.
+        let rng = Rng::with_seed(shared.seeds.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed));
         Self { shared, access, rng }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::task::{Context, Poll};
 
 use arc_swap::ArcSwapOption;
@@ -40,7 +40,7 @@ impl<P: Policy> BalanceBuilder<P> {
 
 impl<P: Policy, A> BalanceBuilder<P, A> {
     /// Reaches the context through `access`; [`Blind`](towline_core::Blind) takes any request.
-    pub fn access<B>(self, access: B) -> BalanceBuilder<P, B> {
+    pub fn with_access<B>(self, access: B) -> BalanceBuilder<P, B> {
         BalanceBuilder { policy: self.policy, access, observers: self.observers, rng: self.rng }
     }
 
@@ -66,13 +66,15 @@ impl<P: Policy, A> BalanceBuilder<P, A> {
         M::Response: Lend,
         M::Error: Into<BoxError>,
     {
+        let mut rng = self.rng;
         let shared = Arc::new(Shared {
             snapshot: ArcSwapOption::empty(),
             published: Arc::new(Notify::new()),
             driver: AtomicWaker::new(),
             abandoned: AtomicBool::new(false),
             driving: AtomicBool::new(true),
-            seeds: Lock::new(self.rng),
+            seeds: AtomicU64::new(rng.next_u64()),
+            failure: Lock::new(None),
             observers: self.observers,
         });
         let driver = Driver::new(shared.clone(), discover, make, self.policy);

@@ -106,6 +106,7 @@ where
 
     fn failed(&self, error: Error) {
         self.shared.observers.emit(Event::DiscoveryFailed { error: &error });
+        *self.shared.failure.lock() = Some(error);
     }
 
     /// Whether an endpoint was made.
@@ -161,14 +162,18 @@ where
             let Some(discover) = &mut self.discover else { return Turn { changed, more: false } };
             match discover.as_mut().poll_next(cx) {
                 Poll::Pending => return Turn { changed, more: false },
-                Poll::Ready(Some(Ok(Change::Insert(_, endpoint)))) => changed |= self.insert(endpoint),
+                // The change's key is what a later removal will name.
+                Poll::Ready(Some(Ok(Change::Insert(key, endpoint)))) => changed |= self.insert(endpoint.with_key(key)),
                 Poll::Ready(Some(Ok(Change::Remove(key)))) => changed |= self.remove(&key),
                 Poll::Ready(Some(Err(error))) => self.failed(Error::wrap(error)),
                 Poll::Ready(None) => {
                     self.discover = None;
-                    self.failed(
-                        Error::new(Kind::Closed, Phase::Pick).with_message("discovery ended; the last set stays"),
-                    );
+                    let ended = Error::new(Kind::Closed, Phase::Pick).with_message("discovery ended");
+                    let cause = self.shared.failure.lock().take();
+                    self.failed(match cause {
+                        Some(cause) => ended.with_source(cause),
+                        None => ended,
+                    });
                     // Nobody should wait for what cannot come any more.
                     changed |= self.shared.snapshot.load().is_none();
                 }

@@ -31,9 +31,10 @@ pin_project_lite::pin_project! {
         rng: Rng,
         // Present until an endpoint lends.
         request: Option<Req>,
-        // Endpoints that could not lend.
+        // Endpoints that could not lend, how many, and why the last could not.
         refused: Tried,
         refusals: usize,
+        refusal: Option<Error>,
     }
 }
 
@@ -55,7 +56,7 @@ where
 {
     pub(crate) fn new(shared: Arc<Users<L, P>>, access: A, rng: Rng, request: Req) -> Self {
         let request = Some(request);
-        Self { state: State::Pick, shared, access, rng, request, refused: Tried::default(), refusals: 0 }
+        Self { state: State::Pick, shared, access, rng, request, refused: Tried::default(), refusals: 0, refusal: None }
     }
 }
 
@@ -81,16 +82,20 @@ where
                     let snapshot = this.shared.snapshot.load();
                     let Some(snapshot) = &*snapshot else {
                         if !this.shared.driving.load(Ordering::Acquire) {
-                            return Poll::Ready(Err(no_endpoints("the balancer's driver ended before it had any")));
+                            return Poll::Ready(Err(no_endpoints(this.shared, "the balancer's driver is gone")));
                         }
                         this.state.set(State::Wait { published });
                         continue;
                     };
                     if snapshot.nodes.is_empty() {
-                        return Poll::Ready(Err(no_endpoints("discovery says that there are none")));
+                        return Poll::Ready(Err(no_endpoints(this.shared, "discovery has none")));
                     }
                     let context = this.access.get(request);
-                    let node = pick(snapshot, request, context, this.refused, this.rng);
+                    let rules = if this.refusal.is_none() { &Rule::ALL[..] } else { &Rule::ELSEWHERE[..] };
+                    let Some(node) = pick(snapshot, request, context, this.refused, this.rng, rules) else {
+                        let none = || no_endpoints(this.shared, "the policy has none for this request");
+                        return Poll::Ready(Err(this.refusal.take().unwrap_or_else(none)));
+                    };
                     progress::at(node.id, &node.key);
                     if let Some(report) = context.and_then(CallContext::report) {
                         report.picked(&node.key);
@@ -120,13 +125,12 @@ where
                             *this.refusals += 1;
                             // A wait that ran out has cost the caller time; a dial that did, costs the endpoint.
                             let waited = error.is_timeout() && error.phase() == Phase::Queue;
-                            let over = waited || *this.refusals >= LENDERS;
-                            let elsewhere = !over && has_other(this.shared, this.refused);
                             this.state.set(State::Pick);
-                            if !elsewhere {
+                            if waited || *this.refusals >= LENDERS {
                                 *this.request = None;
                                 return Poll::Ready(Err(error));
                             }
+                            *this.refusal = Some(error);
                         }
                     }
                 }
@@ -141,15 +145,32 @@ where
     }
 }
 
-/// The endpoint that the call goes to: the first candidate that is neither down nor tried; else the first that is not
-/// down; else, so that the caller learns why none can be reached, the first that has not refused.
+/// Who is eligible.
+#[derive(Clone, Copy)]
+enum Rule {
+    /// Not down, and not tried by an earlier attempt.
+    UpAndNew,
+    /// Not down.
+    Up,
+    /// Anybody: its own error says why nobody can be reached.
+    Any,
+}
+
+impl Rule {
+    const ALL: [Self; 3] = [Self::UpAndNew, Self::Up, Self::Any];
+    /// For a call that has an error to return already.
+    const ELSEWHERE: [Self; 2] = [Self::UpAndNew, Self::Up];
+}
+
+/// The endpoint that the call goes to: the first candidate that has not refused, by the first rule that finds one.
 fn pick<L, P, Req>(
     snapshot: &Snapshot<L, P>,
     request: &Req,
     context: Option<&CallContext>,
     refused: &Tried,
     rng: &mut Rng,
-) -> Arc<Node<L>>
+    rules: &[Rule],
+) -> Option<Arc<Node<L>>>
 where
     L: Lend,
     P: Pick<Req>,
@@ -158,10 +179,10 @@ where
     let tried = context.map(CallContext::tried).filter(|tried| !tried.is_empty());
     let is_up = |node: &Node<L>| node.lend.room() != Room::Down;
     let is_new = |node: &Node<L>| tried.is_none_or(|tried| !tried.contains(node.id));
-    for rule in [Rule::UpAndNew, Rule::Up, Rule::Any] {
+    for rule in rules {
         let order = snapshot.picker.order(request, context, view, rng);
         for (skipped, index) in order.enumerate() {
-            let node = &snapshot.nodes[index];
+            let Some(node) = snapshot.nodes.get(index) else { continue };
             let eligible = match rule {
                 Rule::UpAndNew => is_up(node) && is_new(node),
                 Rule::Up => is_up(node),
@@ -169,30 +190,19 @@ where
             };
             if eligible && !refused.contains(node.id) {
                 snapshot.picker.taken(request, context, view, index, skipped);
-                return node.clone();
+                return Some(node.clone());
             }
         }
     }
-    snapshot.nodes[rng.below(snapshot.nodes.len())].clone()
+    None
 }
 
-/// Who is eligible, from the best case to the worst.
-#[derive(Clone, Copy)]
-enum Rule {
-    UpAndNew,
-    Up,
-    Any,
-}
-
-/// Whether there is an endpoint that has not refused and is not down.
-fn has_other<L: Lend, P>(shared: &Shared<L, P>, refused: &Tried) -> bool {
-    let snapshot = shared.snapshot.load();
-    let mut nodes = snapshot.iter().flat_map(|snapshot| &snapshot.nodes);
-    nodes.any(|node| node.lend.room() != Room::Down && !refused.contains(node.id))
-}
-
-fn no_endpoints(why: &str) -> Error {
-    Error::new(Kind::NoEndpoints, Phase::Pick).with_message(format!("no endpoints: {why}"))
+fn no_endpoints<L, P>(shared: &Shared<L, P>, why: &str) -> Error {
+    let error = Error::new(Kind::NoEndpoints, Phase::Pick).with_message(format!("no endpoint to call: {why}"));
+    match shared.failure.lock().clone() {
+        Some(cause) => error.with_source(cause),
+        None => error,
+    }
 }
 
 impl<L, P, A, Req> fmt::Debug for BalanceFuture<L, P, A, Req>

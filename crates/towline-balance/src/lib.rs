@@ -17,7 +17,7 @@
 //! - **Discovery that fails or ends** leaves the last good set; an endpoint that is removed gets no new calls, and
 //!   those in flight finish. Attributes change in place: an endpoint keeps its connections as long as its target.
 //!
-//! [`P2c`] is the default policy; [`towline_core::Policy`] and [`towline_core::Pick`] are how to add others.
+//! [`P2c`] is the policy to begin with; [`towline_core::Policy`] and [`towline_core::Pick`] are how to add others.
 //!
 //! ```
 //! use towline_balance::{BalanceBuilder, P2c, fixed};
@@ -33,7 +33,7 @@
 //!         async move { Ok::<_, towline_core::Error>(answer) }
 //!     })))
 //! });
-//! let (mut balance, driver) = BalanceBuilder::new(P2c::new()).access(Blind).pair(fixed(endpoints), make);
+//! let (mut balance, driver) = BalanceBuilder::new(P2c::new()).with_access(Blind).pair(fixed(endpoints), make);
 //! tokio::spawn(driver);
 //! let answer = balance.ready().await?.call("pong").await?;
 //! assert!(answer.starts_with("pong from 10.0.0."));
@@ -54,3 +54,4 @@ pub use self::driver::Driver;
 pub use self::future::BalanceFuture;
 pub use self::p2c::{P2c, P2cOrder};
 pub use self::set::EndpointView;
+pub use tower::discover::Change;

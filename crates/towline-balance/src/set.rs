@@ -7,7 +7,7 @@ use arc_swap::ArcSwapOption;
 use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
 use towline_core::sync::Lock;
-use towline_core::{Endpoint, EndpointId, EndpointKey, Lend, Loads, Member, Observers, Rng, Room};
+use towline_core::{Endpoint, EndpointId, EndpointKey, Error, Lend, Loads, Member, Observers, Room};
 
 /// One life of an endpoint: what lends, and what is counted. Outlives its removal as long as calls are in flight.
 pub(crate) struct Node<L> {
@@ -89,7 +89,9 @@ pub(crate) struct Shared<L, P> {
     /// Whether the driver lives.
     pub(crate) driving: AtomicBool,
     /// Where clones get their randomness from.
-    pub(crate) seeds: Lock<Rng>,
+    pub(crate) seeds: AtomicU64,
+    /// Why discovery failed last.
+    pub(crate) failure: Lock<Option<Error>>,
     pub(crate) observers: Observers,
 }
 

@@ -4,10 +4,11 @@
 //! resolver that hangs is outside most connect timeouts altogether. One budget over resolving, dialling and
 //! handshaking has no such gaps.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use tokio::task::unconstrained;
 use tokio::time::{Sleep, sleep};
 use tower_layer::Layer;
 use tower_service::Service;
@@ -99,9 +100,10 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         if let Poll::Ready(result) = this.progress.scope(|| this.inner.poll(cx)) {
-            return Poll::Ready(result.map_err(Error::wrap));
+            return Poll::Ready(result.map_err(|error| Error::wrap_as(Kind::Unavailable, Phase::Dial, error)));
         }
-        this.sleep.poll(cx).map(|()| {
+        // Outside of the task's budget, which a chatty peer may keep used up.
+        pin!(unconstrained(this.sleep)).poll(cx).map(|()| {
             Err(Error::new(Kind::Timeout, this.progress.phase())
                 .with_message(format!("no connection within {:?}", *this.limit)))
         })

@@ -59,7 +59,8 @@ impl EndpointId {
 
 /// How much of the traffic an endpoint should get, relative to its siblings: a finite number from 0 to 1,000,000.
 ///
-/// Zero means "only when nobody else can take the call".
+/// Zero means "only when nobody else can take the call". Sessions are spread by weight; `P2c` balances by calls in
+/// flight and does not look at it.
 ///
 /// ```
 /// use towline_core::Weight;
@@ -130,6 +131,13 @@ impl Endpoint {
         Self { key: key.into(), target, weight: Weight::ONE, zone: None, priority: 0, metadata: Metadata::default() }
     }
 
+    /// Sets the key.
+    #[must_use]
+    pub fn with_key(mut self, key: impl Into<EndpointKey>) -> Self {
+        self.key = key.into();
+        self
+    }
+
     /// Sets the weight.
     #[must_use]
     pub fn with_weight(mut self, weight: Weight) -> Self {
@@ -137,14 +145,14 @@ impl Endpoint {
         self
     }
 
-    /// Sets the zone.
+    /// Sets the zone, for policies of one's own: the built-in ones do not look at it.
     #[must_use]
     pub fn with_zone(mut self, zone: impl Into<Arc<str>>) -> Self {
         self.zone = Some(zone.into());
         self
     }
 
-    /// Sets the priority; 0 is tried first.
+    /// Sets the priority, for policies of one's own: the built-in ones do not look at it.
     #[must_use]
     pub fn with_priority(mut self, priority: u8) -> Self {
         self.priority = priority;
@@ -185,7 +193,7 @@ impl Endpoint {
         self.zone.as_deref()
     }
 
-    /// The priority; 0 is tried first.
+    /// The priority; 0 by default.
     pub fn priority(&self) -> u8 {
         self.priority
     }

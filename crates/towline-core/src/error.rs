@@ -35,6 +35,8 @@ pub enum Kind {
     Io,
     /// The TLS handshake failed; the source says why.
     Tls,
+    /// The codec cannot encode the request.
+    Unencodable,
     /// A message is larger than its limit.
     TooLarge,
     /// The peer sent something that is not a message of the protocol.
@@ -50,7 +52,7 @@ impl Kind {
     ///
     /// A request that is too large or misconfigured stays so.
     pub fn is_transient(self) -> bool {
-        !matches!(self, Self::Config | Self::TooLarge)
+        !matches!(self, Self::Config | Self::TooLarge | Self::Unencodable)
     }
 
     fn text(self) -> &'static str {
@@ -64,6 +66,7 @@ impl Kind {
             Self::UnexpectedEof => "the stream ended inside a message",
             Self::Io => "transport error",
             Self::Tls => "TLS handshake failed",
+            Self::Unencodable => "the request cannot be encoded",
             Self::TooLarge => "message too large",
             Self::Malformed => "malformed message",
             Self::Runtime => "no runtime",
@@ -167,9 +170,14 @@ impl Error {
     ///
     /// Layers convert with this before they classify.
     pub fn wrap(error: impl Into<BoxError>) -> Self {
+        Self::wrap_as(Kind::Other, Phase::Call, error)
+    }
+
+    /// Our own error again when `error` is one, else an error of this kind and phase with `error` as its source.
+    pub fn wrap_as(kind: Kind, phase: Phase, error: impl Into<BoxError>) -> Self {
         match error.into().downcast::<Self>() {
             Ok(own) => *own,
-            Err(foreign) => Self::new(Kind::Other, Phase::Call).with_source(foreign),
+            Err(foreign) => Self::new(kind, phase).with_source(foreign),
         }
     }
 

@@ -111,7 +111,8 @@ pub trait Policy: Send + 'static {
     note = "implement `Pick<{Req}>` for the picker that the policy builds"
 )]
 pub trait Pick<Req> {
-    /// Candidates, best first. May repeat an index; ends when there is no further choice.
+    /// Candidates, best first. May repeat an index; those outside of the set are passed over. When it ends, so does
+    /// the choice: the call fails with [`Kind::NoEndpoints`](crate::Kind::NoEndpoints) if it yielded none.
     type Order<'a>: Iterator<Item = usize>
     where
         Self: 'a,

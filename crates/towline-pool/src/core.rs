@@ -172,7 +172,7 @@ impl<C: Poolable> Core<C> {
         }
         if self.queue.len() >= self.limits.max_waiters {
             return Err(Error::new(Kind::Overloaded, Phase::Queue)
-                .with_message(format!("{} callers wait already, the most that may", self.queue.len())));
+                .with_message(format!("the queue is full (max_waiters {})", self.limits.max_waiters)));
         }
         Ok(None)
     }
@@ -572,8 +572,9 @@ impl<C: Poolable> Core<C> {
             _ => false,
         };
         if by_peer && !slot.succeeded && now.saturating_duration_since(slot.born) < EARLY {
-            let error = Error::new(Kind::Unavailable, Phase::Dial)
-                .with_message("the last connection was closed by its peer before it served a call");
+            let error = Error::new(Kind::Unavailable, Phase::Dial).with_message(
+                "the peer closed the last connection before it served a call (does it expect TLS, or none?)",
+            );
             self.failed(error, now);
         }
         self.fail_whom_nobody_serves(effects);

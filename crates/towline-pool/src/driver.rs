@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use tokio::time::{Instant, Sleep, sleep_until};
 use tower_service::Service;
-use towline_core::{BoxError, Error, Event, Kind, Phase, Poolable, ReadyCall};
+use towline_core::{BoxError, Error, Event, Kind, Phase, Poolable, ReadyCall, Sent};
 
 use crate::core::DialPermit;
 use crate::shared::Shared;
@@ -76,7 +76,9 @@ where
                     shared.observers.emit(Event::Dialled { endpoint: &shared.name, connection, took });
                 }
                 Err(error) => {
-                    let error = unavailable(Error::wrap(error)).or_endpoint(&shared.name);
+                    // Whatever a foreign maker fails with, no request was sent.
+                    let error = Error::wrap_as(Kind::Unavailable, Phase::Dial, error).with_sent(Sent::Never);
+                    let error = error.or_endpoint(&shared.name);
                     let next = shared.change(|core, effects| core.dial_failed(permit, error.clone(), now, effects));
                     let next_in = next.saturating_duration_since(now);
                     shared.observers.emit(Event::DialFailed { endpoint: &shared.name, error: &error, next_in });
@@ -86,15 +88,6 @@ where
         self.dials.retain(|dial| dial.permit.is_some());
         ended
     }
-}
-
-/// Whatever a foreign maker fails with, no request was sent.
-fn unavailable(error: Error) -> Error {
-    let error = match (error.kind(), error.phase()) {
-        (Kind::Other, Phase::Call) => Error::new(Kind::Unavailable, Phase::Dial).with_source(error),
-        _ => error,
-    };
-    error.with_sent(towline_core::Sent::Never)
 }
 
 impl<M, T> Future for Driver<M, T>

@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::runtime::Handle;
+use tokio::task::unconstrained;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tower_service::Service;
 use towline_core::sync::after;
@@ -97,8 +98,8 @@ impl<C: Poolable> LendFuture<C> {
     fn timed_out(&self, since: Instant) -> Error {
         let (stats, cause) = self.shared.read(|core| (core.stats(), core.last_error().cloned()));
         let error = Error::new(Kind::Timeout, Phase::Queue).with_message(format!(
-            "no connection within {:?}: {} in use, {} dialling, {} waiting, at most {} connections",
-            since.elapsed(),
+            "no connection within {} ms: {} in use, {} dialling, {} waiting (max_connections {})",
+            since.elapsed().as_millis(),
             stats.in_use,
             stats.dialling,
             stats.waiting,
@@ -175,7 +176,7 @@ impl<C: Poolable> Future for LendFuture<C> {
                 return this.give_up(place, error);
             }
         }
-        ready!(sleep.as_mut().poll(cx));
+        ready!(pin!(unconstrained(sleep.as_mut())).poll(cx)); // Outside of the task's budget.
         let error = this.timed_out(since);
         this.give_up(place, error)
     }

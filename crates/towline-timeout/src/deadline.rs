@@ -86,6 +86,26 @@ where
         Poll::Ready(Ok(()))
     }
 
+    fn call(&mut self, request: Req) -> Self::Future {
+        (&*self).call(request)
+    }
+}
+
+/// By reference, since nothing is held in between: callers of one service share its parked timer.
+impl<S, A, Req> Service<Req> for &Deadline<S, A>
+where
+    S: Service<Req> + Clone,
+    S::Error: Into<BoxError>,
+    A: Access<Req>,
+{
+    type Response = S::Response;
+    type Error = Error;
+    type Future = DeadlineFuture<S, Req>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Poll::Ready(Ok(()))
+    }
+
     fn call(&mut self, mut request: Req) -> Self::Future {
         let start = Instant::now();
         let own = after(start, self.limit);

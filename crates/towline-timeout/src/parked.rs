@@ -4,11 +4,12 @@
 //! fraction. Each clone of a service parks one. A parked timer may still fire at the end of a call that has long been
 //! answered; whoever polls its future then finds it finished.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::runtime::Handle;
+use tokio::task::unconstrained;
 use tokio::time::{Instant, Sleep, sleep_until};
 use towline_core::sync::Lock;
 use towline_core::{Error, Kind, Phase};
@@ -52,7 +53,9 @@ impl Timer {
                 }
             });
         }
-        sleep.as_mut().map_or(Poll::Pending, |sleep| sleep.as_mut().poll(cx)).map(Ok)
+        // Outside of the task's budget: a call that always uses it up would keep its deadline from ever passing.
+        let sleep = sleep.as_mut().map(|sleep| pin!(unconstrained(sleep.as_mut())).poll(cx));
+        sleep.unwrap_or(Poll::Pending).map(Ok)
     }
 }
 

@@ -61,6 +61,21 @@ async fn a_deadline_without_end_is_no_panic() {
     DeadlineLayer::new(Duration::MAX).layer(inner).oneshot(Call::new(())).await.unwrap();
 }
 
+// F26. In real time: a task that is never idle keeps the paused clock from moving.
+#[tokio::test]
+async fn a_call_that_uses_up_its_tasks_budget_in_every_poll_cannot_outlive_its_deadline() {
+    let busy = service_fn(|_: Call<()>| async {
+        loop {
+            tokio::task::consume_budget().await;
+        }
+        #[allow(unreachable_code, reason = "gives the future its type")]
+        Ok::<(), Error>(())
+    });
+    let call = DeadlineLayer::new(Duration::from_millis(20)).layer(busy).oneshot(Call::new(()));
+    let error = tokio::time::timeout(Duration::from_secs(10), call).await.unwrap().unwrap_err();
+    assert!(error.is_timeout());
+}
+
 #[test]
 fn without_a_runtime_a_wait_is_a_typed_error() {
     let stalls = service_fn(|_: Call<()>| pending::<Result<(), Error>>());

@@ -79,14 +79,21 @@ impl fmt::Display for TlsError {
             TlsErrorKind::Expired => write!(f, "the certificate presented for {name:?} has expired"),
             TlsErrorKind::NotYetValid => write!(f, "the certificate presented for {name:?} is not valid yet"),
             TlsErrorKind::WrongName => {
-                write!(f, "the certificate is not for {name:?} (is it the right server? see Target::with_tls_name)")
+                write!(f, "the certificate is not for {name:?} (is it the right server? see Endpoint::with_tls_name)")
             }
             TlsErrorKind::UnknownIssuer => {
                 write!(f, "nobody we trust has signed the certificate presented for {name:?} (add its root)")
             }
             TlsErrorKind::NotTls => write!(f, "the peer at {name:?} does not speak TLS"),
-            TlsErrorKind::Closed => write!(f, "the peer at {name:?} closed the connection during the handshake"),
-            TlsErrorKind::NoName => f.write_str("the target has no name to verify; set one with Target::with_tls_name"),
+            TlsErrorKind::Closed => {
+                write!(
+                    f,
+                    "the peer at {name:?} closed the connection in the handshake (does it speak TLS on this port?)"
+                )
+            }
+            TlsErrorKind::NoName => {
+                f.write_str("the target has no name to verify; set one with Endpoint::with_tls_name")
+            }
             TlsErrorKind::Other => write!(f, "the TLS handshake with {name:?} failed"),
         }
     }

@@ -44,7 +44,7 @@ where
         let before = self.write.len();
         self.codec.encode(message, &mut self.write).map_err(|error| {
             self.write.truncate(before);
-            Error::wrap(error).with_sent(Sent::Never)
+            Error::wrap_as(Kind::Unencodable, Phase::Write, error).with_sent(Sent::Never)
         })
     }
 
@@ -82,7 +82,7 @@ where
     {
         loop {
             if !self.read.is_empty() {
-                if let Some(message) = self.codec.decode(&mut self.read).map_err(Error::wrap)? {
+                if let Some(message) = self.codec.decode(&mut self.read).map_err(malformed)? {
                     return Poll::Ready(Ok(Incoming::Message(message)));
                 }
             }
@@ -92,7 +92,7 @@ where
             let n = ready!(poll_read_buf(Pin::new(&mut self.io), cx, &mut self.read))
                 .map_err(|error| Error::io(Phase::Read, error))?;
             if n == 0 {
-                let last = self.codec.decode_eof(&mut self.read).map_err(Error::wrap)?;
+                let last = self.codec.decode_eof(&mut self.read).map_err(malformed)?;
                 return Poll::Ready(Ok(last.map_or(Incoming::End, Incoming::Message)));
             }
         }
@@ -116,6 +116,11 @@ where
             Err(_) => CloseReason::Peer,
         })
     }
+}
+
+/// A codec that is not ours says only that it cannot go on.
+fn malformed(error: impl Into<BoxError>) -> Error {
+    Error::wrap_as(Kind::Malformed, Phase::Read, error)
 }
 
 /// The stream ended where an answer was due.

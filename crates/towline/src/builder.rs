@@ -116,7 +116,28 @@ where
     }
 
     /// Calls go to what this stream of changes yields, instead of a fixed list. Calls made before it has yielded
-    /// anything wait for it.
+    /// anything wait for it. An endpoint is known by the key of its change; inserted again, its attributes change in
+    /// place, and with another target it starts afresh.
+    ///
+    /// ```
+    /// use towline::{Change, Client, Endpoint, EndpointKey, Error};
+    /// use towline_proto::{Request, Response};
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// let (changes, mut receiver) = tokio::sync::mpsc::channel::<Result<Change<EndpointKey, Endpoint>, Error>>(16);
+    /// let client: Client<Request, Response> = Client::builder()
+    ///     .discover(futures_util::stream::poll_fn(move |cx| receiver.poll_recv(cx)))
+    ///     .plaintext()
+    ///     .build()?;
+    ///
+    /// // Later, as pods come and go:
+    /// let endpoint = "10.0.0.7:7000".parse::<Endpoint>()?;
+    /// changes.send(Ok(Change::Insert("pod-7".into(), endpoint))).await.unwrap();
+    /// changes.send(Ok(Change::Remove("pod-7".into()))).await.unwrap();
+    /// # drop(client);
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     pub fn discover<E: Into<BoxError>>(
         mut self,
         changes: impl Stream<Item = Result<Change<EndpointKey, Endpoint>, E>> + Send + 'static,
@@ -127,14 +148,27 @@ where
 
     /// Encrypts by this configuration.
     #[cfg(feature = "tls")]
-    pub fn tls(mut self, config: towline_tls::TlsConfig) -> Self {
-        self.encryption = Encryption::Tls(config);
-        self
+    pub fn tls(self, config: towline_tls::TlsConfig) -> Self {
+        self.encrypted_by(Encryption::Tls(config))
     }
 
     /// Sends everything in the clear: for loopback, Unix sockets, and networks that encrypt below.
-    pub fn plaintext(mut self) -> Self {
-        self.encryption = Encryption::Plaintext;
+    pub fn plaintext(self) -> Self {
+        self.encrypted_by(Encryption::Plaintext)
+    }
+
+    fn encrypted_by(mut self, encryption: Encryption) -> Self {
+        match (&self.encryption, &encryption) {
+            (Encryption::Plaintext, Encryption::Plaintext) | (Encryption::Default, _) => {}
+            #[cfg(feature = "tls")]
+            (Encryption::Tls(_), Encryption::Tls(_)) => {}
+            #[cfg(feature = "tls")]
+            _ => {
+                let both = refused("both tls() and plaintext() are set: use one of them");
+                self.error.get_or_insert(both);
+            }
+        }
+        self.encryption = encryption;
         self
     }
 
@@ -288,6 +322,11 @@ fn refused(why: &'static str) -> Error {
     Error::new(towline_core::Kind::Config, Phase::Build).with_message(why)
 }
 
+/// Whatever a connector fails with, there is no connection.
+fn unreachable(error: impl Into<BoxError>) -> Error {
+    Error::wrap_as(towline_core::Kind::Unavailable, Phase::Dial, error)
+}
+
 /// Any connector, as a dial for boxed streams.
 fn boxed<C>(connector: C) -> Dial<BoxIo>
 where
@@ -298,7 +337,7 @@ where
 {
     Dial::new(move |target| {
         let connecting = ReadyCall::new(connector.clone(), target);
-        Box::pin(async move { connecting.await.map(BoxIo::new).map_err(Error::wrap) })
+        Box::pin(async move { connecting.await.map(BoxIo::new).map_err(unreachable) })
     })
 }
 

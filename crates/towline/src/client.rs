@@ -102,14 +102,17 @@ where
         ClientBuilder::new(towline_codec::ProstCodec::<Req, Res>::default())
     }
 
-    /// Starts a client for the messages of any codec.
+    /// Starts a client for the messages of any tokio_util codec.
+    ///
+    /// One encoded request must be one message on the wire, answered by one message: a protocol without ids has
+    /// nothing else by which an answer belongs to a request. Give the codec a length limit if it has one.
     ///
     /// ```
-    /// use bytes::Bytes;
+    /// use tokio_util::codec::LinesCodec;
     /// use towline::Client;
-    /// use towline::codec::FrameCodec;
     ///
-    /// let builder = Client::<Bytes, Bytes>::with_codec(FrameCodec::default());
+    /// // One line there, one line back; a request must not contain a line break.
+    /// let builder = Client::<String, String>::with_codec(LinesCodec::new_with_max_length(64 * 1024));
     /// # drop(builder);
     /// ```
     pub fn with_codec(codec: impl crate::MessageCodec<Req, Res> + Sync) -> ClientBuilder<Req, Res> {
@@ -127,6 +130,8 @@ where
 
     /// Sends a request, or a [`Call`] with a context of its own. Dropping the future cancels the call.
     ///
+    /// Requests are `Clone` because retry keeps a copy.
+    ///
     /// # Errors
     ///
     /// [`Error`] says what happened, in which phase, at which endpoint, and whether the request can have been sent.
@@ -137,7 +142,12 @@ where
         let mut call = call.into();
         self.prepare.prepare(&mut call);
         let span = CallSpan::new(call.context());
-        ClientFuture { call: self.stack.clone().call(call), span }
+        ClientFuture { call: (&self.stack).call(call), span }
+    }
+
+    /// The same client as a `Service<Call<Req>>`, for tower layers over calls that carry a context.
+    pub fn calls(&self) -> Calls<Req, Res> {
+        Calls(self.clone())
     }
 
     /// The endpoints at present, with their statistics.
@@ -199,10 +209,30 @@ where
     }
 
     fn call(&mut self, request: Req) -> Self::Future {
-        let mut call = Call::new(request);
-        self.prepare.prepare(&mut call);
-        let span = CallSpan::new(call.context());
-        ClientFuture { call: self.stack.call(call), span }
+        self.send(request)
+    }
+}
+
+/// A [`Client`] whose requests are [`Call`]s. Made by [`Client::calls`]; clones share everything.
+#[derive(Clone, Debug)]
+pub struct Calls<Req: Send + 'static, Res: Send + 'static>(Client<Req, Res>);
+
+impl<Req, Res> Service<Call<Req>> for Calls<Req, Res>
+where
+    Req: Clone + Send + 'static,
+    Res: Send + 'static,
+{
+    type Response = Res;
+    type Error = Error;
+    type Future = ClientFuture<Req, Res>;
+
+    /// Always ready: whatever is waited for is waited for in the call.
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, call: Call<Req>) -> Self::Future {
+        self.0.send(call)
     }
 }
 

@@ -109,10 +109,11 @@ pub use towline_timeout as timeout;
 pub use towline_tls as tls;
 pub use towline_transport as transport;
 
+pub use towline_balance::Change;
 pub use towline_core::{
     Call, Endpoint, EndpointKey, Error, Event, Kind, Observer, Phase, Report, Sent, SessionKey, Target,
 };
 
 pub use self::builder::ClientBuilder;
-pub use self::client::{Client, ClientFuture, EndpointStats};
+pub use self::client::{Calls, Client, ClientFuture, EndpointStats};
 pub use self::codec_box::{BoxCodec, MessageCodec};

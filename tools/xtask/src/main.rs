@@ -47,8 +47,7 @@ fn main() -> ExitCode {
 
 fn demo() -> Result<(), String> {
     let machine = Machine::look()?;
-    run(cargo(&["run", "--release", "--package", "towline-examples", "--example", "quickstart"])
-        .args(machine.features()))
+    run(cargo(&["run", "--release", "--example", "quickstart"]).args(machine.features()))
 }
 
 fn test() -> Result<(), String> {

@@ -97,7 +97,7 @@ async fn the_wait_deadline_says_who_holds_what() {
     for error in [a.unwrap_err(), b.unwrap_err()] {
         assert_eq!((error.kind(), error.phase(), error.sent()), (Kind::Timeout, Phase::Queue, Sent::Never));
         let said = error.to_string();
-        assert!(said.contains("within 3s: 2 in use, 0 dialling") && said.contains("endpoint endpoint"), "{said}");
+        assert!(said.contains("within 3000 ms: 2 in use, 0 dialling") && said.contains("endpoint endpoint"), "{said}");
     }
     assert_eq!(handle.stats().waiting, 0);
 }
