@@ -21,7 +21,8 @@ fn builder() -> Builder {
 async fn settings_that_cannot_work_are_refused_when_the_client_is_built() {
     let one = || builder().endpoints(["127.0.0.1:1"]);
     let silent = futures_util::stream::pending::<Result<_, Error>>();
-    let cases: [(Builder, &str); 7] = [
+    let cases: [(Builder, &str); 8] = [
+        (one().tls(TlsConfig::builder().build().unwrap()), "both tls() and plaintext()"),
         (one().discover(silent), "both as a list and by discover()"),
         (builder().endpoints(["127.0.0.1:1", "nonsense"]), "\"nonsense\" as an endpoint: it has no port"),
         (builder().endpoints(Vec::<String>::new()), "there are no endpoints: call endpoints()"),

@@ -25,6 +25,22 @@ async fn tower_layers_go_over_the_client() {
 }
 
 #[tokio::test]
+async fn tower_layers_go_over_calls_that_carry_a_context() {
+    let bed = Bed::new(3).await;
+    let stack =
+        ServiceBuilder::new().concurrency_limit(4).timeout(Duration::from_secs(5)).service(bed.client().calls());
+    let mut homes = Vec::new();
+    for i in 0..10 {
+        let call = Call::new(request(i)).with_session("alice").with_report();
+        let report = call.context().report().cloned().unwrap();
+        stack.clone().oneshot(call).await.unwrap();
+        homes.push(report.endpoint().unwrap());
+    }
+    homes.dedup();
+    assert_eq!(homes.len(), 1);
+}
+
+#[tokio::test]
 async fn the_client_says_who_is_calling_and_what_may_be_repeated_from_the_request() {
     let bed = Bed::new(3).await;
     bed.backends[0].faults().hang_up(true);

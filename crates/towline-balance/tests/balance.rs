@@ -14,7 +14,8 @@ use tower::{Layer, Service, ServiceExt, service_fn};
 use towline_balance::{Balance, BalanceBuilder, P2c, fixed};
 use towline_core::sync::Lock;
 use towline_core::{
-    Call, Endpoint, EndpointKey, Error, Kind, Lend, Lent, Phase, Rng, Room, Sent, Target, TokioExecutor, Weight,
+    Call, CallContext, Endpoint, EndpointKey, Error, Kind, Lend, Lent, Members, Phase, Pick, Policy, Rng, Room, Sent,
+    Target, TokioExecutor, View, Weight,
 };
 use towline_pool::{Handle, PoolBuilder};
 use towline_retry::RetryLayer;
@@ -268,6 +269,71 @@ async fn attributes_change_in_place_and_a_new_target_or_a_new_life_starts_afresh
     discover.send(Ok(Change::Insert(key.clone(), endpoint("10.0.0.2:1")))).await.unwrap();
     settle().await;
     assert_eq!((balance.endpoints().len(), balance.endpoints()[0].calls), (1, 0), "a new life");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_is_known_by_the_key_of_its_change() {
+    let (discover, stream) = discovery();
+    let (balance, driver) = BalanceBuilder::new(P2c::new()).pair(stream, named());
+    tokio::spawn(driver);
+    discover.send(Ok(Change::Insert("pod-7".into(), "10.0.0.1:1".parse().unwrap()))).await.unwrap();
+    settle().await;
+    assert_eq!(balance.endpoints()[0].endpoint.key().as_str(), "pod-7");
+    discover.send(Ok(Change::Remove("pod-7".into()))).await.unwrap();
+    settle().await;
+    assert!(balance.endpoints().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn why_discovery_failed_is_the_cause_of_having_no_endpoints() {
+    let failing = stream::iter([Err::<Change<EndpointKey, Endpoint>, _>(std::io::Error::other("consul is down"))]);
+    let (balance, driver) = BalanceBuilder::new(P2c::new()).pair(failing, named());
+    tokio::spawn(driver);
+    let error = balance.oneshot(Call::new(0)).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::NoEndpoints);
+    assert_eq!(error.find::<std::io::Error>().unwrap().to_string(), "consul is down");
+}
+
+/// Names whatever it is told to.
+#[derive(Clone)]
+struct Picky(Vec<usize>);
+
+impl Policy for Picky {
+    type Picker = Self;
+
+    fn build(&mut self, _set: &Members, _last: Option<&Self>) -> Self {
+        self.clone()
+    }
+}
+
+impl<Req> Pick<Req> for Picky {
+    type Order<'a>
+        = std::vec::IntoIter<usize>
+    where
+        Req: 'a;
+
+    fn order<'a>(
+        &'a self,
+        _request: &'a Req,
+        _context: Option<&'a CallContext>,
+        _view: View<'a>,
+        _rng: &mut Rng,
+    ) -> Self::Order<'a> {
+        self.0.clone().into_iter()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_decides_alone_who_is_called_and_may_name_nobody() {
+    for (named_by_policy, answer) in [(vec![1], Some("10.0.0.1:1")), (vec![7, 0], Some("10.0.0.0:1")), (vec![], None)] {
+        let (balance, driver) = BalanceBuilder::new(Picky(named_by_policy)).pair(fixed(endpoints(2)), named());
+        tokio::spawn(driver);
+        match (balance.oneshot(Call::new(0)).await, answer) {
+            (Ok(answered), Some(expected)) => assert_eq!(answered, expected),
+            (Err(error), None) => assert_eq!((error.kind(), error.sent()), (Kind::NoEndpoints, Sent::Never)),
+            (result, _) => panic!("{result:?}"),
+        }
+    }
 }
 
 // F18

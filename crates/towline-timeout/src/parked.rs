@@ -8,29 +8,36 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, Id};
 use tokio::task::unconstrained;
 use tokio::time::{Instant, Sleep, sleep_until};
 use towline_core::sync::Lock;
 use towline_core::{Error, Kind, Phase};
 
+/// A timer, and the runtime that drives it: on another, and when that has ended, it is of no use.
+#[derive(Debug)]
+struct Parked {
+    runtime: Id,
+    sleep: Pin<Box<Sleep>>,
+}
+
 /// Where one clone of a service parks its timer.
 #[derive(Debug, Default)]
-pub(crate) struct Berth(Arc<Lock<Option<Pin<Box<Sleep>>>>>);
+pub(crate) struct Berth(Arc<Lock<Option<Parked>>>);
 
 impl Berth {
     /// A timer for `at`. Takes the parked one, or makes one, when it is first polled.
     pub(crate) fn timer(&self, at: Instant) -> Timer {
-        Timer { berth: self.0.clone(), at, sleep: None }
+        Timer { berth: self.0.clone(), at, parked: None }
     }
 }
 
 /// A timer on loan; parked again when dropped.
 #[derive(Debug)]
 pub(crate) struct Timer {
-    berth: Arc<Lock<Option<Pin<Box<Sleep>>>>>,
+    berth: Arc<Lock<Option<Parked>>>,
     at: Instant,
-    sleep: Option<Pin<Box<Sleep>>>,
+    parked: Option<Parked>,
 }
 
 impl Timer {
@@ -38,32 +45,37 @@ impl Timer {
     ///
     /// [`Kind::Runtime`] when there is no tokio runtime to measure time with.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        let Self { berth, at, sleep } = self;
-        if sleep.is_none() {
-            let parked = berth.lock().take();
-            *sleep = Some(match parked {
-                Some(mut parked) => {
-                    parked.as_mut().reset(*at);
-                    parked
-                }
-                None if Handle::try_current().is_ok() => Box::pin(sleep_until(*at)),
-                None => {
-                    let error = Error::new(Kind::Runtime, Phase::Call);
-                    return Poll::Ready(Err(error.with_message("no tokio runtime to keep a deadline with")));
-                }
-            });
-        }
+        let timer = match &mut self.parked {
+            Some(timer) => timer,
+            none => none.insert(take(&self.berth, self.at)?),
+        };
         // Outside of the task's budget: a call that always uses it up would keep its deadline from ever passing.
-        let sleep = sleep.as_mut().map(|sleep| pin!(unconstrained(sleep.as_mut())).poll(cx));
-        sleep.unwrap_or(Poll::Pending).map(Ok)
+        pin!(unconstrained(timer.sleep.as_mut())).poll(cx).map(Ok)
+    }
+}
+
+/// The parked timer, if it is of this runtime, or a new one.
+fn take(berth: &Lock<Option<Parked>>, at: Instant) -> Result<Parked, Error> {
+    let runtime = Handle::try_current().map_err(|cause| {
+        Error::new(Kind::Runtime, Phase::Call)
+            .with_message("no tokio runtime to keep a deadline with")
+            .with_source(cause)
+    })?;
+    let parked = berth.lock().take();
+    match parked.filter(|parked| parked.runtime == runtime.id()) {
+        Some(mut parked) => {
+            parked.sleep.as_mut().reset(at);
+            Ok(parked)
+        }
+        None => Ok(Parked { runtime: runtime.id(), sleep: Box::pin(sleep_until(at)) }),
     }
 }
 
 impl Drop for Timer {
     fn drop(&mut self) {
-        if let Some(sleep) = self.sleep.take() {
+        if let Some(timer) = self.parked.take() {
             // Two calls of one clone may overlap: one timer is enough to keep, and the other is dropped unlocked.
-            let second = self.berth.lock().replace(sleep);
+            let second = self.berth.lock().replace(timer);
             drop(second);
         }
     }

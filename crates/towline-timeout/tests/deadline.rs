@@ -138,3 +138,14 @@ async fn overlapping_calls_of_one_clone_have_each_its_own_deadline() {
     sleep(9 * SECOND).await;
     assert!(late.is_woken() && late.poll().is_ready());
 }
+
+#[test]
+fn a_timer_that_was_parked_on_a_runtime_that_has_ended_is_not_used_on_another() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    let stalls = service_fn(|_: Call<()>| pending::<Result<(), Error>>());
+    let service = DeadlineLayer::new(SECOND).layer(stalls);
+    for _ in 0..2 {
+        let error = runtime().block_on(async { (&service).call(Call::new(())).await.unwrap_err() });
+        assert!(error.is_timeout());
+    }
+}

@@ -3,7 +3,8 @@
 use std::future::poll_fn;
 use std::io::ErrorKind;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use tokio_util::codec::{Decoder, Encoder, LinesCodec, LinesCodecError};
 use tower::{Service, ServiceExt};
 use towline_codec::{FrameCodec, FrameLimits};
 use towline_core::progress::Progress;
@@ -197,6 +198,44 @@ async fn a_request_over_the_limit_is_unsent_and_harmless() {
     script.reply(frame("pong"));
     assert_eq!(connection.call("ping".into()).await.unwrap(), "pong");
     assert_eq!(script.written(), frame("ping"));
+}
+
+#[tokio::test]
+async fn errors_of_a_foreign_codec_say_what_and_where() {
+    let lines = || LinesCodec::new_with_max_length(8);
+    let (io, script) = ScriptIo::new();
+    let mut connection = Exclusive::new(io, lines());
+    script.reply("a line that is too long\n");
+    let rejected = connection.call("ping").await.unwrap_err();
+    let (kind, phase, sent) = (rejected.error.kind(), rejected.error.phase(), rejected.error.sent());
+    assert_eq!((kind, phase, sent), (Kind::Malformed, Phase::Read, Sent::Maybe));
+
+    let (io, script) = ScriptIo::new();
+    let mut connection = Exclusive::new(io, Refusing(lines()));
+    let rejected = connection.call("ping").await.unwrap_err();
+    assert_eq!((rejected.error.kind(), rejected.error.sent()), (Kind::Unencodable, Sent::Never));
+    assert!(!rejected.error.kind().is_transient() && script.written().is_empty());
+}
+
+/// Encodes nothing.
+struct Refusing(LinesCodec);
+
+impl Encoder<&'static str> for Refusing {
+    type Error = LinesCodecError;
+
+    fn encode(&mut self, _line: &'static str, dst: &mut BytesMut) -> Result<(), LinesCodecError> {
+        dst.extend_from_slice(b"half of it");
+        Err(LinesCodecError::MaxLineLengthExceeded)
+    }
+}
+
+impl Decoder for Refusing {
+    type Item = String;
+    type Error = LinesCodecError;
+
+    fn decode(&mut self, src: &mut BytesMut) -> Result<Option<String>, LinesCodecError> {
+        self.0.decode(src)
+    }
 }
 
 // F36
