@@ -103,6 +103,18 @@ async fn a_pool_set_to_be_warm_is_connected_before_the_first_call() {
     tokio::time::timeout(Duration::from_secs(5), warm).await.unwrap();
 }
 
+#[tokio::test]
+async fn warm_connects_ahead_and_reports_what_failed() {
+    let mut bed = Bed::new(2).await;
+    let client = bed.client();
+    client.warm(2).await.unwrap();
+    assert!(client.endpoints().iter().all(|endpoint| endpoint.pool.idle == 2));
+    bed.backends[1].stop().await;
+    let error = client.warm(3).await.unwrap_err();
+    assert_eq!(error.endpoint().unwrap().as_str(), bed.backends[1].address().to_string());
+    assert_eq!(client.endpoints()[0].pool.idle, 3);
+}
+
 #[test]
 fn a_client_outlives_the_runtime_it_was_first_used_on() {
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -35,6 +35,15 @@ impl<L, P, A> Balance<L, P, A> {
     }
 }
 
+impl<L, P, A> Balance<L, P, A> {
+    /// Waits until discovery has yielded a first set, or the driver has ended without one.
+    pub async fn discovered(&self) {
+        while let Some(published) = self.shared.first_snapshot() {
+            published.await;
+        }
+    }
+}
+
 impl<L: Lend + Clone, P, A> Balance<L, P, A> {
     /// The endpoints at present; empty before discovery has yielded any.
     pub fn endpoints(&self) -> Vec<EndpointView<L>> {

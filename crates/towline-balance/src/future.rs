@@ -3,7 +3,6 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
 use tokio::sync::futures::OwnedNotified;
@@ -77,14 +76,15 @@ where
                 StateProj::Pick => {
                     progress::enter(Phase::Pick);
                     let request = this.request.as_ref().expect("polled after completion");
-                    // Listening begins before the look, so that nothing published in between is missed.
-                    let published = this.shared.published.clone().notified_owned();
                     let snapshot = this.shared.snapshot.load();
                     let Some(snapshot) = &*snapshot else {
-                        if !this.shared.driving.load(Ordering::Acquire) {
-                            return Poll::Ready(Err(no_endpoints(this.shared, "the balancer's driver is gone")));
+                        match this.shared.first_snapshot() {
+                            Some(published) => this.state.set(State::Wait { published }),
+                            None if this.shared.snapshot.load().is_some() => {}
+                            None => {
+                                return Poll::Ready(Err(no_endpoints(this.shared, "the balancer's driver is gone")));
+                            }
                         }
-                        this.state.set(State::Wait { published });
                         continue;
                     };
                     if snapshot.nodes.is_empty() {

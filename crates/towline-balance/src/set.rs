@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use arc_swap::ArcSwapOption;
 use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
+use tokio::sync::futures::OwnedNotified;
 use towline_core::sync::Lock;
 use towline_core::{Endpoint, EndpointId, EndpointKey, Error, Lend, Loads, Member, Observers, Room};
 
@@ -93,6 +94,16 @@ pub(crate) struct Shared<L, P> {
     /// Why discovery failed last.
     pub(crate) failure: Lock<Option<Error>>,
     pub(crate) observers: Observers,
+}
+
+impl<L, P> Shared<L, P> {
+    /// Resolves when there may be a snapshot; `None` when there is one, or none will come.
+    pub(crate) fn first_snapshot(&self) -> Option<OwnedNotified> {
+        // Listening begins before the look, so that nothing published in between is missed.
+        let published = self.published.clone().notified_owned();
+        let waits = self.snapshot.load().is_none() && self.driving.load(Ordering::Acquire);
+        waits.then_some(published)
+    }
 }
 
 /// One endpoint as the balancer sees it at present.

@@ -297,7 +297,10 @@ pub trait Access<Req>: Clone {
     fn edit(&self, request: &mut Req, change: impl FnOnce(&mut CallContext));
 }
 
-/// Requests without a context: everything works but what needs one.
+/// Requests without a context: everything works but what needs one. There are no sessions, no call counts as
+/// idempotent, a retry may go where it failed, the pool does not see the deadline, and nobody reports who served.
+///
+/// To be set on every layer and on the balancer of a stack, with `with_access(Blind)`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Blind;
 

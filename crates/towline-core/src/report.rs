@@ -1,5 +1,7 @@
 //! Who served this call?
 
+use std::fmt;
+
 use crate::sync::Lock;
 use crate::{ConnectionId, EndpointKey};
 
@@ -17,8 +19,14 @@ use crate::{ConnectionId, EndpointKey};
 /// # report.picked(&EndpointKey::new("10.0.0.7:7000"));
 /// assert_eq!(report.endpoint().unwrap().as_str(), "10.0.0.7:7000");
 /// ```
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Report(Lock<Served>);
+
+impl fmt::Debug for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.lock().fmt(f)
+    }
+}
 
 #[derive(Debug, Default)]
 struct Served {

@@ -15,6 +15,9 @@ use towline_core::{BoxError, Error, Kind, Phase, SharedExecutor, TokioExecutor};
 use crate::{Correlate, Exclusive, Multiplexed};
 
 /// Makes [`Exclusive`] connections over a connector. Each gets a clone of the codec.
+///
+/// Connections take what the codec encodes. In a stack of [`Call`](towline_core::Call)s put an
+/// [`UnwrapCallLayer`](towline_core::UnwrapCallLayer) over this one.
 #[derive(Clone, Debug)]
 pub struct ExclusiveLayer<C> {
     codec: C,

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use futures_util::future::join_all;
 use tower_service::Service;
 use towline_balance::{Balance, EndpointView};
 use towline_core::{Call, EndpointKey, Error, HasContext, Room, SessionKey, Target, UnwrapCall};
@@ -160,6 +161,19 @@ where
             pool: view.lend.stats(),
         };
         self.balance.endpoints().into_iter().map(stats).collect()
+    }
+
+    /// Connects ahead: until every endpoint that is known, once discovery has yielded some, has had this many
+    /// connections open at once.
+    ///
+    /// # Errors
+    ///
+    /// The first failure to connect to any of them, after all were tried; dialling goes on under backoff.
+    pub async fn warm(&self, connections: usize) -> Result<(), Error> {
+        self.balance.discovered().await;
+        let handles: Vec<_> = self.balance.endpoints().into_iter().map(|view| view.lend).collect();
+        let warmed = join_all(handles.iter().map(|handle| handle.warm(connections))).await;
+        warmed.into_iter().collect()
     }
 
     /// Ends the client, and all its clones: no call gets a connection any more, those in flight finish. Resolves when

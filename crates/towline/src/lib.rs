@@ -41,7 +41,8 @@
 //!
 //! # The same stack by hand
 //!
-//! The builder does nothing that a library author cannot do with `tower::ServiceBuilder`:
+//! The builder does nothing that a library author cannot do with `tower::ServiceBuilder`, and this is the way to put in
+//! a policy, a layer or a kind of connection of one's own:
 //!
 //! ```
 //! use std::time::Duration;
