@@ -112,7 +112,7 @@ async fn dial(target: Target, config: TcpConfig) -> Result<Socket, Error> {
             let connected = tokio::net::UnixStream::connect(path).await;
             return connected
                 .map(Socket::Unix)
-                .map_err(|error| failed(Phase::Dial, format!("cannot connect to {target}")).with_source(error));
+                .map_err(|error| failed(Phase::Dial, format!("cannot reach {target}")).with_source(error));
         }
         _ => return Err(failed(Phase::Dial, format!("{target} cannot be dialled on this system"))),
     };
@@ -124,7 +124,7 @@ async fn dial(target: Target, config: TcpConfig) -> Result<Socket, Error> {
     };
     match race(addresses, config.attempt_delay, connect).await {
         Some(Ok(stream)) => Ok(Socket::Tcp(stream)),
-        Some(Err((addr, error))) => Err(failed(Phase::Dial, format!("cannot connect to {addr}")).with_source(error)),
+        Some(Err((addr, error))) => Err(failed(Phase::Dial, format!("cannot reach {addr}")).with_source(error)),
         None => Err(failed(Phase::Resolve, format!("{target} has no address"))),
     }
 }

@@ -60,6 +60,7 @@ impl<C: Poolable> Handle<C> {
             },
         )
         .await
+        .map_err(|error| error.or_endpoint(&self.shared.name))
     }
 
     /// Ends the pool: no call gets a connection any more, waiters fail with

@@ -68,34 +68,48 @@ impl TlsError {
     }
 
     fn into_error(self) -> Error {
-        Error::new(Kind::Tls, Phase::Handshake).with_message(self.to_string()).with_source(self)
+        Error::new(Kind::Tls, Phase::Handshake).with_message(self.message()).with_source(self)
     }
 }
 
-impl fmt::Display for TlsError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl TlsError {
+    /// What was wrong, with what, and what to change.
+    fn message(&self) -> String {
         let name = &self.server_name;
         match self.kind {
-            TlsErrorKind::Expired => write!(f, "the certificate presented for {name:?} has expired"),
-            TlsErrorKind::NotYetValid => write!(f, "the certificate presented for {name:?} is not valid yet"),
+            TlsErrorKind::Expired => format!("the certificate presented for {name:?} has expired"),
+            TlsErrorKind::NotYetValid => format!("the certificate presented for {name:?} is not valid yet"),
             TlsErrorKind::WrongName => {
-                write!(f, "the certificate is not for {name:?} (is it the right server? see Endpoint::with_tls_name)")
+                format!("the certificate is not for {name:?} (is it the right server? see Endpoint::with_tls_name)")
             }
             TlsErrorKind::UnknownIssuer => {
-                write!(f, "nobody we trust has signed the certificate presented for {name:?} (add its root)")
+                format!("nobody we trust has signed the certificate presented for {name:?} (add its root)")
             }
-            TlsErrorKind::NotTls => write!(f, "the peer at {name:?} does not speak TLS"),
+            TlsErrorKind::NotTls => format!("the peer at {name:?} does not speak TLS"),
             TlsErrorKind::Closed => {
-                write!(
-                    f,
-                    "the peer at {name:?} closed the connection in the handshake (does it speak TLS on this port?)"
-                )
+                format!("the peer at {name:?} closed the connection in the handshake (does it speak TLS on this port?)")
             }
             TlsErrorKind::NoName => {
-                f.write_str("the target has no name to verify; set one with Endpoint::with_tls_name")
+                String::from("the target has no name to verify; set one with Endpoint::with_tls_name")
             }
-            TlsErrorKind::Other => write!(f, "the TLS handshake with {name:?} failed"),
+            TlsErrorKind::Other => format!("the TLS handshake with {name:?} failed"),
         }
+    }
+}
+
+/// The kind in a few words: the error that has this as its source says the rest.
+impl fmt::Display for TlsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.kind {
+            TlsErrorKind::Expired => "expired",
+            TlsErrorKind::NotYetValid => "not yet valid",
+            TlsErrorKind::WrongName => "wrong name",
+            TlsErrorKind::UnknownIssuer => "unknown issuer",
+            TlsErrorKind::NotTls => "not TLS",
+            TlsErrorKind::Closed => "closed by the peer",
+            TlsErrorKind::NoName => "no name",
+            TlsErrorKind::Other => "handshake failure",
+        })
     }
 }
 
