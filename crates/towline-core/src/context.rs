@@ -232,6 +232,11 @@ impl<M> Call<M> {
         &self.message
     }
 
+    /// The context.
+    pub fn context(&self) -> &CallContext {
+        &self.context
+    }
+
     /// The message, without its context.
     pub fn into_message(self) -> M {
         self.message
@@ -259,13 +264,6 @@ pub trait HasContext {
     fn context(&self) -> &CallContext;
     /// The context, to change.
     fn context_mut(&mut self) -> &mut CallContext;
-}
-
-impl<M> Call<M> {
-    /// The context.
-    pub fn context(&self) -> &CallContext {
-        &self.context
-    }
 }
 
 impl<M> HasContext for Call<M> {
