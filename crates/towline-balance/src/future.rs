@@ -91,8 +91,7 @@ where
                         return Poll::Ready(Err(no_endpoints(this.shared, "discovery has none")));
                     }
                     let context = this.access.get(request);
-                    let rules = if this.refusal.is_none() { &Rule::ALL[..] } else { &Rule::ELSEWHERE[..] };
-                    let Some(node) = pick(snapshot, request, context, this.refused, this.rng, rules) else {
+                    let Some(node) = pick(snapshot, request, context, this.refused, this.rng) else {
                         let none = || no_endpoints(this.shared, "the policy has none for this request");
                         return Poll::Ready(Err(this.refusal.take().unwrap_or_else(none)));
                     };
@@ -156,12 +155,6 @@ enum Rule {
     Any,
 }
 
-impl Rule {
-    const ALL: [Self; 3] = [Self::UpAndNew, Self::Up, Self::Any];
-    /// For a call that has an error to return already.
-    const ELSEWHERE: [Self; 2] = [Self::UpAndNew, Self::Up];
-}
-
 /// The endpoint that the call goes to: the first candidate that has not refused, by the first rule that finds one.
 fn pick<L, P, Req>(
     snapshot: &Snapshot<L, P>,
@@ -169,7 +162,6 @@ fn pick<L, P, Req>(
     context: Option<&CallContext>,
     refused: &Tried,
     rng: &mut Rng,
-    rules: &[Rule],
 ) -> Option<Arc<Node<L>>>
 where
     L: Lend,
@@ -179,7 +171,7 @@ where
     let tried = context.map(CallContext::tried).filter(|tried| !tried.is_empty());
     let is_up = |node: &Node<L>| node.lend.room() != Room::Down;
     let is_new = |node: &Node<L>| tried.is_none_or(|tried| !tried.contains(node.id));
-    for rule in rules {
+    for rule in [Rule::UpAndNew, Rule::Up, Rule::Any] {
         let order = snapshot.picker.order(request, context, view, rng);
         for (skipped, index) in order.enumerate() {
             let Some(node) = snapshot.nodes.get(index) else { continue };

@@ -278,9 +278,6 @@ impl<C: Poolable> Core<C> {
     /// The connection at `index` has room again: closes it if its time has come, else offers it.
     fn becomes_free(&mut self, index: usize, now: Instant, effects: &mut Effects<C>) {
         let slot = &mut self.slots[index];
-        if slot.draining.is_none() && slot.expires.is_some_and(|at| at <= now) {
-            slot.draining = Some(CloseReason::Lifetime);
-        }
         if self.closed {
             slot.draining.get_or_insert(CloseReason::Shutdown);
         }

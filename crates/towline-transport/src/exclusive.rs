@@ -208,8 +208,7 @@ where
         };
         *stage = Stage::Done;
         let life = match &result {
-            Ok(_) if shared.wire.has_unread() => Life::Closed(CloseReason::Stray),
-            Ok(_) => Life::Idle,
+            Ok(_) => Life::Idle, // What is left over is found at the next look.
             Err(error) => Life::Closed(match error.kind() {
                 Kind::Closed | Kind::Io | Kind::UnexpectedEof => CloseReason::Peer,
                 _ => CloseReason::Failed,

@@ -98,15 +98,10 @@ where
         }
     }
 
-    /// Whether bytes have come that no message has taken.
-    pub(crate) fn has_unread(&self) -> bool {
-        !self.read.is_empty()
-    }
-
     /// Watches an idle stream: resolves when it is of no further use, and says why.
     pub(crate) fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
-        if self.has_unread() {
-            return Poll::Ready(CloseReason::Stray);
+        if !self.read.is_empty() {
+            return Poll::Ready(CloseReason::Stray); // Left over from the last message.
         }
         let mut byte = [0; 1];
         let mut buffer = ReadBuf::new(&mut byte);

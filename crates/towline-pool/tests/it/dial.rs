@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tokio_test::task::spawn;
 use tower::{Service, ServiceExt};
-use towline_core::{CloseReason, Error, Kind, Lend, Phase, Poolable, Room, Sent, Sharing, State};
+use towline_core::{Backoff, CloseReason, Error, Kind, Lend, Phase, Poolable, Room, Sent, Sharing, State};
 use towline_pool::{Pool, PoolBuilder};
 use towline_test::{ScriptedMaker, settle};
 
@@ -70,7 +70,9 @@ async fn a_storm_of_callers_dials_within_its_limits_and_each_dial_serves_a_waite
 async fn a_failed_first_dial_tells_every_waiter_the_cause_at_once() {
     let make = ScriptedMaker::exclusive();
     make.hold(true);
-    let handle = capped(8, &make).await;
+    // So long that no second dial falls into this test, whatever the jitter draws.
+    let day = Duration::from_secs(24 * 60 * 60);
+    let handle = handle(PoolBuilder::new().dial_backoff(Backoff::new(day, day)), &make).await;
     let mut waiting: Vec<_> = (0..100).map(|_| spawn(handle.checkout())).collect();
     waiting.iter_mut().for_each(|lend| assert!(lend.poll().is_pending()));
     settle().await;

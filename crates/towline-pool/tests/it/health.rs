@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tower::Service;
 use towline_core::sync::Lock;
-use towline_core::{CloseReason, ConnectionId, Event, Lend, Observer, Observers, Room};
+use towline_core::{CloseReason, ConnectionId, Event, Kind, Lend, Observer, Observers, Room, Sent};
 use towline_pool::PoolBuilder;
 use towline_test::{ScriptedMaker, settle};
 
@@ -65,6 +65,16 @@ async fn a_request_that_comes_back_unsent_goes_to_another_connection() {
     make.wires()[1].refuse();
     assert_eq!(handle.call("ping").await.unwrap(), (0, "ping"));
     check(&handle);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_is_handed_on_a_bounded_number_of_times() {
+    let make = ScriptedMaker::exclusive();
+    let mut handle = capped(20, &make).await;
+    handle.warm(20).await.unwrap();
+    make.wires().iter().for_each(towline_test::Wire::refuse);
+    let error = handle.call("ping").await.unwrap_err();
+    assert_eq!((error.kind(), error.sent(), make.open()), (Kind::Closed, Sent::Never, 20 - 9));
 }
 
 #[tokio::test(start_paused = true)]

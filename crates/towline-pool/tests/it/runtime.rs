@@ -32,6 +32,7 @@ fn whoever_waits_to_be_ready_survives_the_runtime_of_the_driver() {
         first_drop(first);
         make.fail(None);
         assert!(ready.is_woken(), "nobody dials any more, and nobody is told");
+        timeout(Duration::from_secs(60), ready).await.expect("nobody dials").unwrap();
     });
 }
 

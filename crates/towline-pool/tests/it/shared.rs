@@ -52,6 +52,21 @@ async fn the_least_busy_connection_is_lent() {
     assert_ne!(held[0].id(), held[1].id());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_share_of_a_dead_connection_that_comes_back_late_is_not_taken_for_one_of_its_successor() {
+    let make = ScriptedMaker::shared(8);
+    let handle = capped(1, &make).await;
+    let late = handle.checkout().await.unwrap();
+    make.wires()[0].close(CloseReason::Peer);
+    settle().await;
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    let successor = handle.checkout().await.unwrap();
+    drop(late);
+    assert_eq!(handle.stats().in_use, 1);
+    drop(successor);
+    assert_eq!(handle.stats().in_use, 0);
+}
+
 // F8
 #[tokio::test(start_paused = true)]
 async fn when_a_shared_connection_dies_its_calls_fail_and_the_next_gets_another() {

@@ -42,6 +42,10 @@ impl AsyncWrite for Lazy {
 async fn a_failed_flush_may_have_been_sent_whatever_the_stream_says() {
     let error = Exclusive::new(Lazy, codec()).call(Bytes::from("x")).await.unwrap_err();
     assert_eq!(error.error.sent(), Sent::Maybe);
+    let (mut connection, driver) = Multiplexed::<Bytes, Bytes>::pair(Lazy, codec(), ById, 8);
+    tokio::spawn(driver);
+    let error = connection.call(Bytes::from("1|x")).await.unwrap_err();
+    assert_eq!(error.error.sent(), Sent::Maybe);
 }
 
 #[tokio::test(start_paused = true)]

@@ -281,18 +281,12 @@ async fn what_is_written_is_flushed() {
 
 #[tokio::test]
 async fn a_long_queue_is_sent_though_the_task_lets_its_siblings_run_in_between() {
-    let (connection, script) = connection(4_096);
-    script.one_byte_at_a_time();
-    let mut calls: Vec<_> = (0..500).map(|i| spawn(connection.clone().call(format!("{i}|x").into()))).collect();
+    let (connection, script) = connection(1_000);
+    let body = "x".repeat(8 * 1024);
+    let mut calls: Vec<_> = (0..600).map(|i| spawn(connection.clone().call(format!("{i}|{body}").into()))).collect();
     calls.iter_mut().for_each(|call| assert!(call.poll().is_pending()));
     settle().await;
-    script.deliver(script.written());
-    for _ in 0..1_000 {
-        settle().await;
-    }
-    for call in &mut calls {
-        assert!(matches!(call.poll(), Poll::Ready(Ok(_))));
-    }
+    assert_eq!(messages(&script.written()).len(), 600);
 }
 
 /// A waker that looks at the connection.
