@@ -216,7 +216,7 @@ async fn after_an_idle_timeout_the_pool_is_cold_not_down_and_never_says_that_it_
     let mut waiting = spawn(handle.checkout());
     assert!(waiting.poll().is_pending());
     settle().await;
-    assert_eq!(handle.stats().dials_failed, 1);
+    assert!(handle.stats().dials_failed >= 1);
     drop(held);
     drop(waiting);
     make.fail(None);
