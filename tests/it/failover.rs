@@ -69,10 +69,15 @@ async fn connections_that_the_backend_closed_while_idle_cost_no_call_even_one_th
     bed.backends[0].faults().delay(Duration::from_millis(20));
     join_all((0..8).map(|i| echo(&client, Call::new(request(i))))).await.into_iter().for_each(Result::unwrap);
     bed.backends[0].faults().delay(Duration::ZERO);
-    assert!(client.endpoints()[0].pool.live > 1);
+    let opened = client.endpoints()[0].pool.opened;
+    assert!(opened > 1);
     bed.backends[0].restart().await.unwrap();
-    sleep(Duration::from_millis(50)).await;
-    assert_eq!(client.endpoints()[0].pool.live, 0, "noticed without a caller");
+    let noticed = async {
+        while client.endpoints()[0].pool.closed < opened {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), noticed).await.expect("noticed without a caller");
     for i in 0..8 {
         echo(&client, Call::new(request(i))).await.unwrap();
     }
