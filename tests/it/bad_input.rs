@@ -21,7 +21,9 @@ fn builder() -> Builder {
 async fn settings_that_cannot_work_are_refused_when_the_client_is_built() {
     let one = || builder().endpoints(["127.0.0.1:1"]);
     let silent = futures_util::stream::pending::<Result<_, Error>>();
-    let cases: [(Builder, &str); 8] = [
+    let twin: towline::Endpoint = "127.0.0.1:1".parse().unwrap();
+    let cases: [(Builder, &str); 9] = [
+        (one().endpoint(twin.with_tls_name("b")), "two different endpoints have the key 127.0.0.1:1"),
         (one().tls(TlsConfig::builder().build().unwrap()), "both tls() and plaintext()"),
         (one().discover(silent), "both as a list and by discover()"),
         (builder().endpoints(["127.0.0.1:1", "nonsense"]), "\"nonsense\" as an endpoint: it has no port"),

@@ -115,6 +115,15 @@ async fn warm_connects_ahead_and_reports_what_failed() {
     assert_eq!(client.endpoints()[0].pool.idle, 3);
 }
 
+#[tokio::test]
+async fn a_client_that_is_closed_before_its_first_call_says_so_at_once() {
+    let bed = Bed::new(1).await;
+    let client = bed.client();
+    client.close().await;
+    tokio::time::timeout(Duration::from_secs(5), client.warm(1)).await.unwrap().unwrap();
+    assert_eq!(echo(&client, Call::new(request(0))).await.unwrap_err().kind(), towline::Kind::Closed);
+}
+
 #[test]
 fn a_client_outlives_the_runtime_it_was_first_used_on() {
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -37,6 +37,7 @@ where
     members: Vec<Member>,
     nodes: Vec<Arc<Node<M::Response>>>,
     making: Vec<Making<M>>,
+    make_failed: bool,
 }
 
 /// An endpoint that is still being made. With a pool that takes one poll.
@@ -57,7 +58,7 @@ where
 {
     pub(crate) fn new(shared: Arc<Shared<M::Response, P::Picker>>, discover: D, make: M, policy: P) -> Self {
         let (members, nodes, making) = (Vec::new(), Vec::new(), Vec::new());
-        Self { shared, discover: Some(Box::pin(discover)), make, policy, members, nodes, making }
+        Self { shared, discover: Some(Box::pin(discover)), make, policy, members, nodes, making, make_failed: false }
     }
 
     fn position(&self, key: &EndpointKey) -> Option<usize> {
@@ -66,6 +67,13 @@ where
 
     /// Adds an endpoint, or changes its attributes in place; whether calls are to see a change at once.
     fn insert(&mut self, endpoint: Endpoint) -> bool {
+        let same = |making: &&mut Making<M>| {
+            making.endpoint.key() == endpoint.key() && making.endpoint.target() == endpoint.target()
+        };
+        if let Some(making) = self.making.iter_mut().find(same) {
+            making.endpoint = endpoint;
+            return false;
+        }
         self.making.retain(|making| making.endpoint.key() != endpoint.key());
         if let Some(index) = self.position(endpoint.key()) {
             let known = &mut self.members[index];
@@ -84,11 +92,18 @@ where
     fn made(&mut self, endpoint: Endpoint, lend: M::Response) {
         let node = Node::new(endpoint.key().clone(), lend);
         let member = Member { id: node.id, endpoint: Arc::new(endpoint) };
-        self.shared.observers.emit(Event::EndpointAdded { endpoint: &node.key });
+        let recovered = self.shared.failure.lock().take();
+        drop(recovered);
+        let observers = &self.shared.observers;
         match self.position(&node.key) {
-            // The same key with another target: what was there drains.
-            Some(index) => (self.members[index], self.nodes[index]) = (member, node),
+            Some(index) => {
+                // The same key with another target: what was there drains.
+                observers.emit(Event::EndpointRemoved { endpoint: &node.key });
+                observers.emit(Event::EndpointAdded { endpoint: &node.key });
+                (self.members[index], self.nodes[index]) = (member, node);
+            }
             None => {
+                observers.emit(Event::EndpointAdded { endpoint: &node.key });
                 self.members.push(member);
                 self.nodes.push(node);
             }
@@ -106,7 +121,8 @@ where
 
     fn failed(&self, error: Error) {
         self.shared.observers.emit(Event::DiscoveryFailed { error: &error });
-        *self.shared.failure.lock() = Some(error);
+        let old = self.shared.failure.lock().replace(error);
+        drop(old); // Not under the lock: it may be anybody's.
     }
 
     /// Whether an endpoint was made.
@@ -123,12 +139,21 @@ where
                             self.made(endpoint, lend);
                             changed = true;
                         }
-                        Err(error) => self.failed(Error::wrap(error).or_endpoint(endpoint.key())),
+                        Err(error) => {
+                            self.make_failed = true;
+                            self.failed(Error::wrap(error).or_endpoint(endpoint.key()));
+                        }
                     }
                 }
             }
         }
         changed
+    }
+
+    /// There is no set, and none is under way: nobody should wait for it.
+    fn has_nothing_to_come(&self) -> bool {
+        let over = self.discover.is_none() || self.make_failed;
+        over && self.making.is_empty() && self.shared.snapshot.load().is_none()
     }
 
     fn publish(&mut self) {
@@ -174,8 +199,6 @@ where
                         Some(cause) => ended.with_source(cause),
                         None => ended,
                     });
-                    // Nobody should wait for what cannot come any more.
-                    changed |= self.shared.snapshot.load().is_none();
                 }
             }
         }
@@ -201,7 +224,7 @@ where
             return Poll::Ready(());
         }
         let turn = this.poll_discover(cx);
-        if this.poll_making(cx) | turn.changed {
+        if this.poll_making(cx) | turn.changed || this.has_nothing_to_come() {
             this.publish();
         }
         if turn.more {

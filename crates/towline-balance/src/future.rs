@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use tokio::sync::futures::OwnedNotified;
 use tower_service::Service;
 use towline_core::{
-    Access, BoxError, CallContext, Error, Kind, Lend, Phase, Pick, ReadyCall, Rng, Room, Tried, View, progress,
+    Access, BoxError, CallContext, Error, Kind, Lend, Phase, Pick, ReadyCall, Rng, Room, Sent, Tried, View, progress,
 };
 
 use crate::set::{Flight, Node, Shared, Snapshot, Users};
@@ -136,6 +136,9 @@ where
                 StateProj::Call { call, flight } => {
                     let result = ready!(call.poll(cx));
                     let result = result.map_err(|error| Error::wrap(error).or_endpoint(&flight.node().key));
+                    if !matches!(&result, Err(error) if error.sent() == Sent::Never) {
+                        progress::written();
+                    }
                     this.state.set(State::Pick); // Ends the flight; there is no request any more.
                     return Poll::Ready(result);
                 }
@@ -191,7 +194,10 @@ where
 
 fn no_endpoints<L, P>(shared: &Shared<L, P>, why: &str) -> Error {
     let error = Error::new(Kind::NoEndpoints, Phase::Pick).with_message(format!("no endpoint to call: {why}"));
-    match shared.failure.lock().clone() {
+    let failure = shared.failure.lock().clone();
+    match failure {
+        // What makes endpoints is closed: so is the client.
+        Some(closed) if closed.kind() == Kind::Closed && closed.phase() == Phase::Queue => closed,
         Some(cause) => error.with_source(cause),
         None => error,
     }

@@ -20,7 +20,8 @@ use crate::race::{interleave, race};
 pub struct TcpConfig {
     /// Send small writes at once (`TCP_NODELAY`). Default: true.
     pub nodelay: bool,
-    /// Probe a silent connection after this long, and as often again. Default: 30 s; `None` turns it off.
+    /// Probe a silent connection after this long, and as often again; from 1 s to 32,767 s. Default: 30 s; `None` turns
+    /// it off.
     pub keepalive: Option<Duration>,
     /// Give up on written data that stays unacknowledged for this long (`TCP_USER_TIMEOUT`, Linux only).
     /// Default: 20 s.
@@ -45,6 +46,8 @@ impl TcpConfig {
         stream.set_nodelay(self.nodelay)?;
         let socket = SockRef::from(stream);
         if let Some(every) = self.keepalive {
+            // What systems take: whole seconds, 15 bits of them.
+            let every = every.clamp(Duration::from_secs(1), Duration::from_secs(32_767));
             socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(every).with_interval(every))?;
         }
         #[cfg(target_os = "linux")]
@@ -145,6 +148,15 @@ mod tests {
         assert!(SockRef::from(&stream).keepalive().unwrap());
         #[cfg(target_os = "linux")]
         assert_eq!(SockRef::from(&stream).tcp_user_timeout().unwrap(), Some(Duration::from_secs(20)));
+    }
+
+    #[tokio::test]
+    async fn a_keepalive_that_the_system_cannot_take_is_brought_within_its_range() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        for keepalive in [Duration::from_millis(1), Duration::MAX] {
+            let config = TcpConfig { keepalive: Some(keepalive), ..TcpConfig::default() };
+            TcpConnector::with_config(config).oneshot(listener.local_addr().unwrap()).await.unwrap();
+        }
     }
 
     #[tokio::test]

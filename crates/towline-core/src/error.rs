@@ -350,7 +350,7 @@ impl<Req> fmt::Display for Rejected<Req> {
 
 impl<Req: fmt::Debug> StdError for Rejected<Req> {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.error.source()
+        Some(&self.error)
     }
 }
 

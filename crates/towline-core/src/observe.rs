@@ -171,7 +171,7 @@ fn trace(event: &Event<'_>) {
             debug!(target: "towline", %endpoint, %connection, %reason, "connection closed");
         }
         Event::Retrying { endpoint, attempt, error, after } => {
-            let error = error.map_or_else(|| "classified as failure".to_owned(), |error| Chain(error).to_string());
+            let error = error.map(|error| tracing::field::display(Chain(error)));
             debug!(target: "towline", endpoint = name(*endpoint), attempt, error, ?after, "retrying");
         }
         Event::NotReplayable { endpoint } => {

@@ -8,8 +8,9 @@
 //! (tower's `Buffer`) it degrades to "somewhere in the call".
 //!
 //! Two rules keep [`Progress::sent`] honest. Whoever hands a request to a service that it does not know enters
-//! [`Phase::Call`] first: from there on it may have been sent, until somebody below says more. And whoever knows that
-//! a byte was accepted, or gets an error that says it may have been, calls [`written`]; that is never taken back.
+//! [`Phase::Call`] first: from there on it may have been sent, whatever phase follows, until a connection takes the
+//! responsibility by entering [`Phase::Write`], or it comes [`back`] unsent. And whoever knows that a byte was accepted,
+//! or gets an answer or an error that says it may have been, calls [`written`]; that is never taken back.
 
 use std::cell::RefCell;
 
@@ -29,6 +30,8 @@ use crate::{EndpointId, EndpointKey, Phase, Sent};
 #[derive(Clone, Debug, Default)]
 pub struct Progress {
     phase: Phase,
+    /// With somebody of whom nobody knows what they do with it.
+    handed_over: bool,
     written: bool,
     endpoint: Option<(EndpointId, EndpointKey)>,
 }
@@ -54,13 +57,13 @@ impl Progress {
         }
         impl Drop for Restore<'_> {
             fn drop(&mut self) {
-                let inner = CURRENT.with(|current| current.replace(self.outer.take()));
-                *self.own = inner.unwrap_or_default();
+                let inner = CURRENT.try_with(|current| current.replace(self.outer.take()));
+                *self.own = inner.ok().flatten().unwrap_or_default();
                 with_current(|outer| outer.absorb(self.own));
             }
         }
         let mine = std::mem::take(self);
-        let outer = CURRENT.with(|current| current.replace(Some(mine)));
+        let outer = CURRENT.try_with(|current| current.replace(Some(mine))).ok().flatten();
         let _restore = Restore { own: self, outer };
         poll()
     }
@@ -68,6 +71,11 @@ impl Progress {
     /// The phase last entered.
     pub fn phase(&self) -> Phase {
         self.phase
+    }
+
+    /// Whether somebody has reported that the request was written, or may have been.
+    pub fn was_written(&self) -> bool {
+        self.written
     }
 
     /// The endpoint last picked.
@@ -78,7 +86,7 @@ impl Progress {
     /// Whether a byte of the request can have left, in any attempt. [`Sent::Maybe`] when nobody inside reported.
     pub fn sent(&self) -> Sent {
         match self.phase {
-            _ if self.written => Sent::Maybe,
+            _ if self.written || self.handed_over => Sent::Maybe,
             Phase::Call | Phase::Read => Sent::Maybe,
             _ => Sent::Never,
         }
@@ -86,6 +94,7 @@ impl Progress {
 
     fn absorb(&mut self, inner: &Self) {
         self.phase = inner.phase;
+        self.handed_over = inner.handed_over;
         self.written |= inner.written;
         if let Some((id, _)) = &inner.endpoint {
             if self.endpoint.as_ref().is_none_or(|(own, _)| own != id) {
@@ -97,7 +106,19 @@ impl Progress {
 
 /// Reports that the call has entered `phase`. Does nothing outside a scope.
 pub fn enter(phase: Phase) {
-    with_current(|progress| progress.phase = phase);
+    with_current(|progress| {
+        progress.phase = phase;
+        match phase {
+            Phase::Call => progress.handed_over = true,
+            Phase::Write => progress.handed_over = false,
+            _ => {}
+        }
+    });
+}
+
+/// Reports that the request has come back unsent. Does nothing outside a scope.
+pub fn back() {
+    with_current(|progress| progress.handed_over = false);
 }
 
 /// Reports that a byte of the request can have left. Does nothing outside a scope.
@@ -111,7 +132,8 @@ pub fn at(id: EndpointId, key: &EndpointKey) {
 }
 
 fn with_current(report: impl FnOnce(&mut Progress)) {
-    CURRENT.with(|current| {
+    // While a thread ends this is gone before what reports to it, and there is nobody left to tell.
+    let _gone = CURRENT.try_with(|current| {
         if let Some(progress) = current.borrow_mut().as_mut() {
             report(progress);
         }
@@ -145,6 +167,19 @@ mod tests {
         progress.scope(written);
         progress.scope(|| enter(Phase::Queue));
         assert_eq!((progress.phase(), progress.sent()), (Phase::Queue, Sent::Maybe));
+    }
+
+    #[test]
+    fn what_was_handed_to_somebody_unknown_may_have_been_sent_until_it_is_written_or_comes_back() {
+        let mut progress = Progress::starting(Phase::Pick);
+        progress.scope(|| enter(Phase::Call));
+        progress.scope(|| enter(Phase::Queue)); // another call in the same scope
+        assert_eq!((progress.phase(), progress.sent()), (Phase::Queue, Sent::Maybe));
+        progress.scope(back);
+        assert_eq!(progress.sent(), Sent::Never);
+        progress.scope(|| enter(Phase::Call));
+        progress.scope(|| enter(Phase::Write));
+        assert_eq!(progress.sent(), Sent::Never);
     }
 
     #[test]

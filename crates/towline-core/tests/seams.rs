@@ -172,6 +172,28 @@ fn any_response_can_be_classified_by_its_result_alone() {
     classifies(ByError);
 }
 
+#[test]
+fn a_call_that_is_dropped_as_its_thread_ends_reports_to_nobody() {
+    use towline_core::progress;
+
+    /// Reports when it is dropped, as calls on connections do.
+    struct Reports;
+    impl Drop for Reports {
+        fn drop(&mut self) {
+            progress::written();
+        }
+    }
+    thread_local! {
+        static LAST: std::cell::RefCell<Option<Reports>> = const { std::cell::RefCell::new(None) };
+    }
+    std::thread::spawn(|| {
+        LAST.with(|last| *last.borrow_mut() = Some(Reports));
+        progress::Progress::default().scope(progress::written);
+    })
+    .join()
+    .unwrap();
+}
+
 #[tokio::test]
 async fn a_request_that_comes_back_keeps_its_context() {
     let mut connection = UnwrapCall::new(Exclusive { reading_body: false });

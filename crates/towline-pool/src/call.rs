@@ -109,6 +109,7 @@ where
                 }
                 StateProj::Calling { future, checkout } => match std::task::ready!(future.poll(cx)) {
                     Ok(response) => {
+                        progress::written();
                         checkout.succeeded();
                         state.set(State::Done);
                         return Poll::Ready(Ok(response));
@@ -117,7 +118,12 @@ where
                         let again = Again::after(checkout, this.users);
                         state.set(State::Done);
                         match error.split() {
-                            (error, None) => return Poll::Ready(Err(error.or_endpoint(&again.shared.name))),
+                            (error, None) => {
+                                if error.sent() == Sent::Maybe {
+                                    progress::written();
+                                }
+                                return Poll::Ready(Err(error.or_endpoint(&again.shared.name)));
+                            }
                             (error, Some(request)) => state.set(again.lend(error, request, this.handed_back)?),
                         }
                     }
@@ -146,6 +152,7 @@ impl<C: Poolable> Again<C> {
         C: Service<Req>,
     {
         *handed_back += 1;
+        progress::back();
         match self.users {
             Some(users) if *handed_back <= HAND_BACKS => {
                 Ok(State::Lending { lend: LendFuture::again(users, self.wish), request: Some(request) })

@@ -70,7 +70,9 @@ impl Budget {
 
 impl Core {
     fn withdraw(&mut self, now: Instant) -> bool {
-        let since = self.refilled.replace(now).map_or(0.0, |at| now.saturating_duration_since(at).as_secs_f64());
+        // Callers read the time before they have the lock: it must not go back and earn twice.
+        let at = self.refilled.map_or(now, |at| at.max(now));
+        let since = self.refilled.replace(at).map_or(0.0, |last| at.saturating_duration_since(last).as_secs_f64());
         let floor = (since * self.per_second as f64) as u64;
         self.tokens = self.tokens.saturating_add(floor).min(self.most);
         match self.tokens.checked_sub(TOKEN) {
@@ -127,6 +129,23 @@ mod tests {
         assert_eq!(drain(&budget, now + Duration::from_secs(3_600)), 100);
         (0..1_000_000).for_each(|_| budget.deposit());
         assert_eq!(drain(&budget, now + Duration::from_secs(3_600)), 0);
+    }
+
+    #[test]
+    fn time_that_comes_out_of_order_earns_nothing_twice() {
+        let budget = Budget::new(0.0, 10).unwrap();
+        let now = Instant::now();
+        drain(&budget, now);
+        let later = now + Duration::from_millis(100);
+        let taken = (0..100).filter(|i| budget.withdraw(if i % 2 == 0 { later } else { now })).count();
+        assert_eq!(taken, 1);
+    }
+
+    #[test]
+    fn successes_fill_no_more_than_the_reserve() {
+        let budget = Budget::new(1.0, 0).unwrap();
+        (0..1_000).for_each(|_| budget.deposit());
+        assert_eq!(drain(&budget, Instant::now()), 100);
     }
 
     #[test]

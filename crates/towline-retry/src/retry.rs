@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::time::{Instant, Sleep, sleep};
 use tower_layer::Layer;
 use tower_service::Service;
@@ -196,6 +197,9 @@ where
 
     fn call(&mut self, request: Req) -> Self::Future {
         let spare = if self.policy.attempts > 1 { request.replay() } else { None };
+        let context = self.access.get(&request);
+        let idempotent = context.is_some_and(CallContext::is_idempotent);
+        let deadline = context.and_then(CallContext::deadline);
         RetryFuture {
             state: State::Attempt { call: ReadyCall::new(self.inner.clone(), request) },
             inner: self.inner.clone(),
@@ -203,7 +207,10 @@ where
             access: self.access.clone(),
             rng: self.rng.fork(),
             spare,
+            idempotent,
+            deadline,
             attempt: 0,
+            sent: Sent::Never,
             progress: Progress::default(),
         }
     }
@@ -220,7 +227,11 @@ pin_project_lite::pin_project! {
         rng: Rng,
         // A copy of the request as the running attempt sent it, while another attempt may follow.
         spare: Option<Req>,
+        idempotent: bool,
+        deadline: Option<Instant>,
         attempt: u32,
+        // Whether any attempt can have been sent.
+        sent: Sent,
         // Of the running attempt.
         progress: Progress,
     }
@@ -253,12 +264,23 @@ where
                     let attempt = Attempt {
                         policy: this.policy,
                         number: *this.attempt,
-                        context: this.spare.as_ref().and_then(|spare| this.access.get(spare)),
+                        idempotent: *this.idempotent,
+                        deadline: *this.deadline,
                         replayable: this.spare.is_some(),
                         progress: this.progress,
                     };
-                    let Some(pause) = attempt.pause_before_next(&result, this.rng) else {
-                        return Poll::Ready(result);
+                    let sent = attempt.sent(&result);
+                    if sent == Sent::Maybe {
+                        progress::written();
+                        *this.sent = sent;
+                    }
+                    let Some(pause) = attempt.pause_before_next(&result, sent, this.rng) else {
+                        // What the last attempt knows of itself is not all there is to know.
+                        let sent = *this.sent;
+                        return Poll::Ready(result.map_err(|error| match sent {
+                            Sent::Maybe => error.with_sent(Sent::Maybe),
+                            Sent::Never => error,
+                        }));
                     };
                     progress::enter(Phase::Backoff);
                     this.state.set(State::Pause { sleep: sleep(pause) });
@@ -285,14 +307,23 @@ where
 struct Attempt<'a, K> {
     policy: &'a Policy<K>,
     number: u32,
-    context: Option<&'a CallContext>,
+    idempotent: bool,
+    deadline: Option<Instant>,
     replayable: bool,
     progress: &'a Progress,
 }
 
 impl<K> Attempt<'_, K> {
+    /// Whether this attempt can have been sent. Its error may be that of a second call inside, made after the first.
+    fn sent<Res>(&self, result: &Result<Res, Error>) -> Sent {
+        match result {
+            Err(error) if !self.progress.was_written() => error.sent(),
+            _ => Sent::Maybe,
+        }
+    }
+
     /// How long to wait before the next attempt, if there is to be one.
-    fn pause_before_next<Res>(&self, result: &Result<Res, Error>, rng: &mut Rng) -> Option<Duration>
+    fn pause_before_next<Res>(&self, result: &Result<Res, Error>, sent: Sent, rng: &mut Rng) -> Option<Duration>
     where
         K: Classify<Res>,
     {
@@ -307,25 +338,23 @@ impl<K> Attempt<'_, K> {
             _ => return None,
         };
         let error = result.as_ref().err();
-        let sent = error.map_or(Sent::Maybe, Error::sent);
-        if sent == Sent::Maybe {
-            progress::written();
-        }
         if self.number + 1 >= *attempts {
             return None;
         }
         let endpoint = self.progress.endpoint().map(|(_, key)| key).or_else(|| error.and_then(Error::endpoint));
-        let idempotent = self.context.is_some_and(CallContext::is_idempotent);
+        if sent == Sent::Maybe && !self.idempotent {
+            return None;
+        }
         if !self.replayable {
             observers.emit(Event::NotReplayable { endpoint });
             return None;
         }
-        if sent == Sent::Maybe && !idempotent {
-            return None;
+        if Handle::try_current().is_err() {
+            return None; // Nobody would wake us from the pause.
         }
         let now = Instant::now();
         let after = backoff.delay(self.number, rng).max(hint.unwrap_or_default());
-        if self.context.and_then(CallContext::deadline).is_some_and(|deadline| sync::after(now, after) >= deadline) {
+        if self.deadline.is_some_and(|deadline| sync::after(now, after) >= deadline) {
             return None;
         }
         if sent == Sent::Maybe && !budget.withdraw(now) {

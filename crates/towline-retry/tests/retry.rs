@@ -130,6 +130,47 @@ async fn a_retry_that_cannot_start_before_the_deadline_is_not_begun() {
     assert_eq!((error.kind(), start.elapsed()), (Kind::Unavailable, Duration::ZERO));
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_error_that_says_unsent_is_not_believed_when_something_was_written() {
+    let sent = Arc::new(Lock::new(0));
+    let count = sent.clone();
+    // A call that succeeds, and a second to another service that cannot be dialled.
+    let composed = tower::service_fn(move |_: Call<()>| {
+        *count.lock() += 1;
+        async {
+            progress::written();
+            Err::<(), _>(Error::new(Kind::Unavailable, Phase::Dial))
+        }
+    });
+    let error = RetryLayer::new().layer(composed).oneshot(Call::new(())).await.unwrap_err();
+    assert_eq!((error.sent(), *sent.lock()), (Sent::Maybe, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_error_says_sent_when_any_attempt_may_have_been() {
+    let service = scripted([maybe(), unsent(), unsent()]);
+    let error = run(&service, Call::new("ping").idempotent()).await.unwrap_err();
+    assert_eq!((error.kind(), error.sent()), (Kind::Unavailable, Sent::Maybe));
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_watches_a_retried_call_knows_that_an_earlier_attempt_was_sent() {
+    let service = scripted([maybe(), Ok("pong")]);
+    let mut progress = progress::Progress::default();
+    let mut call = std::pin::pin!(RetryLayer::new().layer(service).oneshot(Call::new("ping").idempotent()));
+    let polled = std::future::poll_fn(|cx| Poll::Ready(progress.scope(|| call.as_mut().poll(cx)))).await;
+    assert!(polled.is_pending());
+    assert_eq!((progress.phase(), progress.sent()), (Phase::Backoff, Sent::Maybe));
+}
+
+#[test]
+fn outside_a_runtime_a_call_fails_with_its_error_and_is_not_repeated() {
+    let service = scripted([unsent()]);
+    let mut call = std::pin::pin!(RetryLayer::new().layer(service).oneshot(Call::new("ping")));
+    let polled = call.as_mut().poll(&mut Context::from_waker(std::task::Waker::noop()));
+    assert!(matches!(polled, Poll::Ready(Err(error)) if error.kind() == Kind::Unavailable));
+}
+
 #[derive(Clone, Default)]
 struct Events(Arc<Lock<Vec<String>>>);
 
@@ -178,6 +219,10 @@ async fn a_request_that_cannot_be_replayed_is_told_not_silently_given_up() {
     let layer = RetryLayer::new().observers(Observers::new(events.clone())).with_access(Blind);
     layer.layer(fails).oneshot(Once).await.unwrap_err();
     assert_eq!(*events.0.lock(), ["NotReplayable"]);
+    // Of a call that may not go again anyway there is nothing to tell.
+    let fails = tower::service_fn(|_: Once| async { Err::<(), _>(Error::new(Kind::Closed, Phase::Read)) });
+    layer.layer(fails).oneshot(Once).await.unwrap_err();
+    assert_eq!(events.0.lock().len(), 1);
 }
 
 #[tokio::test(start_paused = true)]

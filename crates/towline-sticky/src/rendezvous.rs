@@ -55,13 +55,17 @@ pub struct RendezvousPicker {
 }
 
 impl RendezvousPicker {
-    /// How much the endpoint at `index` costs this session: the inverse of its score.
+    /// How much the endpoint at `index` costs this session: the inverse of its score. Those of weight 0 cost more than
+    /// all others, and differ among themselves by the hash alone.
     fn cost(&self, session: u64, index: usize) -> f64 {
         let (endpoint, weight) = self.endpoints[index];
         let u = ((mix(session ^ endpoint) >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
-        -u.ln() / weight
+        if weight > 0.0 { -u.ln() / weight } else { WEIGHTLESS - u.ln() }
     }
 }
+
+/// Above the cost of every endpoint with a weight of at least 1e-10: the logarithm is at most 38.
+const WEIGHTLESS: f64 = 1e12;
 
 /// The finalizer of splitmix64 (Steele, Lea and Flood, 2014).
 fn mix(mut x: u64) -> u64 {
@@ -183,6 +187,18 @@ mod tests {
             let session = session.to_string();
             assert_eq!(order(&set(&FIVE), &session), order(&set(&reversed), &session));
         }
+    }
+
+    #[test]
+    fn among_the_weightless_the_order_of_discovery_does_not_matter_either() {
+        let (one, other) = ([("a:1", 0.0), ("b:1", 0.0), ("c:1", 0.0)], [("c:1", 0.0), ("b:1", 0.0), ("a:1", 0.0)]);
+        let mut homes = std::collections::BTreeSet::new();
+        for session in 0..100 {
+            let session = session.to_string();
+            assert_eq!(order(&set(&one), &session), order(&set(&other), &session));
+            homes.insert(order(&set(&one), &session).remove(0));
+        }
+        assert_eq!(homes.len(), 3);
     }
 
     #[test]

@@ -45,9 +45,15 @@ impl Timer {
     ///
     /// [`Kind::Runtime`] when there is no tokio runtime to measure time with.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let runtime = Handle::try_current().map_err(|cause| {
+            Error::new(Kind::Runtime, Phase::Call)
+                .with_message("no tokio runtime to keep a deadline with")
+                .with_source(cause)
+        })?;
+        // A call may go on elsewhere than where it began.
         let timer = match &mut self.parked {
-            Some(timer) => timer,
-            none => none.insert(take(&self.berth, self.at)?),
+            Some(timer) if timer.runtime == runtime.id() => timer,
+            other => other.insert(take(&self.berth, self.at, runtime.id())),
         };
         // Outside of the task's budget: a call that always uses it up would keep its deadline from ever passing.
         pin!(unconstrained(timer.sleep.as_mut())).poll(cx).map(Ok)
@@ -55,19 +61,14 @@ impl Timer {
 }
 
 /// The parked timer, if it is of this runtime, or a new one.
-fn take(berth: &Lock<Option<Parked>>, at: Instant) -> Result<Parked, Error> {
-    let runtime = Handle::try_current().map_err(|cause| {
-        Error::new(Kind::Runtime, Phase::Call)
-            .with_message("no tokio runtime to keep a deadline with")
-            .with_source(cause)
-    })?;
+fn take(berth: &Lock<Option<Parked>>, at: Instant, runtime: Id) -> Parked {
     let parked = berth.lock().take();
-    match parked.filter(|parked| parked.runtime == runtime.id()) {
+    match parked.filter(|parked| parked.runtime == runtime) {
         Some(mut parked) => {
             parked.sleep.as_mut().reset(at);
-            Ok(parked)
+            parked
         }
-        None => Ok(Parked { runtime: runtime.id(), sleep: Box::pin(sleep_until(at)) }),
+        None => Parked { runtime, sleep: Box::pin(sleep_until(at)) },
     }
 }
 

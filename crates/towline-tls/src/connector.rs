@@ -63,11 +63,12 @@ where
     }
 
     fn call(&mut self, target: Target) -> Self::Future {
-        let name = target.server_name();
+        // Libraries skip verification, or panic, for a name that is none.
+        let name = target.server_name().filter(|name| !name.is_empty() && !name.contains('\0'));
+        let Some(name) = name else { return Box::pin(std::future::ready(Err(TlsError::no_name()))) };
         let connecting = self.inner.call(target);
         let config = self.config.clone();
         Box::pin(async move {
-            let Some(name) = name else { return Err(TlsError::no_name()) };
             let io = connecting.await.map_err(unreachable)?;
             progress::enter(Phase::Handshake);
             match config.connector().connect(&name, io).await {

@@ -157,3 +157,13 @@ async fn a_unix_target_without_a_name_is_refused_before_anything_is_sent() {
     let error = connect(ca().trusted(), "unix:/x", |io| async move { drop(io) }).await.unwrap_err();
     assert_eq!(error.find::<TlsError>().unwrap().kind(), TlsErrorKind::NoName);
 }
+
+#[tokio::test]
+async fn a_name_that_is_none_is_refused_before_anything_is_sent() {
+    for name in ["", ".", "[]", "a\0b"] {
+        let dial = service_fn(|_: Target| async { panic!("dialled") as Result<DuplexStream, std::io::Error> });
+        let target: Target = "127.0.0.1:1".parse::<Target>().unwrap().with_tls_name(name);
+        let error = TlsLayer::new(ca().trusted()).layer(dial).oneshot(target).await.unwrap_err();
+        assert_eq!(error.find::<TlsError>().unwrap().kind(), TlsErrorKind::NoName, "{name:?}");
+    }
+}

@@ -123,7 +123,7 @@ where
     /// use towline::{Change, Client, Endpoint, EndpointKey, Error};
     /// use towline_proto::{Request, Response};
     ///
-    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
     /// let (changes, mut receiver) = tokio::sync::mpsc::channel::<Result<Change<EndpointKey, Endpoint>, Error>>(16);
     /// let client: Client<Request, Response> = Client::builder()
     ///     .discover(futures_util::stream::poll_fn(move |cx| receiver.poll_recv(cx)))
@@ -275,6 +275,14 @@ where
         }
         if deadline.is_zero() || connect_deadline.is_zero() {
             return Err(refused("a deadline of 0 leaves no time for anything; use a longer one"));
+        }
+        for (index, endpoint) in endpoints.iter().enumerate() {
+            if endpoints[..index].iter().any(|other| other.key() == endpoint.key() && other != endpoint) {
+                return Err(Error::new(towline_core::Kind::Config, Phase::Build).with_message(format!(
+                    "two different endpoints have the key {}: give each a key of its own, see Endpoint::with_key",
+                    endpoint.key()
+                )));
+            }
         }
         match (endpoints.is_empty(), &discover) {
             (true, None) => {
