@@ -403,6 +403,27 @@ async fn a_retry_avoids_the_endpoint_that_failed_while_another_is_there() {
     assert_eq!(failing.load(Ordering::Relaxed), 2);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_wait_that_ran_out_is_not_begun_anew_at_the_next_endpoint() {
+    let makers = Makers::default();
+    let make = {
+        let makers = makers.clone();
+        service_fn(move |target: Target| {
+            let make = makers.of(&target.to_string());
+            let builder = PoolBuilder::new().max_connections(1).wait_deadline(Duration::from_secs(1));
+            async move { builder.build(make)?.call(target).await }
+        })
+    };
+    let executor = TokioExecutor::current();
+    let balance = BalanceBuilder::new(P2c::new()).spawn(fixed(endpoints(3)), make, &executor).unwrap();
+    balance.discovered().await;
+    let held = balance.endpoints().into_iter().map(|view| async move { view.lend.checkout().await.unwrap() });
+    let _held = futures_util::future::join_all(held).await;
+    let start = Instant::now();
+    let error = balance.oneshot(Call::new(0)).await.unwrap_err();
+    assert_eq!((error.kind(), start.elapsed()), (Kind::Timeout, Duration::from_secs(1)));
+}
+
 // F25
 #[tokio::test(start_paused = true)]
 async fn readiness_holds_nothing() {

@@ -128,6 +128,17 @@ mod tests {
         assert_eq!(codec.decode(&mut wire).unwrap(), None);
     }
 
+    // F4
+    #[test]
+    fn an_end_inside_a_message_is_an_error_and_one_between_messages_is_not() {
+        let (mut codec, mut wire) = (ProstCodec::<Ping, Ping>::default(), BytesMut::new());
+        codec.encode(Ping { id: "7".into(), ..Ping::default() }, &mut wire).unwrap();
+        let mut cut = BytesMut::from(&wire[..wire.len() - 1]);
+        assert_eq!(codec.decode_eof(&mut cut).unwrap_err().kind(), Kind::UnexpectedEof);
+        assert!(codec.decode_eof(&mut wire).unwrap().is_some());
+        assert!(codec.decode_eof(&mut wire).unwrap().is_none());
+    }
+
     #[test]
     fn a_garbage_frame_is_a_typed_error_that_names_the_message() {
         let mut wire = BytesMut::new();
