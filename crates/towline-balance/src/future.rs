@@ -136,8 +136,9 @@ where
                 StateProj::Call { call, flight } => {
                     let result = ready!(call.poll(cx));
                     let result = result.map_err(|error| Error::wrap(error).or_endpoint(&flight.node().key));
-                    if !matches!(&result, Err(error) if error.sent() == Sent::Never) {
-                        progress::written();
+                    match &result {
+                        Err(error) if error.sent() == Sent::Never => progress::back(),
+                        _ => progress::written(),
                     }
                     this.state.set(State::Pick); // Ends the flight; there is no request any more.
                     return Poll::Ready(result);
