@@ -158,15 +158,10 @@ where
     }
 
     fn encrypted_by(mut self, encryption: Encryption) -> Self {
-        match (&self.encryption, &encryption) {
-            (Encryption::Plaintext, Encryption::Plaintext) | (Encryption::Default, _) => {}
-            #[cfg(feature = "tls")]
-            (Encryption::Tls(_), Encryption::Tls(_)) => {}
-            #[cfg(feature = "tls")]
-            _ => {
-                let both = refused("both tls() and plaintext() are set: use one of them");
-                self.error.get_or_insert(both);
-            }
+        let same = std::mem::discriminant(&self.encryption) == std::mem::discriminant(&encryption);
+        if !same && !matches!(self.encryption, Encryption::Default) {
+            let both = refused("both tls() and plaintext() are set: use one of them");
+            self.error.get_or_insert(both);
         }
         self.encryption = encryption;
         self
