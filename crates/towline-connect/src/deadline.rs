@@ -100,7 +100,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         if let Poll::Ready(result) = this.progress.scope(|| this.inner.poll(cx)) {
-            return Poll::Ready(result.map_err(|error| Error::wrap_as(Kind::Unavailable, Phase::Dial, error)));
+            return Poll::Ready(result.map_err(Error::unreachable));
         }
         // Outside of the task's budget, which a chatty peer may keep used up.
         pin!(unconstrained(this.sleep)).poll(cx).map(|()| {

@@ -181,6 +181,12 @@ impl Error {
         }
     }
 
+    /// Our own error again when `error` is one, else [`Kind::Unavailable`] in [`Phase::Dial`]: whatever a connector fails
+    /// with, there is no connection.
+    pub fn unreachable(error: impl Into<BoxError>) -> Self {
+        Self::wrap_as(Kind::Unavailable, Phase::Dial, error)
+    }
+
     /// An I/O error in this phase; an early end of the stream keeps its own kind.
     pub fn io(phase: Phase, error: std::io::Error) -> Self {
         let kind = match error.kind() {

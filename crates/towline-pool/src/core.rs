@@ -24,25 +24,11 @@ use towline_core::{CloseReason, ConnectionId, Error, Kind, Phase, Poolable, Rng,
 
 use crate::bell::{Bell, Ring};
 use crate::config::Limits;
+use crate::effects::Effects;
 use crate::health::Health;
 use crate::queue::{Place, Queue};
 use crate::slot::{Grant, Slot, SlotId};
 use crate::stats::Stats;
-
-/// What has to happen once the lock is released.
-#[must_use]
-pub(crate) struct Effects<C> {
-    pub(crate) wake: Vec<Waker>,
-    pub(crate) closed: Vec<(ConnectionId, CloseReason, Option<C>)>,
-    pub(crate) dropped: Vec<C>,
-    pub(crate) wake_driver: bool,
-}
-
-impl<C> Default for Effects<C> {
-    fn default() -> Self {
-        Self { wake: Vec::new(), closed: Vec::new(), dropped: Vec::new(), wake_driver: false }
-    }
-}
 
 /// The right to dial once; counted until it is handed back with the result.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use tokio::time::{Instant, Sleep, sleep_until};
 use tower_service::Service;
-use towline_core::{BoxError, Error, Event, Kind, Phase, Poolable, ReadyCall, Sent};
+use towline_core::{BoxError, Error, Event, Poolable, ReadyCall, Sent};
 
 use crate::core::DialPermit;
 use crate::shared::Shared;
@@ -77,7 +77,7 @@ where
                 }
                 Err(error) => {
                     // Whatever a foreign maker fails with, no request was sent.
-                    let error = Error::wrap_as(Kind::Unavailable, Phase::Dial, error).with_sent(Sent::Never);
+                    let error = Error::unreachable(error).with_sent(Sent::Never);
                     let error = error.or_endpoint(&shared.name);
                     let next = shared.change(|core, effects| core.dial_failed(permit, error.clone(), now, effects));
                     let next_in = next.saturating_duration_since(now);

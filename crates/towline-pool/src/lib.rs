@@ -42,6 +42,7 @@ mod call;
 mod config;
 mod core;
 mod driver;
+mod effects;
 mod handle;
 mod health;
 mod lend;

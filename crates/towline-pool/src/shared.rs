@@ -11,7 +11,8 @@ use towline_core::{EndpointKey, Error, Event, Observers, Poolable, Rng, Room};
 
 use crate::bell::Bell;
 use crate::config::Limits;
-use crate::core::{Core, DialPermit, Effects};
+use crate::core::{Core, DialPermit};
+use crate::effects::Effects;
 
 /// Starts the driver of an endpoint.
 pub(crate) type SpawnDriver<C> = Box<dyn Fn(Arc<Shared<C>>) -> Result<(), Error> + Send + Sync>;

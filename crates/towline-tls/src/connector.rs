@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tower_layer::Layer;
 use tower_service::Service;
-use towline_core::{BoxError, Error, Kind, Phase, Target, progress};
+use towline_core::{BoxError, Error, Phase, Target, progress};
 
 use crate::{TlsConfig, TlsError, TlsStream};
 
@@ -59,7 +59,7 @@ where
     type Future = TlsConnectFuture<C::Response>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        self.inner.poll_ready(cx).map_err(unreachable)
+        self.inner.poll_ready(cx).map_err(Error::unreachable)
     }
 
     fn call(&mut self, target: Target) -> Self::Future {
@@ -69,7 +69,7 @@ where
         let connecting = self.inner.call(target);
         let config = self.config.clone();
         Box::pin(async move {
-            let io = connecting.await.map_err(unreachable)?;
+            let io = connecting.await.map_err(Error::unreachable)?;
             progress::enter(Phase::Handshake);
             match config.connector().connect(&name, io).await {
                 Ok(stream) => Ok(TlsStream::new(stream)),
@@ -77,9 +77,4 @@ where
             }
         })
     }
-}
-
-/// Whatever the connector inside fails with, there is no connection.
-fn unreachable(error: impl Into<BoxError>) -> Error {
-    Error::wrap_as(Kind::Unavailable, Phase::Dial, error)
 }

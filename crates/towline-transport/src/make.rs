@@ -57,7 +57,7 @@ where
     type Future = MakeFuture<M::Future, ExclusiveParts<C>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        self.connect.poll_ready(cx).map_err(unreachable)
+        self.connect.poll_ready(cx).map_err(Error::unreachable)
     }
 
     fn call(&mut self, target: T) -> Self::Future {
@@ -174,7 +174,7 @@ where
     type Future = MakeFuture<M::Future, MultiplexedLayer<C, K, Req>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        self.connect.poll_ready(cx).map_err(unreachable)
+        self.connect.poll_ready(cx).map_err(Error::unreachable)
     }
 
     fn call(&mut self, target: T) -> Self::Future {
@@ -190,11 +190,6 @@ pin_project_lite::pin_project! {
         connecting: F,
         parts: Option<P>,
     }
-}
-
-/// Whatever a connector fails with, there is no connection.
-fn unreachable(error: impl Into<BoxError>) -> Error {
-    Error::wrap_as(Kind::Unavailable, Phase::Dial, error)
 }
 
 /// What turns a stream into a connection.
@@ -246,7 +241,7 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let io = ready!(this.connecting.poll(cx)).map_err(unreachable)?;
+        let io = ready!(this.connecting.poll(cx)).map_err(Error::unreachable)?;
         Poll::Ready(this.parts.take().expect("polled after completion").connection(io))
     }
 }

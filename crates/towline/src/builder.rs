@@ -325,11 +325,6 @@ fn refused(why: &'static str) -> Error {
     Error::new(towline_core::Kind::Config, Phase::Build).with_message(why)
 }
 
-/// Whatever a connector fails with, there is no connection.
-fn unreachable(error: impl Into<BoxError>) -> Error {
-    Error::wrap_as(towline_core::Kind::Unavailable, Phase::Dial, error)
-}
-
 /// Any connector, as a dial for boxed streams.
 fn boxed<C>(connector: C) -> Dial<BoxIo>
 where
@@ -340,7 +335,7 @@ where
 {
     Dial::new(move |target| {
         let connecting = ReadyCall::new(connector.clone(), target);
-        Box::pin(async move { connecting.await.map(BoxIo::new).map_err(unreachable) })
+        Box::pin(async move { connecting.await.map(BoxIo::new).map_err(Error::unreachable) })
     })
 }
 

@@ -186,7 +186,7 @@ async fn an_observer_that_panics_costs_no_connection() {
 }
 
 /// A waker that drops what it holds when it is dropped.
-struct Holding(#[allow(dead_code)] Lock<Option<Box<dyn Send>>>);
+struct Holding(#[allow(dead_code, reason = "held to be dropped")] Lock<Option<Box<dyn Send>>>);
 impl std::task::Wake for Holding {
     fn wake(self: Arc<Self>) {}
 }
