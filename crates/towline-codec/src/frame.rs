@@ -1,11 +1,10 @@
 //! Frames: where one ends and the next begins.
 
+use std::fmt;
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio_util::codec::{Decoder, Encoder};
 use towline_core::{Error, Kind, Phase, Sent};
-
-/// Bytes of the length prefix.
-pub(crate) const PREFIX: usize = 4;
 
 /// The largest payloads, in bytes, that are sent and accepted. Both default to 4 MiB.
 ///
@@ -29,45 +28,183 @@ impl Default for FrameLimits {
     }
 }
 
-impl FrameLimits {
-    /// Writes the prefix of a payload of `len` bytes, or nothing when it is over the limit.
-    pub(crate) fn put_prefix(&self, len: usize, dst: &mut BytesMut) -> Result<(), Error> {
-        match u32::try_from(len) {
-            Ok(prefix) if len <= self.encode => {
-                dst.reserve(PREFIX + len);
-                dst.put_u32(prefix);
-                Ok(())
-            }
-            _ => Err(Error::new(Kind::TooLarge, Phase::Write).with_sent(Sent::Never).with_message(format!(
-                "a message of {len} bytes is over the limit of {} bytes for sending (FrameLimits::encode)",
-                self.encode
-            ))),
+/// How the length of a payload is written before it. [`Prefix::U32`], big-endian, unless said otherwise.
+///
+/// ```
+/// use bytes::{Bytes, BytesMut};
+/// use tokio_util::codec::Encoder;
+/// use towline_codec::{FrameCodec, Prefix};
+///
+/// let mut wire = BytesMut::new();
+/// FrameCodec::default().with_prefix(Prefix::U16.little_endian()).encode(Bytes::from_static(b"ping"), &mut wire)?;
+/// assert_eq!(&wire[..], b"\x04\0ping");
+/// # Ok::<(), towline_core::Error>(())
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Prefix {
+    width: u8,
+    little_endian: bool,
+}
+
+impl Prefix {
+    /// One byte: payloads of up to 255 bytes.
+    pub const U8: Self = Self::big_endian(1);
+    /// Two bytes: payloads of up to 64 KiB.
+    pub const U16: Self = Self::big_endian(2);
+    /// Three bytes: payloads of up to 16 MiB.
+    pub const U24: Self = Self::big_endian(3);
+    /// Four bytes: payloads of up to 4 GiB, or the limit.
+    pub const U32: Self = Self::big_endian(4);
+    /// Eight bytes.
+    pub const U64: Self = Self::big_endian(8);
+
+    const fn big_endian(width: u8) -> Self {
+        Self { width, little_endian: false }
+    }
+
+    /// The same width, least significant byte first.
+    #[must_use]
+    pub const fn little_endian(self) -> Self {
+        Self { little_endian: true, ..self }
+    }
+
+    fn width(self) -> usize {
+        usize::from(self.width)
+    }
+
+    /// The largest length that fits.
+    fn max(self) -> u64 {
+        u64::MAX >> (64 - 8 * u32::from(self.width))
+    }
+
+    fn put(self, len: u64, dst: &mut BytesMut) {
+        match self.little_endian {
+            true => dst.put_uint_le(len, self.width()),
+            false => dst.put_uint(len, self.width()),
         }
     }
 
-    /// Cuts the next payload off `src`, or `None` while it is incomplete.
-    pub(crate) fn split_frame(&self, src: &mut BytesMut) -> Result<Option<Bytes>, Error> {
-        let Some(prefix) = src.first_chunk::<PREFIX>() else { return Ok(None) };
-        let len = u32::from_be_bytes(*prefix) as usize;
-        if len > self.decode {
-            return Err(Error::new(Kind::TooLarge, Phase::Read).with_message(format!(
-                "the peer announced a frame of {len} bytes, over the limit of {} bytes (FrameLimits::decode)",
-                self.decode
-            )));
+    /// The length that `src` begins with, once all of it is there.
+    fn get(self, src: &[u8]) -> Option<u64> {
+        // By far the most common one is worth a load instead of a loop.
+        if self == Self::U32 {
+            return src.first_chunk().map(|prefix| u64::from(u32::from_be_bytes(*prefix)));
         }
-        if src.len() < PREFIX + len {
-            return Ok(None);
-        }
-        src.advance(PREFIX);
-        Ok(Some(src.split_to(len).freeze()))
+        let mut prefix = src.get(..self.width())?;
+        Some(match self.little_endian {
+            true => prefix.get_uint_le(self.width()),
+            false => prefix.get_uint(self.width()),
+        })
     }
 }
 
-/// What is left when the stream ends inside a frame.
-pub(crate) fn cut_short(src: &BytesMut) -> Error {
-    let need = src.first_chunk::<PREFIX>().map_or(PREFIX, |prefix| PREFIX + u32::from_be_bytes(*prefix) as usize);
-    Error::new(Kind::UnexpectedEof, Phase::Read)
-        .with_message(format!("the stream ended inside a frame: {} of {need} bytes came", src.len()))
+impl Default for Prefix {
+    fn default() -> Self {
+        Self::U32
+    }
+}
+
+impl fmt::Debug for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "u{}{}", 8 * self.width, if self.little_endian { "le" } else { "be" })
+    }
+}
+
+/// What a frame looks like, and how large it may be.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Frames {
+    pub(crate) limits: FrameLimits,
+    pub(crate) prefix: Prefix,
+    /// The size of the allocation behind the read buffer, as far as it shows: see [`Frames::take`].
+    chunk: usize,
+    /// What was left of that allocation last time.
+    left: usize,
+}
+
+impl Frames {
+    pub(crate) fn new(limits: FrameLimits) -> Self {
+        Self { limits, ..Self::default() }
+    }
+
+    /// Frames of the same kind, on another connection.
+    pub(crate) fn fresh(self) -> Self {
+        Self { chunk: 0, left: 0, ..self }
+    }
+
+    /// Writes the prefix of a payload of `len` bytes, or nothing when it is over the limit.
+    pub(crate) fn put_prefix(&self, len: usize, dst: &mut BytesMut) -> Result<(), Error> {
+        let too_large = |limit: u64, of: &str| {
+            Err(Error::new(Kind::TooLarge, Phase::Write).with_sent(Sent::Never).with_message(format!(
+                "a message of {len} bytes is over the limit of {limit} bytes for sending ({of})"
+            )))
+        };
+        if len > self.limits.encode {
+            return too_large(self.limits.encode as u64, "FrameLimits::encode");
+        }
+        if len as u64 > self.prefix.max() {
+            return too_large(self.prefix.max(), "the width of the frame's Prefix");
+        }
+        dst.reserve(self.prefix.width() + len);
+        self.prefix.put(len as u64, dst);
+        Ok(())
+    }
+
+    /// Cuts the prefix off `src` when the whole frame is there; how long the payload is, `None` while it is incomplete.
+    fn begin(&self, src: &mut BytesMut) -> Result<Option<usize>, Error> {
+        let Some(len) = self.prefix.get(src) else { return Ok(None) };
+        if len > self.limits.decode as u64 {
+            return Err(Error::new(Kind::TooLarge, Phase::Read).with_message(format!(
+                "the peer announced a frame of {len} bytes, over the limit of {} bytes (FrameLimits::decode)",
+                self.limits.decode
+            )));
+        }
+        let len = len as usize; // Not over a limit that is a usize.
+        if src.len() - self.prefix.width() < len {
+            return Ok(None);
+        }
+        src.advance(self.prefix.width());
+        Ok(Some(len))
+    }
+
+    /// Takes the next payload off `src`, or `None` while it is incomplete: without a copy when it is at least half of
+    /// the allocation that it lies in, else as a slice to be copied from. So a small message that is kept for long
+    /// never pins a big buffer, and a big one is never copied.
+    ///
+    /// A buffer does not tell the size of its allocation, only what is left of it from its first byte on. That shrinks
+    /// as frames are cut off and grows when the buffer is allocated anew or moved back to its start, which is when it
+    /// shows all of it. At worst the size remembered is too large, and a payload copied for nothing.
+    pub(crate) fn take<R>(
+        &mut self,
+        src: &mut BytesMut,
+        whole: impl FnOnce(Bytes) -> R,
+        part: impl FnOnce(&[u8]) -> R,
+    ) -> Result<Option<R>, Error> {
+        if src.capacity() > self.left {
+            self.chunk = src.capacity();
+        }
+        let taken = self.begin(src)?.map(|len| {
+            if len > 0 && len >= self.chunk / 2 {
+                whole(src.split_to(len).freeze())
+            } else {
+                let taken = part(&src[..len]);
+                src.advance(len);
+                taken
+            }
+        });
+        self.left = src.capacity();
+        Ok(taken)
+    }
+
+    /// What is left when the stream ends: nothing, or an error that says how much of a frame came.
+    pub(crate) fn end(&self, src: &BytesMut) -> Result<(), Error> {
+        if src.is_empty() {
+            return Ok(());
+        }
+        let width = self.prefix.width() as u64;
+        let need = self.prefix.get(src).map_or(width, |len| width.saturating_add(len));
+        Err(Error::new(Kind::UnexpectedEof, Phase::Read)
+            .with_message(format!("the stream ended inside a frame: {} of {need} bytes came", src.len())))
+    }
 }
 
 /// Raw frames: [`Bytes`] in, [`Bytes`] out.
@@ -83,15 +220,29 @@ pub(crate) fn cut_short(src: &BytesMut) -> Error {
 /// assert_eq!(codec.decode(&mut wire)?.unwrap(), "ping");
 /// # Ok::<(), towline_core::Error>(())
 /// ```
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct FrameCodec {
-    limits: FrameLimits,
+    frames: Frames,
 }
 
 impl FrameCodec {
     /// A codec with these limits.
     pub fn new(limits: FrameLimits) -> Self {
-        Self { limits }
+        Self { frames: Frames::new(limits) }
+    }
+
+    /// Writes and reads lengths like this.
+    #[must_use]
+    pub fn with_prefix(mut self, prefix: Prefix) -> Self {
+        self.frames.prefix = prefix;
+        self
+    }
+}
+
+// By hand: a clone is for another connection, and knows nothing of this one's buffer.
+impl Clone for FrameCodec {
+    fn clone(&self) -> Self {
+        Self { frames: self.frames.fresh() }
     }
 }
 
@@ -99,8 +250,8 @@ impl Encoder<Bytes> for FrameCodec {
     type Error = Error;
 
     fn encode(&mut self, payload: Bytes, dst: &mut BytesMut) -> Result<(), Error> {
-        self.limits.put_prefix(payload.len(), dst)?;
-        dst.put(payload);
+        self.frames.put_prefix(payload.len(), dst)?;
+        dst.extend_from_slice(&payload);
         Ok(())
     }
 }
@@ -110,12 +261,12 @@ impl Decoder for FrameCodec {
     type Error = Error;
 
     fn decode(&mut self, src: &mut BytesMut) -> Result<Option<Bytes>, Error> {
-        self.limits.split_frame(src)
+        self.frames.take(src, |whole| whole, Bytes::copy_from_slice)
     }
 
     fn decode_eof(&mut self, src: &mut BytesMut) -> Result<Option<Bytes>, Error> {
         match self.decode(src)? {
-            None if !src.is_empty() => Err(cut_short(src)),
+            None => self.frames.end(src).map(|()| None),
             frame => Ok(frame),
         }
     }
@@ -158,7 +309,7 @@ mod tests {
             let mut buffer = BytesMut::from(&whole[..cut]);
             let error = FrameCodec::default().decode_eof(&mut buffer).unwrap_err();
             assert_eq!(error.kind(), Kind::UnexpectedEof);
-            let need = if cut < PREFIX { PREFIX } else { whole.len() };
+            let need = if cut < 4 { 4 } else { whole.len() };
             assert!(error.to_string().contains(&format!("{cut} of {need} bytes")), "{error}");
         }
         assert!(FrameCodec::default().decode_eof(&mut BytesMut::new()).unwrap().is_none());
@@ -193,5 +344,46 @@ mod tests {
         assert!(buffer.is_empty());
         codec.encode(Bytes::from_static(b"ok!"), &mut buffer).unwrap();
         assert_eq!(&buffer[..], b"\0\0\0\x03ok!");
+    }
+
+    #[test]
+    fn every_width_and_byte_order_carries_its_largest_length_and_refuses_one_more() {
+        for prefix in [Prefix::U8, Prefix::U16, Prefix::U24, Prefix::U32, Prefix::U64] {
+            for prefix in [prefix, prefix.little_endian()] {
+                let limits = FrameLimits { encode: 70_000, ..FrameLimits::default() };
+                let mut codec = FrameCodec::new(limits).with_prefix(prefix);
+                let most = prefix.max().min(70_000) as usize;
+                let (payload, mut wire) = (Bytes::from(vec![7; most]), BytesMut::new());
+                codec.encode(payload.clone(), &mut wire).unwrap();
+                assert_eq!(wire.len(), prefix.width() + most, "{prefix:?}");
+                assert_eq!(codec.decode(&mut wire).unwrap().unwrap(), payload, "{prefix:?}");
+                let error = codec.encode(Bytes::from(vec![7; most + 1]), &mut wire).unwrap_err();
+                assert_eq!((error.kind(), wire.len()), (Kind::TooLarge, 0), "{prefix:?}");
+            }
+        }
+        let mut wire = BytesMut::from(&[0xff; 8][..]);
+        let error = FrameCodec::default().with_prefix(Prefix::U64).decode(&mut wire).unwrap_err();
+        assert!(error.to_string().contains("18446744073709551615 bytes"), "{error}");
+    }
+
+    // F37
+    #[test]
+    fn a_small_frame_never_pins_a_big_buffer_and_a_big_one_is_not_copied() {
+        let small = Bytes::from(vec![1; 100]);
+        let (mut codec, mut wire) = (FrameCodec::default(), BytesMut::with_capacity(64 * 1024));
+        while wire.len() + 104 <= wire.capacity() {
+            codec.encode(small.clone(), &mut wire).unwrap();
+        }
+        // Up to the last one, where hardly more of the allocation is left than the frame itself.
+        let held: Vec<_> = std::iter::from_fn(|| codec.decode(&mut wire).unwrap()).collect();
+        assert!(held.iter().all(|frame| *frame == small) && wire.is_empty());
+        assert!(wire.try_reclaim(60 * 1024), "somebody still holds the buffer");
+
+        let big = Bytes::from(vec![2; 40 * 1024]);
+        let mut wire = BytesMut::new();
+        codec.encode(big.clone(), &mut wire).unwrap();
+        let payload = wire[4..].as_ptr();
+        let decoded = codec.clone().decode(&mut wire).unwrap().unwrap();
+        assert_eq!((decoded.as_ptr(), decoded), (payload, big));
     }
 }

@@ -1,6 +1,6 @@
 //! Length-prefixed frames and protobuf messages, on tokio_util's codec traits.
 //!
-//! On the wire a frame is a big-endian `u32` length and that many bytes:
+//! On the wire a frame is a length, a big-endian `u32` unless another [`Prefix`] is asked for, and that many bytes:
 //!
 //! ```text
 //!  0        4            4 + length
@@ -18,5 +18,5 @@
 mod frame;
 mod prost_codec;
 
-pub use self::frame::{FrameCodec, FrameLimits};
+pub use self::frame::{FrameCodec, FrameLimits, Prefix};
 pub use self::prost_codec::ProstCodec;

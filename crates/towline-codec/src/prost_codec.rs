@@ -3,18 +3,19 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use prost::Message;
 use tokio_util::codec::{Decoder, Encoder};
 use towline_core::{Error, Kind, Phase};
 
-use crate::FrameLimits;
-use crate::frame::cut_short;
+use crate::frame::Frames;
+use crate::{FrameLimits, Prefix};
 
 /// Sends `Out`, receives `In`, one protobuf message per frame.
 ///
-/// Messages are encoded straight into the write buffer. `Bytes` fields of received messages are slices of the read
-/// buffer, not copies.
+/// Messages are encoded straight into the write buffer. `Bytes` fields of a received message that fills at least half
+/// of the read buffer are slices of it; those of smaller messages are copied, so that keeping one never keeps a buffer
+/// many times its size.
 ///
 /// ```
 /// use bytes::BytesMut;
@@ -34,14 +35,21 @@ use crate::frame::cut_short;
 /// # Ok::<(), towline_core::Error>(())
 /// ```
 pub struct ProstCodec<Out, In> {
-    limits: FrameLimits,
+    frames: Frames,
     _messages: PhantomData<fn(Out) -> In>,
 }
 
 impl<Out, In> ProstCodec<Out, In> {
     /// A codec with these limits.
     pub fn new(limits: FrameLimits) -> Self {
-        Self { limits, _messages: PhantomData }
+        Self { frames: Frames::new(limits), _messages: PhantomData }
+    }
+
+    /// Writes and reads lengths like this.
+    #[must_use]
+    pub fn with_prefix(mut self, prefix: Prefix) -> Self {
+        self.frames.prefix = prefix;
+        self
     }
 }
 
@@ -51,17 +59,17 @@ impl<Out, In> Default for ProstCodec<Out, In> {
     }
 }
 
-// By hand, so that messages need not be Clone or Debug.
+// By hand, so that messages need not be Clone or Debug; and a clone is for another connection.
 impl<Out, In> Clone for ProstCodec<Out, In> {
     fn clone(&self) -> Self {
-        Self::new(self.limits)
+        Self { frames: self.frames.fresh(), _messages: PhantomData }
     }
 }
 
 impl<Out, In> fmt::Debug for ProstCodec<Out, In> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { limits, _messages } = self;
-        f.debug_struct("ProstCodec").field("limits", limits).finish()
+        let Self { frames, _messages } = self;
+        f.debug_struct("ProstCodec").field("limits", &frames.limits).field("prefix", &frames.prefix).finish()
     }
 }
 
@@ -69,7 +77,7 @@ impl<Out: Message, In> Encoder<Out> for ProstCodec<Out, In> {
     type Error = Error;
 
     fn encode(&mut self, message: Out, dst: &mut BytesMut) -> Result<(), Error> {
-        self.limits.put_prefix(message.encoded_len(), dst)?;
+        self.frames.put_prefix(message.encoded_len(), dst)?;
         message.encode_raw(dst);
         Ok(())
     }
@@ -80,21 +88,24 @@ impl<Out, In: Message + Default> Decoder for ProstCodec<Out, In> {
     type Error = Error;
 
     fn decode(&mut self, src: &mut BytesMut) -> Result<Option<In>, Error> {
-        let Some(payload) = self.limits.split_frame(src)? else { return Ok(None) };
-        let len = payload.len();
-        In::decode(payload).map(Some).map_err(|cause| {
-            Error::new(Kind::Malformed, Phase::Read)
-                .with_message(format!("a frame of {len} bytes is no {}", short_name::<In>()))
-                .with_source(cause)
-        })
+        self.frames.take(src, decode, |part| decode(part))?.transpose()
     }
 
     fn decode_eof(&mut self, src: &mut BytesMut) -> Result<Option<In>, Error> {
         match self.decode(src)? {
-            None if !src.is_empty() => Err(cut_short(src)),
+            None => self.frames.end(src).map(|()| None),
             message => Ok(message),
         }
     }
+}
+
+fn decode<In: Message + Default>(payload: impl Buf) -> Result<In, Error> {
+    let len = payload.remaining();
+    In::decode(payload).map_err(|cause| {
+        Error::new(Kind::Malformed, Phase::Read)
+            .with_message(format!("a frame of {len} bytes is no {}", short_name::<In>()))
+            .with_source(cause)
+    })
 }
 
 fn short_name<T>() -> &'static str {
@@ -147,5 +158,28 @@ mod tests {
         assert_eq!(error.kind(), Kind::Malformed);
         assert!(error.to_string().contains("a frame of 3 bytes is no Ping"), "{error}");
         assert!(error.find::<prost::DecodeError>().is_some());
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    struct Nested {
+        #[prost(message, optional, boxed, tag = "1")]
+        inner: Option<Box<Nested>>,
+    }
+
+    // F36
+    #[test]
+    fn a_message_nested_too_deep_is_a_typed_error_and_no_overflow() {
+        let mut payload = Vec::new();
+        for _ in 0..200 {
+            let mut outer = vec![0x0a];
+            prost::encoding::encode_varint(payload.len() as u64, &mut outer);
+            outer.append(&mut payload);
+            payload = outer;
+        }
+        let mut wire = BytesMut::new();
+        FrameCodec::default().encode(payload.into(), &mut wire).unwrap();
+        let error = ProstCodec::<Nested, Nested>::default().decode(&mut wire).unwrap_err();
+        assert_eq!(error.kind(), Kind::Malformed);
+        assert!(error.to_string().contains("is no Nested"), "{error}");
     }
 }

@@ -41,6 +41,10 @@ pub enum Kind {
     TooLarge,
     /// The peer sent something that is not a message of the protocol.
     Malformed,
+    /// The peer sent something that nobody asked for.
+    Unasked,
+    /// The server could not serve the call, and said so.
+    Server,
     /// There is no runtime to work on, or it is gone.
     Runtime,
     /// An error of a service that towline does not know.
@@ -69,6 +73,8 @@ impl Kind {
             Self::Unencodable => "the request cannot be encoded",
             Self::TooLarge => "message too large",
             Self::Malformed => "malformed message",
+            Self::Unasked => "unasked message",
+            Self::Server => "the server failed the call",
             Self::Runtime => "no runtime",
             Self::Other => "error",
         }

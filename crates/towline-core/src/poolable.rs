@@ -47,6 +47,8 @@ pub enum CloseReason {
     Dirty,
     /// The peer asked for no more calls.
     Drained,
+    /// The peer stopped reading, answered no ping, or let one call after another time out.
+    Unresponsive,
     /// It was idle for too long.
     IdleTimeout,
     /// It was old.
@@ -64,6 +66,7 @@ impl CloseReason {
             Self::Stray => "stray",
             Self::Dirty => "dirty",
             Self::Drained => "drained",
+            Self::Unresponsive => "unresponsive",
             Self::IdleTimeout => "idle_timeout",
             Self::Lifetime => "lifetime",
             Self::Shutdown => "shutdown",
@@ -140,7 +143,11 @@ pub trait Poolable: Send + 'static {
         None
     }
 
-    /// Why it is `Closed`, once it is.
+    /// Gives memory back that only a busy connection needs. The pool asks an exclusive connection for it once it has been
+    /// idle for a second.
+    fn trim(&mut self) {}
+
+    /// Why it is `Draining` or `Closed`, once it is.
     fn close_reason(&self) -> CloseReason {
         CloseReason::Failed
     }

@@ -34,6 +34,10 @@ impl<S: Poolable> Poolable for UnwrapCall<S> {
         self.0.share().map(Self)
     }
 
+    fn trim(&mut self) {
+        self.0.trim();
+    }
+
     fn close_reason(&self) -> CloseReason {
         self.0.close_reason()
     }

@@ -27,7 +27,7 @@ use crate::config::Limits;
 use crate::effects::Effects;
 use crate::health::Health;
 use crate::queue::{Place, Queue};
-use crate::slot::{Grant, Slot, SlotId};
+use crate::slot::{Grant, Slot, SlotId, TRIM};
 use crate::stats::Stats;
 
 /// The right to dial once; counted until it is handed back with the result.
@@ -194,11 +194,11 @@ impl<C: Poolable> Core<C> {
             match slot.watch() {
                 Poll::Pending => {}
                 Poll::Ready(State::Draining) if slot.in_use > 0 => {
-                    slot.draining = Some(CloseReason::Drained);
+                    slot.drain();
                     continue;
                 }
-                Poll::Ready(state) => {
-                    self.close_gone(index, state, now, effects);
+                Poll::Ready(_) => {
+                    self.close_gone(index, now, effects);
                     continue;
                 }
             }
@@ -275,22 +275,18 @@ impl<C: Poolable> Core<C> {
         }
         match slot.watch() {
             Poll::Pending => {}
-            Poll::Ready(State::Draining) if slot.in_use > 0 => {
-                slot.draining = Some(CloseReason::Drained);
-                return;
-            }
-            Poll::Ready(state) => return self.close_gone(index, state, now, effects),
+            Poll::Ready(State::Draining) if slot.in_use > 0 => return slot.drain(),
+            Poll::Ready(_) => return self.close_gone(index, now, effects),
         }
         if slot.limit == 1 {
             slot.idle_since = now;
+            slot.trimmed = false;
             self.idle.push(index);
         }
         self.serve_waiters(now, effects);
-        // The driver has to look when this one has been idle for too long. Later returns find it set.
-        if let Some(limit) = self.limits.idle_timeout {
-            let at = after(now, limit);
-            effects.wake_driver |= self.wakes_at.is_none_or(|wakes| wakes > at);
-        }
+        // The driver has to look when this one has been idle for a while. Later returns find it set.
+        let at = after(now, self.limits.idle_timeout.map_or(TRIM, |limit| limit.min(TRIM)));
+        effects.wake_driver |= self.wakes_at.is_none_or(|wakes| wakes > at);
     }
 
     fn serve_waiters(&mut self, now: Instant, effects: &mut Effects<C>) {
@@ -365,6 +361,7 @@ impl<C: Poolable> Core<C> {
             expires: life.map(|life| after(now, life)),
             born: now,
             idle_since: now,
+            trimmed: true,
             waker: ring.clone().into(),
             ring,
         });
@@ -466,12 +463,12 @@ impl<C: Poolable> Core<C> {
         }
         match slot.watch() {
             Poll::Pending => {}
-            Poll::Ready(State::Draining) if slot.in_use > 0 => slot.draining = Some(CloseReason::Drained),
-            Poll::Ready(state) => self.close_gone(index, state, now, effects),
+            Poll::Ready(State::Draining) if slot.in_use > 0 => slot.drain(),
+            Poll::Ready(_) => self.close_gone(index, now, effects),
         }
     }
 
-    /// Closes what is idle for too long or too old; when to look again.
+    /// Closes what is idle for too long or too old, and trims what has been idle for a while; when to look again.
     pub(crate) fn expire(&mut self, now: Instant, effects: &mut Effects<C>) -> Option<Instant> {
         let mut next = self.health.not_before().filter(|at| *at > now);
         let mut due = Vec::new();
@@ -485,8 +482,10 @@ impl<C: Poolable> Core<C> {
                     due.push((index, CloseReason::Lifetime));
                 }
             } else {
-                let at = if slot.is_idle() { idle_until.into_iter().chain(slot.expires).min() } else { slot.expires };
-                next = next.into_iter().chain(at).min();
+                next = next.into_iter().chain(slot.expires).chain(slot.trim(now)).min();
+                if slot.is_idle() {
+                    next = next.into_iter().chain(idle_until).min();
+                }
             }
         }
         for (index, reason) in due {
@@ -532,12 +531,8 @@ impl<C: Poolable> Core<C> {
     }
 
     /// Closes a connection that says itself that it takes no more calls.
-    fn close_gone(&mut self, index: usize, state: State, now: Instant, effects: &mut Effects<C>) {
-        let reason = match (state, &self.slots[index].connection) {
-            (State::Draining, _) => CloseReason::Drained,
-            (_, Some(connection)) => connection.close_reason(),
-            (_, None) => CloseReason::Failed,
-        };
+    fn close_gone(&mut self, index: usize, now: Instant, effects: &mut Effects<C>) {
+        let reason = self.slots[index].close_reason();
         self.close(index, reason, now, effects);
     }
 

@@ -2,11 +2,16 @@
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use tokio::time::Instant;
+use towline_core::sync::after;
 use towline_core::{CloseReason, ConnectionId, Poolable, State};
 
 use crate::bell::Ring;
+
+/// How long a connection is idle before it is trimmed.
+pub(crate) const TRIM: Duration = Duration::from_secs(1);
 
 /// A connection, or a share of one, on its way to a caller.
 #[derive(Debug)]
@@ -40,6 +45,8 @@ pub(crate) struct Slot<C> {
     pub(crate) expires: Option<Instant>,
     pub(crate) born: Instant,
     pub(crate) idle_since: Instant,
+    /// Has no memory to give back.
+    pub(crate) trimmed: bool,
     pub(crate) ring: Arc<Ring>,
     pub(crate) waker: Waker,
 }
@@ -55,6 +62,28 @@ impl<C> Slot<C> {
 }
 
 impl<C: Poolable> Slot<C> {
+    /// The connection has said that it takes no more calls.
+    pub(crate) fn drain(&mut self) {
+        self.draining = Some(self.close_reason());
+    }
+
+    /// Why the connection says that it drains, or is closed.
+    pub(crate) fn close_reason(&self) -> CloseReason {
+        self.connection.as_ref().map_or(CloseReason::Failed, Poolable::close_reason)
+    }
+
+    /// Trims a connection that has been idle for [`TRIM`]; when, if it has not yet.
+    pub(crate) fn trim(&mut self, now: Instant) -> Option<Instant> {
+        let connection = self.connection.as_mut().filter(|_| self.in_use == 0 && !self.trimmed)?;
+        let at = after(self.idle_since, TRIM);
+        if now < at {
+            return Some(at);
+        }
+        connection.trim();
+        self.trimmed = true;
+        None
+    }
+
     /// Looks at a connection that is not lent exclusively: pending while it can take calls, else what it has become.
     pub(crate) fn watch(&mut self) -> Poll<State> {
         let Some(connection) = self.connection.as_mut() else { return Poll::Ready(State::Closed) };

@@ -244,7 +244,8 @@ impl Poolable for ScriptedConnection {
     }
 
     fn close_reason(&self) -> CloseReason {
-        self.wire.0.lock().closed.unwrap_or(CloseReason::Failed)
+        let wire = self.wire.0.lock();
+        wire.closed.unwrap_or(if wire.draining { CloseReason::Drained } else { CloseReason::Failed })
     }
 }
 

@@ -33,7 +33,7 @@
 )]
 pub trait Correlate<Req, Res>: Send + 'static {
     /// What the caller had in place of our id.
-    type Original: Send;
+    type Original: Send + 'static;
 
     /// Puts `id` into the request and returns what was there.
     fn tag(&self, request: &mut Req, id: u64) -> Self::Original;
@@ -43,4 +43,10 @@ pub trait Correlate<Req, Res>: Send + 'static {
 
     /// Puts the caller's own id back.
     fn restore(&self, response: &mut Res, original: Self::Original);
+
+    /// A request that every server answers and that changes nothing, for [pings](crate::SharedConfig::ping); its id is
+    /// ours. None by default, which turns them off.
+    fn ping(&self) -> Option<Req> {
+        None
+    }
 }

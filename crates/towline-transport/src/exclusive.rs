@@ -17,6 +17,7 @@ use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::codec::{Decoder, Encoder};
@@ -24,23 +25,33 @@ use tower_service::Service;
 use towline_core::sync::Lock;
 use towline_core::{BoxError, CloseReason, Error, Kind, Phase, Poolable, Rejected, Sent, Sharing, State, progress};
 
-use crate::wire::{Incoming, Wire, already_closed, ended_before_answer};
+use crate::DEFAULT_WRITE_TIMEOUT;
+use crate::wire::{Incoming, Wire, WriteDeadline, already_closed, close_reason, decode, ended_before_answer};
 
 /// A connection that carries one call at a time. Made by [`ExclusiveLayer`](crate::ExclusiveLayer).
 ///
-/// Dropping a call's future between its first poll and the end of the response closes the connection.
+/// Dropping a call's future between its first poll and the end of the response closes the connection. Dropping the
+/// connection while it is idle says goodbye to the peer (close_notify over TLS, FIN), as far as that takes no waiting.
+///
+/// Allocates nothing per call beyond what the codec does: its buffers stay for the next call, until whoever keeps the
+/// connection [trims](Poolable::trim) it.
 ///
 /// # Errors
 ///
 /// [`Rejected`] with the request when the connection was closed or busy before the call; else without it, and
-/// [`Sent::Never`] when the stream refused the first write.
+/// [`Sent::Never`] when the stream refused the first write. [`Kind::Timeout`] in [`Phase::Write`] when the peer has accepted
+/// no byte for the [write timeout](Self::with_write_timeout).
 pub struct Exclusive<Io, C> {
     shared: Arc<Lock<Shared<Io, C>>>,
 }
 
 struct Shared<Io, C> {
-    wire: Wire<Io, C>,
+    wire: Wire<Io>,
+    codec: C,
     life: Life,
+    deadline: WriteDeadline,
+    /// [`Wire::poll_shutdown`], once. A pointer, because a destructor cannot ask that `Io` be a stream.
+    goodbye: fn(&mut Wire<Io>),
     /// Whoever waits for the connection to change while a call is in flight.
     watcher: Option<Waker>,
 }
@@ -81,8 +92,33 @@ where
 {
     /// A connection over `io`, which must be at the boundary of a message.
     pub fn new(io: Io, codec: C) -> Self {
-        let shared = Shared { wire: Wire::new(io, codec), life: Life::Idle, watcher: None };
+        let shared = Shared {
+            wire: Wire::new(io),
+            codec,
+            life: Life::Idle,
+            deadline: WriteDeadline::new(DEFAULT_WRITE_TIMEOUT),
+            goodbye: |wire| {
+                // Nothing is unwritten on an idle connection, so this either goes out at once or does not matter.
+                let _ = wire.poll_shutdown(&mut Context::from_waker(Waker::noop()));
+            },
+            watcher: None,
+        };
         Self { shared: Arc::new(Lock::new(shared)) }
+    }
+
+    /// How long the peer may take to accept the next byte of a request; 20 seconds by default.
+    #[must_use]
+    pub fn with_write_timeout(self, limit: Duration) -> Self {
+        self.shared.lock().deadline = WriteDeadline::new(limit);
+        self
+    }
+}
+
+impl<Io, C> Drop for Shared<Io, C> {
+    fn drop(&mut self) {
+        if self.life == Life::Idle {
+            (self.goodbye)(&mut self.wire);
+        }
     }
 }
 
@@ -116,6 +152,13 @@ where
             shared.watcher = Some(cx.waker().clone());
         }
         Poll::Pending
+    }
+
+    fn trim(&mut self) {
+        let mut shared = self.shared.lock();
+        if shared.life == Life::Idle {
+            shared.wire.release();
+        }
     }
 
     fn close_reason(&self) -> CloseReason {
@@ -157,8 +200,10 @@ pub struct ExclusiveFuture<Io, C, Req> {
 
 enum Stage<Req> {
     Encode(Option<Req>),
-    Write { attempted: bool },
-    Flush,
+    /// The request begins at `start` of the stream.
+    Write {
+        start: u64,
+    },
     Read,
     Done,
 }
@@ -177,6 +222,7 @@ where
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Self { shared, stage } = &mut *self;
+        assert!(!matches!(stage, Stage::Done), "polled after completion");
         let mut shared = shared.lock();
         if let Stage::Encode(request) = stage {
             let request = request.take().expect("polled after completion");
@@ -195,12 +241,15 @@ where
                 return Poll::Ready(Err(Rejected::unsent(error, request)));
             }
             progress::enter(Phase::Write);
-            if let Err(error) = shared.wire.encode(request) {
-                *stage = Stage::Done;
-                return Poll::Ready(Err(error.into()));
+            let Shared { wire, codec, .. } = &mut *shared;
+            match wire.encode(|dst| codec.encode(request, dst)) {
+                Ok(start) => *stage = Stage::Write { start },
+                Err(error) => {
+                    *stage = Stage::Done;
+                    return Poll::Ready(Err(error.into()));
+                }
             }
             shared.life = Life::Busy;
-            *stage = Stage::Write { attempted: false };
         }
         let result = match shared.poll_exchange(stage, cx) {
             Poll::Pending => return Poll::Pending,
@@ -209,10 +258,7 @@ where
         *stage = Stage::Done;
         let life = match &result {
             Ok(_) => Life::Idle, // What is left over is found at the next look.
-            Err(error) => Life::Closed(match error.kind() {
-                Kind::Closed | Kind::Io | Kind::UnexpectedEof => CloseReason::Peer,
-                _ => CloseReason::Failed,
-            }),
+            Err(error) => Life::Closed(close_reason(error)),
         };
         let watcher = shared.end_call(life);
         drop(shared);
@@ -229,42 +275,28 @@ where
 {
     /// Writes, flushes and reads, as far as the stream allows.
     fn poll_exchange<Req>(&mut self, stage: &mut Stage<Req>, cx: &mut Context<'_>) -> Poll<Result<C::Item, Error>> {
-        loop {
-            match stage {
-                Stage::Write { attempted } => match self.wire.poll_write(cx) {
-                    Poll::Ready(Err(error)) => {
-                        let sent = if *attempted { Sent::Maybe } else { Sent::Never };
-                        return Poll::Ready(Err(error.with_sent(sent)));
-                    }
-                    written => {
-                        *attempted = true;
-                        progress::written();
-                        if written.is_pending() {
-                            return Poll::Pending;
-                        }
-                        if self.wire.unwritten() == 0 {
-                            *stage = Stage::Flush;
-                        }
-                    }
-                },
-                Stage::Flush => match self.wire.poll_flush(cx) {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error.with_sent(Sent::Maybe))),
-                    Poll::Ready(Ok(())) => {
-                        progress::enter(Phase::Read);
-                        *stage = Stage::Read;
-                    }
-                },
-                Stage::Read => {
-                    return self.wire.poll_read(cx).map(|read| match read {
-                        Ok(Incoming::Message(message)) => Ok(message),
-                        Ok(Incoming::End) => Err(ended_before_answer()),
-                        Err(error) => Err(error.with_sent(Sent::Maybe)),
-                    });
-                }
-                Stage::Encode(_) | Stage::Done => panic!("polled after completion"),
+        let Self { wire, codec, deadline, .. } = self;
+        if let Stage::Write { start } = *stage {
+            let sending = wire.poll_send(cx);
+            let sent = if wire.can_have_left(start) { Sent::Maybe } else { Sent::Never };
+            if sent == Sent::Maybe {
+                progress::written();
             }
+            match sending {
+                Poll::Ready(Ok(())) => deadline.moved(),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error.with_sent(sent))),
+                Poll::Pending => {
+                    return deadline.poll_stalled(wire.written(), cx).map(|error| Err(error.with_sent(sent)));
+                }
+            }
+            progress::enter(Phase::Read);
+            *stage = Stage::Read;
         }
+        wire.poll_next(cx, |src, eof| decode(codec, src, eof)).map(|read| match read {
+            Ok(Incoming::Message(message)) => Ok(message),
+            Ok(Incoming::End) => Err(ended_before_answer()),
+            Err(error) => Err(error.with_sent(Sent::Maybe)),
+        })
     }
 }
 

@@ -1,51 +1,83 @@
-//! A byte stream, its codec, and a buffer for each direction.
+//! A byte stream and a buffer for each direction.
+//!
+//! Buffers grow with the bytes that came, never with bytes that were promised, and they go back: at once when a big
+//! message has made them big, and altogether by [`Wire::release`] when a connection has been idle for a while.
 
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_util::codec::{Decoder, Encoder};
+use tokio::time::Instant;
+use tokio_util::codec::Decoder;
 use tokio_util::io::poll_read_buf;
+use towline_core::sync::after;
 use towline_core::{BoxError, CloseReason, Error, Kind, Phase, Sent};
 
-/// The least room that a read is given. Buffers grow with bytes received, never with bytes promised.
-const READ_ROOM: usize = 4 * 1024;
+use crate::alarm::Alarm;
 
-pub(crate) struct Wire<Io, C> {
+/// The room that a read is given at first; it doubles with each read that fills it.
+const LEAST_ROOM: usize = 4 * 1024;
+const MOST_ROOM: usize = 64 * 1024;
+/// A buffer that is larger is given back as soon as it is empty.
+const KEEP: usize = 2 * MOST_ROOM;
+/// What a stream may hold back when it says `Pending`: a TLS stream keeps the record that it has encrypted, and sends
+/// it before whatever is written next. Records are no longer than this.
+const HELD_BACK: u64 = 16 * 1024;
+
+pub(crate) struct Wire<Io> {
     io: Io,
-    codec: C,
     read: BytesMut,
+    room: usize,
     write: BytesMut,
+    /// Where in the stream the write buffer begins.
+    written: u64,
+    /// Up to where in the stream bytes can have left.
+    attempted: u64,
+    flushed: bool,
 }
 
 /// What the next read brought.
+#[derive(Debug)]
 pub(crate) enum Incoming<T> {
     Message(T),
     /// The stream ended between messages.
     End,
 }
 
-impl<Io, C> Wire<Io, C>
+impl<Io> Wire<Io>
 where
     Io: AsyncRead + AsyncWrite + Unpin,
 {
-    pub(crate) fn new(io: Io, codec: C) -> Self {
-        Self { io, codec, read: BytesMut::new(), write: BytesMut::new() }
+    pub(crate) fn new(io: Io) -> Self {
+        let (read, write) = (BytesMut::new(), BytesMut::new());
+        Self { io, read, room: LEAST_ROOM, write, written: 0, attempted: 0, flushed: true }
     }
 
-    /// Appends a message to the write buffer, or nothing when it cannot be encoded.
-    pub(crate) fn encode<Out>(&mut self, message: Out) -> Result<(), Error>
-    where
-        C: Encoder<Out>,
-        C::Error: Into<BoxError>,
-    {
+    /// Appends what `encode` writes, or nothing when it fails; where in the stream that begins.
+    pub(crate) fn encode<E: Into<BoxError>>(
+        &mut self,
+        encode: impl FnOnce(&mut BytesMut) -> Result<(), E>,
+    ) -> Result<u64, Error> {
         let before = self.write.len();
-        self.codec.encode(message, &mut self.write).map_err(|error| {
-            self.write.truncate(before);
-            Error::wrap_as(Kind::Unencodable, Phase::Write, error).with_sent(Sent::Never)
-        })
+        match encode(&mut self.write) {
+            Ok(()) => {
+                self.flushed = false;
+                Ok(self.written + before as u64)
+            }
+            Err(error) => {
+                self.write.truncate(before);
+                Err(Error::wrap_as(Kind::Unencodable, Phase::Write, error).with_sent(Sent::Never))
+            }
+        }
+    }
+
+    /// Appends what cannot fail.
+    pub(crate) fn append(&mut self, encode: impl FnOnce(&mut BytesMut)) {
+        encode(&mut self.write);
+        self.flushed = false;
     }
 
     /// Bytes that are encoded and not yet accepted by the stream.
@@ -53,49 +85,104 @@ where
         self.write.len()
     }
 
-    /// Writes once; how many bytes the stream accepted.
-    pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Error>> {
-        let written = ready!(Pin::new(&mut self.io).poll_write(cx, &self.write));
-        Poll::Ready(match written {
-            Ok(0) => Err(Error::io(Phase::Write, io::ErrorKind::WriteZero.into())),
-            Ok(n) => {
-                self.write.advance(n);
-                Ok(n)
+    /// Bytes that the stream has accepted.
+    pub(crate) fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Whether what was encoded from `start` on can have left.
+    pub(crate) fn can_have_left(&self, start: u64) -> bool {
+        start < self.attempted
+    }
+
+    /// Whether everything that was encoded has been flushed.
+    pub(crate) fn is_flushed(&self) -> bool {
+        self.flushed
+    }
+
+    /// Writes everything and flushes it.
+    pub(crate) fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        while !self.write.is_empty() {
+            match Pin::new(&mut self.io).poll_write(cx, &self.write) {
+                Poll::Ready(Ok(0)) => {
+                    return Poll::Ready(Err(Error::io(Phase::Write, io::ErrorKind::WriteZero.into())));
+                }
+                Poll::Ready(Ok(n)) => {
+                    self.write.advance(n);
+                    self.written += n as u64;
+                    self.attempted = self.attempted.max(self.written);
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(Error::io(Phase::Write, error))),
+                Poll::Pending => {
+                    let held_back = HELD_BACK.min(self.write.len() as u64);
+                    self.attempted = self.attempted.max(self.written + held_back);
+                    return Poll::Pending;
+                }
             }
-            Err(error) => Err(Error::io(Phase::Write, error)),
-        })
+        }
+        if !self.flushed {
+            ready!(Pin::new(&mut self.io).poll_flush(cx)).map_err(|error| Error::io(Phase::Write, error))?;
+            self.flushed = true;
+        }
+        if self.write.capacity() > KEEP {
+            self.write = BytesMut::new();
+        }
+        Poll::Ready(Ok(()))
     }
 
-    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        Pin::new(&mut self.io).poll_flush(cx).map_err(|error| Error::io(Phase::Write, error))
-    }
-
-    pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-
-    /// The next message. After an error or the end the wire is of no further use.
-    pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Incoming<C::Item>, Error>>
-    where
-        C: Decoder,
-        C::Error: Into<BoxError>,
-    {
+    /// The next message that `decode` finds; its flag says that no more bytes will come. After an error or the end the
+    /// wire is of no further use.
+    pub(crate) fn poll_next<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut decode: impl FnMut(&mut BytesMut, bool) -> Result<Option<T>, Error>,
+    ) -> Poll<Result<Incoming<T>, Error>> {
         loop {
             if !self.read.is_empty() {
-                if let Some(message) = self.codec.decode(&mut self.read).map_err(malformed)? {
+                if let Some(message) = decode(&mut self.read, false)? {
                     return Poll::Ready(Ok(Incoming::Message(message)));
                 }
             }
-            if self.read.capacity() - self.read.len() < READ_ROOM / 4 {
-                self.read.reserve(READ_ROOM);
-            }
+            self.make_room();
+            let room = self.read.capacity() - self.read.len();
             let n = ready!(poll_read_buf(Pin::new(&mut self.io), cx, &mut self.read))
                 .map_err(|error| Error::io(Phase::Read, error))?;
             if n == 0 {
-                let last = self.codec.decode_eof(&mut self.read).map_err(malformed)?;
-                return Poll::Ready(Ok(last.map_or(Incoming::End, Incoming::Message)));
+                return Poll::Ready(Ok(decode(&mut self.read, true)?.map_or(Incoming::End, Incoming::Message)));
+            }
+            if n == room {
+                self.room = (2 * self.room).min(MOST_ROOM);
             }
         }
+    }
+
+    fn make_room(&mut self) {
+        let (len, capacity) = (self.read.len(), self.read.capacity());
+        if capacity > KEEP && len <= KEEP / 2 {
+            // Grown for a big message, which is gone.
+            let mut smaller = BytesMut::with_capacity(len + self.room);
+            smaller.extend_from_slice(&self.read);
+            self.read = smaller;
+        } else if capacity - len < self.room / 2 {
+            // Whole again when little is left over; twice as much as came when a message does not fit.
+            self.read.reserve(if len <= self.room / 2 { self.room - len } else { self.room.max(len) });
+        }
+    }
+
+    /// Gives the buffers back, as far as nothing is in them.
+    pub(crate) fn release(&mut self) {
+        if self.read.is_empty() {
+            self.read = BytesMut::new();
+        }
+        if self.write.is_empty() {
+            self.write = BytesMut::new();
+        }
+        self.room = LEAST_ROOM;
+    }
+
+    /// Whether there is a buffer to give back.
+    pub(crate) fn has_buffers(&self) -> bool {
+        self.read.capacity() + self.write.capacity() > 0
     }
 
     /// Watches an idle stream: resolves when it is of no further use, and says why.
@@ -111,11 +198,109 @@ where
             Err(_) => CloseReason::Peer,
         })
     }
+
+    /// Says goodbye: close_notify over TLS, then FIN.
+    pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
 }
 
-/// A codec that is not ours says only that it cannot go on.
-fn malformed(error: impl Into<BoxError>) -> Error {
-    Error::wrap_as(Kind::Malformed, Phase::Read, error)
+/// How long a peer may take to accept what is written. Progress starts it anew.
+#[derive(Debug)]
+pub(crate) struct WriteDeadline {
+    limit: Duration,
+    alarm: Alarm,
+    /// Since when no byte beyond this one was accepted.
+    stalled: Option<(Instant, u64)>,
+}
+
+impl WriteDeadline {
+    pub(crate) fn new(limit: Duration) -> Self {
+        Self { limit, alarm: Alarm::default(), stalled: None }
+    }
+
+    /// To be asked whenever a write stalls, with [`Wire::written`]; resolves when it has stalled for too long.
+    pub(crate) fn poll_stalled(&mut self, written: u64, cx: &mut Context<'_>) -> Poll<Error> {
+        let since = match self.stalled {
+            Some((since, at)) if at == written => since,
+            _ => {
+                let now = Instant::now();
+                self.stalled = Some((now, written));
+                self.alarm.set(after(now, self.limit));
+                now
+            }
+        };
+        ready!(self.alarm.poll(cx));
+        let waited = Instant::now().saturating_duration_since(since);
+        Poll::Ready(Error::new(Kind::Timeout, Phase::Write).with_message(format!(
+            "the peer has accepted no byte for {waited:?}: it has stopped reading, or the network has stopped carrying"
+        )))
+    }
+
+    /// Nothing is stalled.
+    pub(crate) fn moved(&mut self) {
+        if self.stalled.take().is_some() {
+            self.alarm.put_away();
+        }
+    }
+}
+
+/// When buffers that nobody uses go back.
+const IDLE_BUFFERS: Duration = Duration::from_secs(1);
+
+/// Gives a connection's buffers back after a second without use. Looks once a second while the connection is in use,
+/// and not at all once they are gone: a timer that is set anew for each call would cost more than the buffers are worth.
+#[derive(Debug, Default)]
+pub(crate) struct IdleBuffers {
+    alarm: Alarm,
+    used: bool,
+}
+
+impl IdleBuffers {
+    /// The connection is in use.
+    pub(crate) fn used(&mut self) {
+        self.used = true;
+    }
+
+    /// Whether [`poll`](Self::poll) is due by itself.
+    pub(crate) fn are_watched(&self) -> bool {
+        self.alarm.is_set()
+    }
+
+    /// Releases the wire's buffers when it is time, which it says; wakes the task when that may be.
+    pub(crate) fn poll<Io: AsyncRead + AsyncWrite + Unpin>(
+        &mut self,
+        wire: &mut Wire<Io>,
+        cx: &mut Context<'_>,
+    ) -> bool {
+        if !self.alarm.is_set() {
+            if !wire.has_buffers() {
+                return false;
+            }
+            self.used = false;
+            self.alarm.set(Instant::now() + IDLE_BUFFERS);
+        }
+        while self.alarm.poll(cx).is_ready() {
+            if !std::mem::take(&mut self.used) {
+                wire.release();
+                self.alarm.put_away();
+                return true;
+            }
+            self.alarm.set(Instant::now() + IDLE_BUFFERS);
+        }
+        false
+    }
+}
+
+/// Decodes with a codec that knows nothing but its messages.
+pub(crate) fn decode<C>(codec: &mut C, src: &mut BytesMut, eof: bool) -> Result<Option<C::Item>, Error>
+where
+    C: Decoder,
+    C::Error: Into<BoxError>,
+{
+    let decoded = if eof { codec.decode_eof(src) } else { codec.decode(src) };
+    // A codec that is not ours says only that it cannot go on.
+    decoded.map_err(|error| Error::wrap_as(Kind::Malformed, Phase::Read, error))
 }
 
 /// The stream ended where an answer was due.
@@ -128,4 +313,14 @@ pub(crate) fn already_closed(reason: CloseReason) -> Error {
     Error::new(Kind::Closed, Phase::Write)
         .with_sent(Sent::Never)
         .with_message(format!("the connection was closed before the request was written ({reason})"))
+}
+
+/// What a failure says of its connection.
+pub(crate) fn close_reason(error: &Error) -> CloseReason {
+    match error.kind() {
+        Kind::Closed | Kind::Io | Kind::UnexpectedEof => CloseReason::Peer,
+        Kind::Timeout => CloseReason::Unresponsive,
+        Kind::Unasked => CloseReason::Stray,
+        _ => CloseReason::Failed,
+    }
 }

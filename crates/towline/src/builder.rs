@@ -189,7 +189,7 @@ where
     pub fn multiplexed(mut self, correlate: impl Correlate<Req, Res> + Clone + Sync) -> Self {
         self.kind = Arc::new(move |connect, codec, executor| {
             let layer = MultiplexedLayer::new(codec, correlate.clone()).with_executor(executor);
-            erase(layer.layer(connect), Connection::Multiplexed)
+            erase(layer.layer(connect), Connection::Shared)
         });
         self
     }

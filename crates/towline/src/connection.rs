@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tower_service::Service;
 use towline_core::{CloseReason, Error, Poolable, Rejected, Sharing, State, Target};
-use towline_transport::{Exclusive, ExclusiveFuture, Multiplexed, MultiplexedFuture};
+use towline_transport::{Exclusive, ExclusiveFuture, Shared, SharedFuture};
 
 use crate::codec_box::BoxCodec;
 
@@ -63,7 +63,7 @@ impl AsyncWrite for BoxIo {
 /// A connection of either kind.
 pub(crate) enum Connection<Req, Res> {
     Exclusive(Exclusive<BoxIo, BoxCodec<Req, Res>>),
-    Multiplexed(Multiplexed<Req, Res>),
+    Shared(Shared<Req, Res>),
 }
 
 impl<Req, Res> Poolable for Connection<Req, Res>
@@ -74,28 +74,35 @@ where
     fn sharing(&self) -> Sharing {
         match self {
             Self::Exclusive(connection) => connection.sharing(),
-            Self::Multiplexed(connection) => connection.sharing(),
+            Self::Shared(connection) => connection.sharing(),
         }
     }
 
     fn poll_change(&mut self, seen: State, cx: &mut Context<'_>) -> Poll<State> {
         match self {
             Self::Exclusive(connection) => connection.poll_change(seen, cx),
-            Self::Multiplexed(connection) => connection.poll_change(seen, cx),
+            Self::Shared(connection) => connection.poll_change(seen, cx),
         }
     }
 
     fn share(&self) -> Option<Self> {
         match self {
             Self::Exclusive(_) => None,
-            Self::Multiplexed(connection) => connection.share().map(Self::Multiplexed),
+            Self::Shared(connection) => connection.share().map(Self::Shared),
+        }
+    }
+
+    fn trim(&mut self) {
+        match self {
+            Self::Exclusive(connection) => connection.trim(),
+            Self::Shared(connection) => connection.trim(),
         }
     }
 
     fn close_reason(&self) -> CloseReason {
         match self {
             Self::Exclusive(connection) => connection.close_reason(),
-            Self::Multiplexed(connection) => connection.close_reason(),
+            Self::Shared(connection) => connection.close_reason(),
         }
     }
 }
@@ -108,14 +115,14 @@ impl<Req: 'static, Res: 'static> Service<Req> for Connection<Req, Res> {
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         match self {
             Self::Exclusive(connection) => connection.poll_ready(cx),
-            Self::Multiplexed(connection) => connection.poll_ready(cx),
+            Self::Shared(connection) => connection.poll_ready(cx),
         }
     }
 
     fn call(&mut self, request: Req) -> Self::Future {
         match self {
             Self::Exclusive(connection) => ConnectionFuture::Exclusive { call: connection.call(request) },
-            Self::Multiplexed(connection) => ConnectionFuture::Multiplexed { call: connection.call(request) },
+            Self::Shared(connection) => ConnectionFuture::Shared { call: connection.call(request) },
         }
     }
 }
@@ -124,7 +131,7 @@ pin_project_lite::pin_project! {
     #[project = CallProj]
     pub(crate) enum ConnectionFuture<Req, Res> {
         Exclusive { #[pin] call: ExclusiveFuture<BoxIo, BoxCodec<Req, Res>, Req> },
-        Multiplexed { #[pin] call: MultiplexedFuture<Req, Res> },
+        Shared { #[pin] call: SharedFuture<Req, Res> },
     }
 }
 
@@ -134,7 +141,7 @@ impl<Req: 'static, Res: 'static> Future for ConnectionFuture<Req, Res> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project() {
             CallProj::Exclusive { call } => call.poll(cx),
-            CallProj::Multiplexed { call } => call.poll(cx),
+            CallProj::Shared { call } => call.poll(cx),
         }
     }
 }

@@ -9,10 +9,10 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tower::Service;
 use towline_core::{Error, Kind, Phase, Sent};
-use towline_transport::{Exclusive, Multiplexed};
+use towline_transport::{Exclusive, Shared};
 
-use super::codec;
 use super::multiplexed::ById;
+use super::{codec, config};
 
 /// Accepts bytes into a buffer of its own and fails the flush with an error of ours, as a stream that connects lazily
 /// does; never says goodbye.
@@ -42,7 +42,7 @@ impl AsyncWrite for Lazy {
 async fn a_failed_flush_may_have_been_sent_whatever_the_stream_says() {
     let error = Exclusive::new(Lazy, codec()).call(Bytes::from("x")).await.unwrap_err();
     assert_eq!(error.error.sent(), Sent::Maybe);
-    let (mut connection, driver) = Multiplexed::<Bytes, Bytes>::pair(Lazy, codec(), ById, 8);
+    let (mut connection, driver) = Shared::<Bytes, Bytes>::multiplexed(Lazy, codec(), ById, config(8));
     tokio::spawn(driver);
     let error = connection.call(Bytes::from("1|x")).await.unwrap_err();
     assert_eq!(error.error.sent(), Sent::Maybe);
@@ -50,7 +50,7 @@ async fn a_failed_flush_may_have_been_sent_whatever_the_stream_says() {
 
 #[tokio::test(start_paused = true)]
 async fn the_task_of_an_abandoned_connection_ends_though_the_goodbye_stalls() {
-    let (connection, driver) = Multiplexed::<Bytes, Bytes>::pair(Lazy, codec(), ById, 8);
+    let (connection, driver) = Shared::<Bytes, Bytes>::multiplexed(Lazy, codec(), ById, config(8));
     let task = tokio::spawn(driver);
     drop(connection);
     tokio::time::timeout(Duration::from_secs(60), task).await.expect("the task lives on").unwrap();

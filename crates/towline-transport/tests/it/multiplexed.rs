@@ -12,11 +12,11 @@ use towline_codec::{FrameCodec, FrameLimits};
 use towline_core::progress::Progress;
 use towline_core::{CloseReason, Kind, Phase, Poolable, Sent, State};
 use towline_test::{Script, ScriptIo, cancel_at_every_poll, poll_times, settle};
-use towline_transport::{Correlate, Multiplexed};
+use towline_transport::{Correlate, Shared};
 
-use super::{codec, frame, said};
+use super::{codec, config, frame, said};
 
-type Connection = Multiplexed<Bytes, Bytes>;
+type Connection = Shared<Bytes, Bytes>;
 
 /// Messages are `id|body`.
 #[derive(Clone)]
@@ -44,7 +44,7 @@ impl Correlate<Bytes, Bytes> for ById {
 
 fn connection(limit: usize) -> (Connection, Script) {
     let (io, script) = ScriptIo::new();
-    let (connection, driver) = Multiplexed::pair(io, codec(), ById, limit);
+    let (connection, driver) = Shared::multiplexed(io, codec(), ById, config(limit));
     tokio::spawn(driver);
     (connection, script)
 }
@@ -192,7 +192,7 @@ async fn an_idle_connection_notices_that_its_peer_is_gone() {
 async fn a_request_over_the_limit_fails_alone() {
     let (io, script) = ScriptIo::new();
     let limits = FrameLimits { encode: 16, ..FrameLimits::default() };
-    let (mut connection, driver) = Multiplexed::pair(io, FrameCodec::new(limits), ById, 8);
+    let (mut connection, driver) = Shared::multiplexed(io, FrameCodec::new(limits), ById, config(8));
     tokio::spawn(driver);
     let mut fine = spawn(connection.call("1|fine".into()));
     assert!(fine.poll().is_pending());
@@ -246,14 +246,14 @@ async fn an_answer_that_came_before_the_stream_broke_reaches_its_caller() {
     settle().await;
     assert!(matches!(first.poll(), Poll::Ready(Ok(_))));
     let Poll::Ready(Err(error)) = second.poll() else { panic!() };
-    assert_eq!(said(&error), (Kind::Io, Sent::Maybe, None));
+    assert_eq!(said(&error), (Kind::Io, Sent::Never, None), "the stream took nothing of it");
 }
 
 #[test]
 fn whoever_gives_up_learns_whether_the_request_had_left() {
     for taken in [false, true] {
         let (io, script) = ScriptIo::new();
-        let (mut connection, driver) = Multiplexed::pair(io, codec(), ById, 8);
+        let (mut connection, driver) = Shared::multiplexed(io, codec(), ById, config(8));
         let mut driver = spawn(Box::pin(driver));
         let mut progress = Progress::starting(Phase::Queue);
         let mut call = Some(spawn(connection.call("1|pay".into())));
@@ -303,7 +303,7 @@ fn whoever_watches_is_woken_outside_the_lock() {
     let (done, ended) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         let (io, script) = ScriptIo::new();
-        let (mut connection, driver) = Multiplexed::pair(io, codec(), ById, 8);
+        let (mut connection, driver) = Shared::multiplexed(io, codec(), ById, config(8));
         let mut driver = spawn(Box::pin(driver));
         let mut call = spawn(connection.call("1|x".into()));
         assert!(call.poll().is_pending());
@@ -322,7 +322,7 @@ fn whoever_watches_is_woken_outside_the_lock() {
 #[tokio::test]
 async fn when_the_task_is_gone_callers_are_told() {
     let (io, _script) = ScriptIo::new();
-    let (mut connection, driver) = Multiplexed::pair(io, codec(), ById, 8);
+    let (mut connection, driver) = Shared::multiplexed(io, codec(), ById, config(8));
     let task = tokio::spawn(driver);
     let mut call = spawn(connection.call("1|a".into()));
     assert!(call.poll().is_pending());

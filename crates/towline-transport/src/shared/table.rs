@@ -1,0 +1,402 @@
+//! The calls of one connection: a synchronous core without I/O.
+//!
+//! An id is a sequence number with the entry's index in its low bits: looked up without hashing, and never used twice
+//! (44 bits of sequence last 55 years at 10,000 calls per second), so that a late answer finds nobody.
+//!
+//! The engine takes requests and brings answers in batches, so that the lock is taken once for many calls. Wakers,
+//! requests and answers that are left over are handed out in [`Effects`], to be woken and dropped without the lock.
+
+use std::collections::VecDeque;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use towline_core::{CloseReason, Error, Kind, Phase, Rejected, Sent, State};
+
+use super::config::Retire;
+use crate::ServerLoad;
+use crate::wire::already_closed;
+
+const INDEX_BITS: u32 = 20;
+/// One index is kept for pings, which have no entry.
+pub(super) const MAX_ENTRIES: usize = (1 << INDEX_BITS) - 1;
+
+/// One call of this connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Id(pub(crate) u64);
+
+impl Id {
+    pub(crate) fn index(self) -> usize {
+        (self.0 & MAX_ENTRIES as u64) as usize
+    }
+}
+
+/// How far a call has come.
+pub(super) enum Answer<Req, Res> {
+    Queued,
+    Sent,
+    Done(Result<Res, Rejected<Req>>),
+}
+
+/// An answer, and what follows from it once the lock is released.
+pub(super) struct Polled<Req, Res> {
+    pub(super) answer: Answer<Req, Res>,
+    pub(super) watcher: Option<Waker>,
+    /// The driver has something to do.
+    pub(super) tell: bool,
+}
+
+/// How a queued call gets on its way.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Queued {
+    pub(super) id: Id,
+    /// Nothing else is in flight.
+    pub(super) alone: bool,
+    /// Nobody has told the driver yet that something is queued.
+    pub(super) first: bool,
+}
+
+/// What a caller who left had left behind.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Left {
+    /// The request had been taken by the engine: bytes of it may be on their way.
+    pub(super) taken: bool,
+    /// The driver has something to do.
+    pub(super) tell: bool,
+}
+
+/// How long a call must have waited for its being given up to say something about the connection.
+pub(super) const WAITED: Duration = Duration::from_millis(100);
+
+enum Stage<Req, Res> {
+    Queued(Req),
+    /// Taken by the engine at this time.
+    Sent(Instant),
+    Done(Result<Res, Rejected<Req>>),
+}
+
+struct Entry<Req, Res> {
+    id: Id,
+    stage: Stage<Req, Res>,
+    waker: Option<Waker>,
+    /// The streak's epoch in which the call began.
+    epoch: u64,
+}
+
+/// What has to happen once the lock is released.
+#[must_use]
+pub(super) struct Effects<Req, Res> {
+    pub(super) wake: Vec<Waker>,
+    /// Requests and answers that nobody wants, whose destructors are foreign.
+    pub(super) dropped: Vec<Result<Res, Rejected<Req>>>,
+}
+
+impl<Req, Res> Default for Effects<Req, Res> {
+    fn default() -> Self {
+        Self { wake: Vec::new(), dropped: Vec::new() }
+    }
+}
+
+impl<Req, Res> Effects<Req, Res> {
+    /// Lets it happen; what is empty afterwards can be used again.
+    pub(super) fn happen(&mut self) {
+        self.wake.drain(..).for_each(Waker::wake);
+        self.dropped.clear();
+    }
+}
+
+pub(super) struct Table<Req, Res> {
+    entries: Vec<Option<Entry<Req, Res>>>,
+    free: Vec<u32>,
+    /// Ids in the order in which they are to be sent; those of callers who left are passed over.
+    queue: VecDeque<Id>,
+    /// The driver knows, or will find out, that something is queued.
+    told: bool,
+    limit: usize,
+    sequence: u64,
+    in_flight: usize,
+    discarded: u64,
+    draining: Option<CloseReason>,
+    closed: Option<CloseReason>,
+    watcher: Option<Waker>,
+    retire: Option<Retire>,
+    /// Timeouts in a row that began after one another, and how many there have been in all.
+    streak: u32,
+    epoch: u64,
+    /// Calls that were given up after they were sent, for an engine that tells the peer.
+    cancelled: Option<Vec<Id>>,
+    load: Option<ServerLoad>,
+}
+
+impl<Req, Res> Table<Req, Res> {
+    pub(super) fn new(limit: usize, retire: Option<Retire>, tells_of_cancels: bool) -> Self {
+        Self {
+            entries: Vec::new(),
+            free: Vec::new(),
+            queue: VecDeque::new(),
+            told: false,
+            limit,
+            sequence: 0,
+            in_flight: 0,
+            discarded: 0,
+            draining: None,
+            closed: None,
+            watcher: None,
+            retire,
+            streak: 0,
+            epoch: 0,
+            cancelled: tells_of_cancels.then(Vec::new),
+            load: None,
+        }
+    }
+
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    pub(super) fn discarded(&self) -> u64 {
+        self.discarded
+    }
+
+    pub(super) fn load(&self) -> Option<ServerLoad> {
+        self.load
+    }
+
+    pub(super) fn set_load(&mut self, load: ServerLoad) {
+        self.load = Some(load);
+    }
+
+    /// Why the connection takes no more calls, if so.
+    pub(super) fn close_reason(&self) -> Option<CloseReason> {
+        self.closed.or(self.draining)
+    }
+
+    /// Whether the connection has finished what was in flight when it began to drain.
+    pub(super) fn is_drained(&self) -> bool {
+        self.draining.is_some() && self.in_flight == 0
+    }
+
+    pub(super) fn poll_change(&mut self, seen: State, cx: &mut Context<'_>) -> Poll<State> {
+        let state = match self {
+            Self { closed: Some(_), .. } => State::Closed,
+            Self { draining: Some(_), .. } => State::Draining,
+            Self { in_flight: 0, .. } => State::Idle,
+            _ => State::Busy,
+        };
+        if state != seen {
+            return Poll::Ready(state);
+        }
+        self.watcher = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    // === Callers ===
+
+    /// Admits a call, or gives its request back.
+    pub(super) fn enqueue(&mut self, request: Req, waker: &Waker) -> Result<Queued, Rejected<Req>> {
+        if let Some(reason) = self.close_reason() {
+            return Err(Rejected::unsent(already_closed(reason), request));
+        }
+        if self.in_flight >= self.limit {
+            let error = Error::new(Kind::Overloaded, Phase::Write)
+                .with_message(format!("the connection has its limit of {} calls in flight", self.limit));
+            return Err(Rejected::unsent(error, request));
+        }
+        let index = self.free.pop().map_or(self.entries.len(), |index| index as usize);
+        let id = self.fresh(index);
+        let entry = Entry { id, stage: Stage::Queued(request), waker: Some(waker.clone()), epoch: self.epoch };
+        match self.entries.get_mut(index) {
+            Some(slot) => *slot = Some(entry),
+            None => self.entries.push(Some(entry)),
+        }
+        self.queue.push_back(id);
+        let alone = self.in_flight == 0;
+        self.in_flight += 1;
+        Ok(Queued { id, alone, first: !std::mem::replace(&mut self.told, true) })
+    }
+
+    fn fresh(&mut self, index: usize) -> Id {
+        self.sequence += 1;
+        Id(self.sequence << INDEX_BITS | index as u64)
+    }
+
+    /// An id for a ping: no entry has it, so that its answer is nobody's.
+    pub(super) fn ping_id(&mut self) -> Id {
+        self.fresh(MAX_ENTRIES)
+    }
+
+    /// How far the call has come; takes its result when it is done.
+    pub(super) fn poll_answer(&mut self, id: Id, waker: &Waker) -> Polled<Req, Res> {
+        let entry = self.entry(id).expect("an entry lives until its caller takes the answer or leaves");
+        let answer = match entry.stage {
+            Stage::Done(_) => None,
+            Stage::Queued(_) => Some(Answer::Queued),
+            Stage::Sent(_) => Some(Answer::Sent),
+        };
+        if let Some(answer) = answer {
+            match &mut entry.waker {
+                Some(own) => own.clone_from(waker),
+                none => *none = Some(waker.clone()),
+            }
+            return Polled { answer, watcher: None, tell: false };
+        }
+        let (entry, watcher) = self.remove(id);
+        match entry.map(|entry| entry.stage) {
+            Some(Stage::Done(result)) => Polled { answer: Answer::Done(result), watcher, tell: self.is_drained() },
+            _ => unreachable!("checked above"),
+        }
+    }
+
+    /// The caller leaves. Whether its request had been taken, and whether the driver has something to do about it.
+    pub(super) fn cancel(&mut self, id: Id, effects: &mut Effects<Req, Res>) -> Left {
+        let (entry, watcher) = self.remove(id);
+        effects.wake.extend(watcher);
+        let Some(entry) = entry else { return Left::default() };
+        let mut left = Left { taken: true, tell: false };
+        match entry.stage {
+            Stage::Queued(request) => {
+                left.taken = false;
+                effects.dropped.push(Err(Rejected::unsent(already_closed(CloseReason::Dirty), request)));
+            }
+            Stage::Sent(at) => {
+                if let Some(cancelled) = self.cancelled.as_mut().filter(|_| self.closed.is_none()) {
+                    cancelled.push(id);
+                    left.tell = true;
+                }
+                left.tell |= self.given_up(entry.epoch, at, effects);
+            }
+            Stage::Done(result) => effects.dropped.push(result),
+        }
+        left.tell |= self.is_drained();
+        // Ids of callers who left stay queued until they are passed over; a stalled writer must not make them pile up.
+        if self.queue.len() > 2 * self.in_flight + 32 {
+            let entries = &self.entries;
+            self.queue.retain(|id| entries.get(id.index()).and_then(Option::as_ref).is_some_and(|e| e.id == *id));
+        }
+        left
+    }
+
+    /// A call that was sent at `at` is given up without an answer: whether that retires the connection.
+    ///
+    /// Only calls that began after the last one that counts count, so a burst of timeouts counts once.
+    fn given_up(&mut self, epoch: u64, at: Instant, effects: &mut Effects<Req, Res>) -> bool {
+        let Some(Retire { after, waited }) = self.retire else { return false };
+        if epoch != self.epoch || at.elapsed() < waited {
+            return false;
+        }
+        self.epoch += 1;
+        self.streak += 1;
+        self.streak >= after && self.drain(CloseReason::Unresponsive, effects)
+    }
+
+    // === The engine ===
+
+    /// Whether something is queued. If not, the next who queues something tells the driver.
+    pub(super) fn has_queued(&mut self) -> bool {
+        self.told = !self.queue.is_empty();
+        self.told
+    }
+
+    /// Takes up to `most` requests that are to be sent, in order.
+    pub(super) fn take(&mut self, most: usize, now: Instant, into: &mut VecDeque<(Id, Req)>) {
+        for _ in 0..most {
+            let Some(id) = self.queue.pop_front() else { break };
+            if let Some(entry) = self.entry(id) {
+                if let Stage::Queued(request) = std::mem::replace(&mut entry.stage, Stage::Sent(now)) {
+                    into.push_back((id, request));
+                }
+            }
+        }
+    }
+
+    /// Takes the calls that the peer is to be told are given up.
+    pub(super) fn take_cancelled(&mut self) -> Vec<Id> {
+        self.cancelled.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Ends a call; when its caller left, counts its result as discarded.
+    pub(super) fn complete(&mut self, id: Id, result: Result<Res, Rejected<Req>>, effects: &mut Effects<Req, Res>) {
+        match self.entry(id) {
+            Some(entry) if matches!(entry.stage, Stage::Sent(_)) => {
+                entry.stage = Stage::Done(result);
+                effects.wake.extend(entry.waker.take());
+            }
+            _ => {
+                self.discarded += 1;
+                effects.dropped.push(result);
+            }
+        }
+    }
+
+    /// The peer has said something: it is alive.
+    pub(super) fn heard(&mut self) {
+        self.streak = 0;
+    }
+
+    /// Counts an answer that belongs to nobody.
+    pub(super) fn discard(&mut self) {
+        self.discarded += 1;
+    }
+
+    /// Takes no more calls: queued requests go back to their callers, those that were sent finish. Whether that is new.
+    pub(super) fn drain(&mut self, reason: CloseReason, effects: &mut Effects<Req, Res>) -> bool {
+        if self.close_reason().is_some() {
+            return false;
+        }
+        self.draining = Some(reason);
+        self.queue.clear();
+        effects.wake.extend(self.watcher.take());
+        for entry in self.entries.iter_mut().flatten() {
+            entry.stage = match std::mem::replace(&mut entry.stage, Stage::Sent(Instant::now())) {
+                Stage::Queued(request) => Stage::Done(Err(Rejected::unsent(already_closed(reason), request))),
+                other => {
+                    entry.stage = other;
+                    continue;
+                }
+            };
+            effects.wake.extend(entry.waker.take());
+        }
+        true
+    }
+
+    /// Ends the connection: calls that were sent fail with `error`, queued requests go back to their callers.
+    pub(super) fn close(&mut self, reason: CloseReason, error: &Error, effects: &mut Effects<Req, Res>) {
+        if self.closed.is_some() {
+            return;
+        }
+        // Why a connection drained says more than how it ended then.
+        self.closed = Some(self.draining.unwrap_or(reason));
+        self.queue.clear();
+        effects.wake.extend(self.watcher.take());
+        for entry in self.entries.iter_mut().flatten() {
+            entry.stage = match std::mem::replace(&mut entry.stage, Stage::Sent(Instant::now())) {
+                Stage::Queued(request) => Stage::Done(Err(Rejected::unsent(error.clone(), request))),
+                Stage::Sent(_) => Stage::Done(Err(error.clone().with_sent(Sent::Maybe).into())),
+                done => done,
+            };
+            effects.wake.extend(entry.waker.take());
+        }
+    }
+
+    fn entry(&mut self, id: Id) -> Option<&mut Entry<Req, Res>> {
+        self.entries.get_mut(id.index())?.as_mut().filter(|entry| entry.id == id)
+    }
+
+    fn remove(&mut self, id: Id) -> (Option<Entry<Req, Res>>, Option<Waker>) {
+        if self.entry(id).is_none() {
+            return (None, None);
+        }
+        let entry = self.entries[id.index()].take();
+        self.free.push(id.index() as u32);
+        self.in_flight -= 1;
+        let watcher = if self.in_flight == 0 { self.watcher.take() } else { None };
+        (entry, watcher)
+    }
+
+    /// Gives memory of a past rush back.
+    pub(super) fn shrink(&mut self) {
+        if self.in_flight == 0 {
+            (self.entries, self.free, self.queue) = (Vec::new(), Vec::new(), VecDeque::new());
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! What the hand-off between callers and driver is made of; a model checker brings its own.
+
+pub(crate) use std::sync::MutexGuard as Guard;
+
+pub(crate) use futures_util::task::AtomicWaker;
+pub(crate) use towline_core::sync::Lock;
