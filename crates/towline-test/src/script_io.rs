@@ -39,6 +39,7 @@ struct State {
     accept: usize,
     accept_failure: Option<io::ErrorKind>,
     written: Vec<u8>,
+    writes: usize,
     deliver: VecDeque<u8>,
     end: Option<Result<(), io::ErrorKind>>,
     one_by_one: bool,
@@ -62,6 +63,7 @@ impl ScriptIo {
             accept: usize::MAX,
             accept_failure: None,
             written: Vec::new(),
+            writes: 0,
             deliver: VecDeque::new(),
             end: None,
             one_by_one: false,
@@ -152,6 +154,11 @@ impl Script {
         self.0.lock().written.clone()
     }
 
+    /// How many times bytes were written.
+    pub fn writes(&self) -> usize {
+        self.0.lock().writes
+    }
+
     /// Waits until at least `n` bytes were written, and takes them all.
     pub async fn take_written(&self, n: usize) -> Vec<u8> {
         std::future::poll_fn(|cx| {
@@ -163,6 +170,11 @@ impl Script {
             Poll::Pending
         })
         .await
+    }
+
+    /// Whether the stream was shut down in good order.
+    pub fn said_goodbye(&self) -> bool {
+        self.0.lock().shut
     }
 
     /// Whether the stream was shut down or dropped.
@@ -209,6 +221,7 @@ impl AsyncWrite for ScriptIo {
         if state.accept != usize::MAX {
             state.accept -= n;
         }
+        state.writes += 1;
         match &mut state.unflushed {
             Some(unflushed) => unflushed.extend_from_slice(&buf[..n]),
             None => state.written.extend_from_slice(&buf[..n]),

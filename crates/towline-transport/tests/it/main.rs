@@ -2,7 +2,9 @@
 
 mod exclusive;
 mod lazy;
+mod life;
 mod multiplexed;
+mod pipelined;
 mod server;
 
 use bytes::Bytes;
@@ -28,4 +30,15 @@ fn codec() -> FrameCodec {
 /// What a failed call says: kind, whether it was sent, and the request if it came back.
 fn said(error: &Rejected<Bytes>) -> (Kind, Sent, Option<&[u8]>) {
     (error.error.kind(), error.error.sent(), error.request.as_deref())
+}
+
+/// The messages of these frames.
+fn messages(mut wire: &[u8]) -> Vec<String> {
+    let mut messages = Vec::new();
+    while let Some((prefix, rest)) = wire.split_first_chunk::<4>() {
+        let (payload, rest) = rest.split_at(u32::from_be_bytes(*prefix) as usize);
+        messages.push(String::from_utf8(payload.to_vec()).unwrap());
+        wire = rest;
+    }
+    messages
 }

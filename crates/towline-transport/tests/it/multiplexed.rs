@@ -14,7 +14,7 @@ use towline_core::{CloseReason, Kind, Phase, Poolable, Sent, State};
 use towline_test::{Script, ScriptIo, cancel_at_every_poll, poll_times, settle};
 use towline_transport::{Correlate, Shared};
 
-use super::{codec, config, frame, said};
+use super::{codec, config, frame, messages, said};
 
 type Connection = Shared<Bytes, Bytes>;
 
@@ -47,17 +47,6 @@ fn connection(limit: usize) -> (Connection, Script) {
     let (connection, driver) = Shared::multiplexed(io, codec(), ById, config(limit));
     tokio::spawn(driver);
     (connection, script)
-}
-
-/// The messages of these frames.
-fn messages(mut wire: &[u8]) -> Vec<String> {
-    let mut messages = Vec::new();
-    while let Some((prefix, rest)) = wire.split_first_chunk::<4>() {
-        let (payload, rest) = rest.split_at(u32::from_be_bytes(*prefix) as usize);
-        messages.push(String::from_utf8(payload.to_vec()).unwrap());
-        wire = rest;
-    }
-    messages
 }
 
 #[tokio::test]

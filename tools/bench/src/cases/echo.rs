@@ -1,0 +1,62 @@
+//! Echo over loopback TCP, small and larger messages, from one caller to many.
+
+use anyhow::Result;
+
+use super::{Bench, EchoRound, names};
+use crate::dial::Tcp;
+use crate::peers::Peer;
+use crate::plot::lines::{self, Panel};
+use crate::report::{Report, Row, Table, thousands};
+
+const PAYLOADS: [usize; 2] = [64, 4096];
+const CONCURRENCIES: [usize; 4] = [1, 16, 64, 256];
+
+pub(super) fn run(bench: &Bench) -> Result<Report> {
+    let mut report = Report::default();
+    let (mut details, mut panels) = (Vec::new(), Vec::new());
+    for payload in PAYLOADS {
+        let mut all = Vec::new();
+        for concurrency in CONCURRENCIES {
+            eprintln!("  {payload} B, {concurrency} callers");
+            let rows = measure(bench, payload, concurrency)?;
+            report.add_lines(&rows)?;
+            details.push(Table::timed(format!("{payload} B, {concurrency} callers"), &rows));
+            all.push(rows);
+        }
+        report.tables.push(summary(payload, &all));
+        panels.push(Panel { title: format!("{payload} B messages"), series: series(&all) });
+    }
+    report.tables.append(&mut details);
+    report.chart = Some(lines::draw("Echo over loopback TCP", "callers", "calls per second", &CONCURRENCIES, &panels));
+    Ok(report)
+}
+
+fn measure(bench: &Bench, payload: usize, concurrency: usize) -> Result<Vec<Row>> {
+    let addresses = &bench.server.addresses;
+    let rows = bench.timed(&Peer::ALL, names, |peer| {
+        bench.runtime.block_on(peer.connect(&Tcp(addresses), addresses, concurrency, EchoRound(payload)))
+    })?;
+    Ok(rows.into_iter().map(|row| Row { case: "echo", concurrency, payload, ..row }).collect())
+}
+
+/// A line per peer, a column per number of callers.
+fn summary(payload: usize, all: &[Vec<Row>]) -> Table {
+    let head = CONCURRENCIES.map(|callers| format!("{callers} callers"));
+    let cells = |index: usize| {
+        let name = Peer::ALL[index].name().to_owned();
+        let cell = |rows: &Vec<Row>| format!("{} ({:.2})", thousands(rows[index].ops_per_s), rows[index].ratio);
+        std::iter::once(name).chain(all.iter().map(cell)).collect()
+    };
+    Table {
+        title: format!("Calls per second, {payload} B (in brackets: of the floor)"),
+        head: std::iter::once(String::new()).chain(head).collect(),
+        rows: (0..Peer::ALL.len()).map(cells).collect(),
+        prose: false,
+        detail: false,
+    }
+}
+
+fn series(all: &[Vec<Row>]) -> Vec<(&'static str, Vec<f64>)> {
+    let values = |index: usize| all.iter().map(|rows| rows[index].ops_per_s).collect();
+    Peer::ALL.iter().enumerate().map(|(index, peer)| (peer.name(), values(index))).collect()
+}

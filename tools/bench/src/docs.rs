@@ -1,0 +1,97 @@
+//! `docs/benchmarks.md` and its pictures. Each case has a section between two markers, and a run replaces the sections
+//! of its own cases only.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use crate::cases::Case;
+use crate::machine;
+use crate::report::{Report, Table};
+
+const INTRO: &str = "intro";
+
+fn docs() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../docs")
+}
+
+/// Writes what the cases have to say.
+pub(crate) fn write(reports: &[(Case, Report)]) -> Result<()> {
+    let path = docs().join("benchmarks.md");
+    let mut text = std::fs::read_to_string(&path).unwrap_or_else(|_| skeleton());
+    replace(&mut text, INTRO, &intro());
+    for (case, report) in reports {
+        let name = case.name();
+        let mut section = String::new();
+        if let Some(chart) = &report.chart {
+            let images = docs().join("images");
+            std::fs::create_dir_all(&images).context("creating the folder of the images")?;
+            std::fs::write(images.join(format!("bench-{name}.svg")), chart).context("writing an image")?;
+            section.push_str(&format!("![{}](images/bench-{name}.svg)\n\n", heading(*case)));
+        }
+        let tables: Vec<_> = report.tables.iter().map(Table::markdown).collect();
+        section.push_str(&tables.join("\n"));
+        if !report.note.is_empty() {
+            section.push_str(&format!("\n{}\n", report.note));
+        }
+        replace(&mut text, name, &section);
+    }
+    std::fs::write(&path, text).context("writing docs/benchmarks.md")
+}
+
+fn markers(name: &str) -> (String, String) {
+    (format!("<!-- bench:{name} -->\n"), format!("<!-- /bench:{name} -->\n"))
+}
+
+/// Replaces what is between the markers of `name`; a section that is not there yet goes to the end.
+fn replace(text: &mut String, name: &str, section: &str) {
+    let (begin, end) = markers(name);
+    let start = text.find(&begin).map(|at| at + begin.len());
+    let place = start.and_then(|start| text[start..].find(&end).map(|length| start..start + length));
+    match place {
+        Some(place) => text.replace_range(place, &format!("\n{section}\n")),
+        None => text.push_str(&format!("\n{begin}\n{section}\n{end}")),
+    }
+}
+
+fn heading(case: Case) -> &'static str {
+    match case {
+        Case::Echo => "Echo over TCP",
+        Case::Tls => "TLS",
+        Case::Memory => "Memory of idle connections",
+        Case::Instructions => "Instructions per call",
+        Case::HeadToHead => "Head to head with tokio-tower",
+    }
+}
+
+/// All headings, with nothing under them.
+fn skeleton() -> String {
+    let section = |name: &str| {
+        let (begin, end) = markers(name);
+        format!("{begin}\nNot measured yet.\n\n{end}")
+    };
+    let mut text = format!("# Benchmarks\n\n{}", section(INTRO));
+    for case in Case::ALL {
+        text.push_str(&format!("\n## {}\n\n{}", heading(case), section(case.name())));
+    }
+    text
+}
+
+fn intro() -> String {
+    format!(
+        "Written by `cargo xtask bench --docs`. Measured on: {}. Versions: {}.\n\
+         \n\
+         The server is a process of its own and the same for all framed rows; hyper and tonic have their own servers. \
+         Every row makes the same calls from the same tasks on one current-thread runtime and checks that each answer \
+         is its own. Rows are measured in interleaved rounds; figures are medians over the rounds, min and max are the \
+         slowest and the fastest round, latencies are of all calls. CPU (getrusage) and allocations (a counting \
+         allocator) are the client's alone, requests and answers included; calls per second are what client and server \
+         reach together on one core.\n\
+         \n\
+         A *floor* is hand-written code that does the same work with no library: `floor-exclusive` one blocking request \
+         per connection, `floor-multiplexed` one connection for all callers with batched writes. Absolute figures are \
+         this machine's; the ratios to the floor carry over.\n",
+        machine::processor(),
+        machine::pinned(),
+    )
+}

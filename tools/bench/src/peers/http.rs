@@ -1,0 +1,65 @@
+//! hyper-util's legacy client, which pools its connections, and tonic's channel, which has one.
+
+use std::net::SocketAddr;
+
+use anyhow::{Result, ensure};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::Uri;
+use hyper::http::uri::PathAndQuery;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use prost::Message;
+use tonic::transport::{Channel, Endpoint};
+use tonic_prost::ProstCodec;
+use towline_proto::{Request, Response};
+
+use crate::measure::Caller;
+
+/// One of the callers of a client.
+#[derive(Clone)]
+pub(crate) struct Hyper {
+    client: Client<HttpConnector, Full<Bytes>>,
+    uri: Uri,
+}
+
+impl Hyper {
+    /// Speaks HTTP/1, a connection per request at a time, or HTTP/2 only, one connection for all.
+    pub(crate) fn new(address: SocketAddr, http2: bool) -> Result<Self> {
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        let client = Client::builder(TokioExecutor::new()).http2_only(http2).build(connector);
+        Ok(Self { client, uri: format!("http://{address}/echo").parse()? })
+    }
+}
+
+impl Caller for Hyper {
+    async fn call(&mut self, request: Request) -> Result<Response> {
+        let body = Full::new(Bytes::from(request.encode_to_vec()));
+        let request = hyper::Request::post(self.uri.clone()).body(body)?;
+        let response = self.client.request(request).await?;
+        ensure!(response.status().is_success(), "the server answered {}", response.status());
+        Ok(Response::decode(response.into_body().collect().await?.to_bytes())?)
+    }
+}
+
+/// One of the callers of a channel.
+#[derive(Clone)]
+pub(crate) struct Tonic(tonic::client::Grpc<Channel>);
+
+impl Tonic {
+    pub(crate) async fn connect(address: SocketAddr) -> Result<Self> {
+        let channel = Endpoint::from_shared(format!("http://{address}"))?.connect().await?;
+        Ok(Self(tonic::client::Grpc::new(channel)))
+    }
+}
+
+impl Caller for Tonic {
+    async fn call(&mut self, request: Request) -> Result<Response> {
+        self.0.ready().await?;
+        let path = PathAndQuery::from_static("/towline.echo.v1.Echo/Echo");
+        let codec = ProstCodec::<Request, Response>::default();
+        Ok(self.0.unary(tonic::Request::new(request), path, codec).await?.into_inner())
+    }
+}
