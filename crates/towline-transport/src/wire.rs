@@ -324,3 +324,100 @@ pub(crate) fn close_reason(error: &Error) -> CloseReason {
         _ => CloseReason::Failed,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use towline_test::{Script, ScriptIo};
+
+    use super::*;
+
+    fn wire() -> (Wire<ScriptIo>, Script) {
+        let (io, script) = ScriptIo::new();
+        (Wire::new(io), script)
+    }
+
+    fn noop() -> Context<'static> {
+        Context::from_waker(Waker::noop())
+    }
+
+    /// Takes messages of `len` bytes until there are no more.
+    fn read(wire: &mut Wire<ScriptIo>, len: usize) -> usize {
+        let mut messages = 0;
+        let mut take = |src: &mut BytesMut, _| Ok((src.len() >= len).then(|| src.advance(len)));
+        while let Poll::Ready(Ok(Incoming::Message(()))) = wire.poll_next(&mut noop(), &mut take) {
+            messages += 1;
+        }
+        messages
+    }
+
+    // F36
+    #[test]
+    fn the_read_buffer_grows_with_bytes_that_came_and_not_with_bytes_that_were_promised() {
+        let (mut wire, script) = wire();
+        for received in [0, 100, 10_000, 100_000] {
+            script.deliver(vec![0; received]);
+            assert_eq!(read(&mut wire, 4 << 20), 0);
+            let (len, capacity) = (wire.read.len(), wire.read.capacity());
+            assert!(capacity <= 4 * len + 2 * LEAST_ROOM, "{capacity} bytes for {len}");
+        }
+    }
+
+    // F37
+    #[test]
+    fn buffers_shrink_after_a_big_message() {
+        let (mut wire, script) = wire();
+        script.deliver(vec![0; 4 << 20]);
+        assert_eq!(read(&mut wire, 4 << 20), 1);
+        script.deliver([0; 10]);
+        assert_eq!(read(&mut wire, 10), 1);
+        assert!(wire.read.capacity() <= KEEP, "{}", wire.read.capacity());
+        wire.append(|dst| dst.extend_from_slice(&vec![0; 4 << 20]));
+        assert!(wire.poll_send(&mut noop()).is_ready());
+        assert!(wire.write.capacity() <= KEEP, "{}", wire.write.capacity());
+    }
+
+    // F37
+    #[test]
+    fn release_gives_everything_back_but_what_is_still_needed() {
+        let (mut wire, script) = wire();
+        script.deliver([0; 10]);
+        assert_eq!(read(&mut wire, 10), 1);
+        wire.append(|dst| dst.extend_from_slice(b"x"));
+        script.accept(0);
+        assert!(wire.poll_send(&mut noop()).is_pending());
+        wire.release();
+        assert_eq!((wire.read.capacity(), &wire.write[..]), (0, &b"x"[..]));
+        script.accept_all();
+        assert!(wire.poll_send(&mut noop()).is_ready());
+        wire.release();
+        assert!(!wire.has_buffers());
+    }
+
+    #[test]
+    fn reads_get_more_room_as_long_as_they_fill_it() {
+        let (mut wire, script) = wire();
+        script.deliver(vec![0; 1 << 20]);
+        assert_eq!(read(&mut wire, 1_024), 1_024);
+        assert_eq!(wire.room, MOST_ROOM);
+        assert!(wire.read.capacity() <= KEEP);
+    }
+
+    // F3
+    #[test]
+    fn a_stream_that_says_pending_may_keep_one_record() {
+        let (mut wire, script) = wire();
+        let request = |dst: &mut BytesMut| {
+            dst.extend_from_slice(&[0; 100]);
+            Ok::<_, Error>(())
+        };
+        let start = wire.encode(request).unwrap();
+        script.accept(10);
+        assert!(!wire.can_have_left(start));
+        wire.append(|dst| dst.extend_from_slice(&[0; 32 * 1024]));
+        assert!(wire.poll_send(&mut noop()).is_pending());
+        assert!(wire.can_have_left(start) && wire.can_have_left(10 + HELD_BACK - 1));
+        assert!(!wire.can_have_left(10 + HELD_BACK));
+    }
+}

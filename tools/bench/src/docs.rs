@@ -10,19 +10,33 @@ use crate::machine;
 use crate::report::{Report, Table};
 
 const INTRO: &str = "intro";
+const INTRO_TEXT: &str = "\
+Written by `cargo xtask bench --docs`.
+
+The server is a process of its own and the same for all framed rows; hyper and tonic have their own servers. Every row
+makes the same calls from the same tasks on one current-thread runtime and checks that each answer is its own. Rows are
+measured in interleaved rounds; figures are medians over the rounds, min and max are the slowest and the fastest round,
+latencies are of all calls. CPU (getrusage) and allocations (a counting allocator) are the client's alone, requests and
+answers included; calls per second are what client and server reach together on one core.
+
+A *floor* is hand-written code that does the same work with no library: `floor-exclusive` one request at a time on a
+connection per caller, `floor-multiplexed` one connection for all callers with batched writes. Absolute figures are the
+machine's; the ratios to the floor carry over.
+";
 
 fn docs() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../docs")
 }
 
 /// Writes what the cases have to say.
-pub(crate) fn write(reports: &[(Case, Report)]) -> Result<()> {
+pub(crate) fn write(reports: &[(Case, Report)], quick: bool) -> Result<()> {
     let path = docs().join("benchmarks.md");
     let mut text = std::fs::read_to_string(&path).unwrap_or_else(|_| skeleton());
-    replace(&mut text, INTRO, &intro());
+    replace(&mut text, INTRO, INTRO_TEXT);
+    let run = if quick { "A quick run" } else { "A full run" };
     for (case, report) in reports {
         let name = case.name();
-        let mut section = String::new();
+        let mut section = format!("*{run} on {}, with {}.*\n\n", machine::processor(), machine::pinned());
         if let Some(chart) = &report.chart {
             let images = docs().join("images");
             std::fs::create_dir_all(&images).context("creating the folder of the images")?;
@@ -75,23 +89,4 @@ fn skeleton() -> String {
         text.push_str(&format!("\n## {}\n\n{}", heading(case), section(case.name())));
     }
     text
-}
-
-fn intro() -> String {
-    format!(
-        "Written by `cargo xtask bench --docs`. Measured on: {}. Versions: {}.\n\
-         \n\
-         The server is a process of its own and the same for all framed rows; hyper and tonic have their own servers. \
-         Every row makes the same calls from the same tasks on one current-thread runtime and checks that each answer \
-         is its own. Rows are measured in interleaved rounds; figures are medians over the rounds, min and max are the \
-         slowest and the fastest round, latencies are of all calls. CPU (getrusage) and allocations (a counting \
-         allocator) are the client's alone, requests and answers included; calls per second are what client and server \
-         reach together on one core.\n\
-         \n\
-         A *floor* is hand-written code that does the same work with no library: `floor-exclusive` one blocking request \
-         per connection, `floor-multiplexed` one connection for all callers with batched writes. Absolute figures are \
-         this machine's; the ratios to the floor carry over.\n",
-        machine::processor(),
-        machine::pinned(),
-    )
 }

@@ -50,6 +50,7 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<()> {
     eprintln!("{}", machine::processor());
     eprintln!("{}", machine::pinned());
+    args.cases.iter().try_for_each(|case| case.check())?;
     child::settle()?;
     let bench = Bench::start(args.quick)?;
     let mut reports = Vec::new();
@@ -59,11 +60,14 @@ fn run(args: &Args) -> Result<()> {
             report.lines.iter().for_each(|line| println!("{line}"));
         } else {
             report.tables.iter().for_each(|table| println!("{}", table.text()));
+            if !report.note.is_empty() {
+                println!("{}\n", report.note);
+            }
         }
         reports.push((*case, report));
     }
     if args.docs {
-        docs::write(&reports)?;
+        docs::write(&reports, args.quick)?;
     }
     Ok(())
 }

@@ -79,7 +79,7 @@ pub(crate) struct Report {
     pub(crate) tables: Vec<Table>,
     /// An SVG document.
     pub(crate) chart: Option<String>,
-    /// Markdown, after the tables.
+    /// A sentence after the tables.
     pub(crate) note: &'static str,
 }
 
@@ -155,6 +155,19 @@ impl Table {
             true => format!("<details><summary>{}</summary>\n\n{table}\n</details>\n", self.title),
             false => format!("{}:\n\n{table}", self.title),
         }
+    }
+}
+
+/// `1 caller`, `16 callers`.
+pub(crate) fn callers(count: usize) -> String {
+    if count == 1 { "1 caller".to_owned() } else { format!("{count} callers") }
+}
+
+/// `64 B`, `4 KiB`.
+pub(crate) fn size(bytes: usize) -> String {
+    match bytes {
+        bytes if bytes > 0 && bytes % 1024 == 0 => format!("{} KiB", bytes / 1024),
+        bytes => format!("{bytes} B"),
     }
 }
 

@@ -17,6 +17,8 @@ cargo xtask COMMAND
   lint     format, clippy with warnings as errors on all targets and features
   docs     builds the documentation with warnings as errors
   msrv     checks the library crates with the oldest supported compiler, if rustup has it
+  soak     soak transport: ten million calls against a server without manners (minutes)
+  model    checks the hand-off between callers and connections in every interleaving (minutes)
   proto    writes the code generated from proto/echo.proto anew
   ci       lint, test, docs, demo: what .ci/run runs";
 
@@ -28,6 +30,10 @@ fn main() -> ExitCode {
         Some("lint") => lint(),
         Some("docs") => docs(),
         Some("msrv") => msrv(),
+        Some("soak") => soak(std::env::args().nth(2).as_deref()),
+        Some("model") => {
+            run(&mut cargo(&["test", "--manifest-path", "tools/model/Cargo.toml", "--target-dir", "target/model"]))
+        }
         Some("proto") => proto(),
         Some("ci") => lint().and_then(|()| test()).and_then(|()| docs()).and_then(|()| demo()),
         Some("help" | "--help" | "-h") => {
@@ -89,6 +95,20 @@ fn msrv() -> Result<(), String> {
     ];
     let packages = libraries.iter().flat_map(|library| ["--package", *library]);
     run(Command::new("rustup").args(["run", MSRV, "cargo", "check", "--lib"]).args(packages))
+}
+
+/// Settings of one's own go before defaults.
+fn soak(what: Option<&str>) -> Result<(), String> {
+    match what {
+        Some("transport") => {
+            let mut soak = cargo(&["test", "--release", "--package", "towline-transport", "--test", "soak"]);
+            if std::env::var_os("TOWLINE_SOAK_CALLS").is_none() {
+                soak.env("TOWLINE_SOAK_CALLS", "10000000");
+            }
+            run(soak.args(["--", "--nocapture"]))
+        }
+        other => Err(format!("no soak {}: there is `transport`", other.unwrap_or("named"))),
+    }
 }
 
 fn proto() -> Result<(), String> {

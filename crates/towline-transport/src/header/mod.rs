@@ -15,7 +15,7 @@
 //! | 1 | flags | see below; unknown ones are an error |
 //! | 2–3 | utilization | on answers, in thousandths; `0xffff` when unknown. On requests 0 |
 //! | 4–7 | deadline | on requests: milliseconds that are left, 0 for no deadline |
-//! | | in flight | on answers: requests that the server works on; `0xffff_ffff` when unknown |
+//! | | in flight | on answers: other requests that the server works on; `0xffff_ffff` when unknown |
 //! | 8–15 | correlation id | of the call or the ping |
 //!
 //! | flag | from | means |
@@ -49,7 +49,8 @@ const VERSION: u8 = 0xa1;
 pub struct ServerLoad {
     /// How much of what it has is in use, in thousandths: 1,000 is full, more is overloaded. `None` when it does not say.
     pub utilization: Option<u16>,
-    /// How many requests it works on, those of other clients included. `None` when it does not say.
+    /// How many requests it works on, beside the one that is answered, those of other clients included. `None` when it
+    /// does not say.
     pub in_flight: Option<u32>,
 }
 

@@ -91,7 +91,7 @@ impl<C: Decoder> Server<C> {
 
     /// Expects a frame header with each request, and sends one with each answer: see
     /// [`HeaderLayer`](crate::HeaderLayer). Handlers get a [`Call`], whose context has the client's deadline, and are
-    /// dropped when that is over, or the client has cancelled the call. Answers say how many requests this server
+    /// dropped when that is over, or the client has cancelled the call. Answers say how many other requests this server
     /// works on, unless [`load`](Self::load) says something else.
     pub fn with_header(self) -> Server<C, Call<C::Item>> {
         Server { codec: self.codec, format: Format::headed(), limits: self.limits }

@@ -57,7 +57,7 @@ impl<T, E: ?Sized> Link<T, E> {
     /// Sees to what a caller has queued: by `run`ning the engine here and now if the caller is `alone` and the engine is
     /// free, else by waking the driver, unless somebody did before and the driver has not looked since.
     pub(crate) fn queued(&self, alone: bool, first: bool, run: impl FnOnce(&mut E) -> Rest) {
-        let mut waking = Waking { driver: &self.driver, wanted: alone || first };
+        let mut waking = Waking { driver: &self.driver, wanted: first };
         if alone {
             if let Some(mut engine) = self.engine.try_lock() {
                 waking.wanted = true; // Also when this panics: the driver cleans up.

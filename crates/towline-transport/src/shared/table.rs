@@ -400,3 +400,140 @@ impl<Req, Res> Table<Req, Res> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Calls = Table<&'static str, &'static str>;
+
+    fn table() -> Calls {
+        Table::new(8, None, false)
+    }
+
+    fn enqueue(table: &mut Calls, request: &'static str) -> Id {
+        table.enqueue(request, Waker::noop()).unwrap().id
+    }
+
+    fn take(table: &mut Calls) -> Vec<(Id, &'static str)> {
+        let mut taken = VecDeque::new();
+        table.take(64, Instant::now(), &mut taken);
+        taken.into()
+    }
+
+    fn cancel(table: &mut Calls, id: Id) -> Left {
+        table.cancel(id, &mut Effects::default())
+    }
+
+    fn complete(table: &mut Calls, id: Id, answer: &'static str) -> usize {
+        let mut effects = Effects::default();
+        table.complete(id, Ok(answer), &mut effects);
+        effects.wake.len()
+    }
+
+    fn answer(table: &mut Calls, id: Id) -> Answer<&'static str, &'static str> {
+        table.poll_answer(id, Waker::noop()).answer
+    }
+
+    // F2
+    #[test]
+    fn an_id_is_never_used_twice_though_its_entry_is() {
+        let mut table = table();
+        let first = enqueue(&mut table, "a");
+        assert_eq!(take(&mut table), [(first, "a")]);
+        assert!(cancel(&mut table, first).taken);
+        let second = enqueue(&mut table, "b");
+        assert_eq!(first.index(), second.index());
+        assert_ne!(first, second);
+        assert_eq!(take(&mut table), [(second, "b")]);
+        assert_eq!((complete(&mut table, first, "late"), table.discarded()), (0, 1));
+        assert_eq!(complete(&mut table, second, "own"), 1);
+        assert_eq!((complete(&mut table, second, "again"), table.discarded()), (0, 2), "a duplicate");
+        assert!(matches!(answer(&mut table, second), Answer::Done(Ok("own"))));
+        assert_eq!(table.in_flight(), 0);
+    }
+
+    #[test]
+    fn a_caller_who_leaves_the_queue_takes_the_request_along() {
+        let mut table = table();
+        let (first, second) = (enqueue(&mut table, "a"), enqueue(&mut table, "b"));
+        assert_eq!(cancel(&mut table, first), Left { taken: false, tell: false });
+        assert_eq!(take(&mut table), [(second, "b")]);
+    }
+
+    #[test]
+    fn callers_who_leave_do_not_pile_up_behind_a_stalled_writer() {
+        let mut table = table();
+        for _ in 0..10_000 {
+            let id = enqueue(&mut table, "a");
+            cancel(&mut table, id);
+        }
+        assert!(table.queue.len() <= 40 && table.entries.len() == 1);
+    }
+
+    #[test]
+    fn closing_gives_queued_requests_back_and_fails_sent_ones() {
+        let mut table = table();
+        let sent = enqueue(&mut table, "sent");
+        take(&mut table);
+        let queued = enqueue(&mut table, "queued");
+        let mut effects = Effects::default();
+        table.close(CloseReason::Peer, &Error::new(Kind::Closed, Phase::Read), &mut effects);
+        assert_eq!(effects.wake.len(), 2);
+        let Answer::Done(Err(failed)) = answer(&mut table, sent) else { panic!() };
+        assert_eq!((failed.request, failed.error.sent()), (None, Sent::Maybe));
+        let Answer::Done(Err(back)) = answer(&mut table, queued) else { panic!() };
+        assert_eq!((back.request, back.error.sent()), (Some("queued"), Sent::Never));
+        assert_eq!(table.enqueue("new", Waker::noop()).unwrap_err().request, Some("new"));
+    }
+
+    // F38
+    #[test]
+    fn draining_gives_queued_requests_back_and_lets_sent_ones_finish() {
+        let mut table = table();
+        let sent = enqueue(&mut table, "sent");
+        take(&mut table);
+        let queued = enqueue(&mut table, "queued");
+        assert!(table.drain(CloseReason::Drained, &mut Effects::default()));
+        assert!(!table.drain(CloseReason::Drained, &mut Effects::default()));
+        let Answer::Done(Err(back)) = answer(&mut table, queued) else { panic!() };
+        assert_eq!((back.request, back.error.sent()), (Some("queued"), Sent::Never));
+        assert_eq!(table.enqueue("new", Waker::noop()).unwrap_err().request, Some("new"));
+        assert!(!table.is_drained());
+        complete(&mut table, sent, "answer");
+        let polled = table.poll_answer(sent, Waker::noop());
+        assert!(matches!(polled.answer, Answer::Done(Ok("answer"))) && polled.tell && table.is_drained());
+    }
+
+    #[test]
+    fn the_driver_is_told_once_until_it_looks() {
+        let mut table = table();
+        let first = |table: &mut Calls| table.enqueue("x", Waker::noop()).unwrap().first;
+        assert!(first(&mut table) && !first(&mut table));
+        let mut taken = VecDeque::new();
+        table.take(1, Instant::now(), &mut taken);
+        assert!(!first(&mut table), "more is queued, which whoever takes knows");
+        assert_eq!(take(&mut table).len(), 2);
+        assert!(!table.has_queued());
+        assert!(first(&mut table));
+    }
+
+    #[test]
+    fn over_the_limit_a_request_comes_back() {
+        let mut table = Table::<_, ()>::new(1, None, false);
+        assert!(table.enqueue("a", Waker::noop()).unwrap().alone);
+        let rejected = table.enqueue("b", Waker::noop()).unwrap_err();
+        assert_eq!((rejected.request, rejected.error.kind()), (Some("b"), Kind::Overloaded));
+    }
+
+    #[test]
+    fn only_sent_calls_are_told_to_the_peer_as_cancelled() {
+        let mut table = Table::<_, ()>::new(8, None, true);
+        let sent = table.enqueue("sent", Waker::noop()).unwrap().id;
+        table.take(64, Instant::now(), &mut VecDeque::new());
+        let queued = table.enqueue("queued", Waker::noop()).unwrap().id;
+        assert_eq!(table.cancel(queued, &mut Effects::default()), Left { taken: false, tell: false });
+        assert_eq!(table.cancel(sent, &mut Effects::default()), Left { taken: true, tell: true });
+        assert_eq!((table.take_cancelled(), table.take_cancelled()), (vec![sent], vec![]));
+    }
+}

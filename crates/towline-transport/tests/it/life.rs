@@ -129,7 +129,10 @@ async fn a_peer_that_stops_reading_ends_the_connection_within_the_write_timeout(
     queued.iter_mut().for_each(|call| assert!(call.poll().is_pending()));
     let Err(error) = (&mut *sent).await else { panic!("answered") };
     assert_eq!(start.elapsed().as_millis().div_ceil(10), 500);
-    assert_eq!((error.error.kind(), error.error.phase(), error.error.sent()), (Kind::Timeout, Phase::Write, Sent::Maybe));
+    assert_eq!(
+        (error.error.kind(), error.error.phase(), error.error.sent()),
+        (Kind::Timeout, Phase::Write, Sent::Maybe)
+    );
     let Poll::Ready(Err(error)) = queued.pop().unwrap().poll() else { panic!() };
     assert_eq!((error.error.sent(), error.request.is_some()), (Sent::Never, true), "{error:?}");
     assert_eq!(connection.close_reason(), CloseReason::Unresponsive);
@@ -144,7 +147,10 @@ async fn an_exclusive_call_to_a_peer_that_stops_reading_ends_within_the_write_ti
     let start = Instant::now();
     let error = connection.call(Bytes::from("ping")).await.unwrap_err();
     assert_eq!(start.elapsed().as_secs(), 5);
-    assert_eq!((error.error.kind(), error.error.phase(), error.error.sent()), (Kind::Timeout, Phase::Write, Sent::Maybe));
+    assert_eq!(
+        (error.error.kind(), error.error.phase(), error.error.sent()),
+        (Kind::Timeout, Phase::Write, Sent::Maybe)
+    );
     assert_eq!(connection.close_reason(), CloseReason::Unresponsive);
 }
 

@@ -1,6 +1,7 @@
 //! What connections guarantee, each test named after the guarantee.
 
 mod exclusive;
+mod header;
 mod lazy;
 mod life;
 mod multiplexed;

@@ -6,7 +6,7 @@ use super::{Bench, EchoRound, names};
 use crate::dial::Tcp;
 use crate::peers::Peer;
 use crate::plot::lines::{self, Panel};
-use crate::report::{Report, Row, Table, thousands};
+use crate::report::{Report, Row, Table, callers, size, thousands};
 
 const PAYLOADS: [usize; 2] = [64, 4096];
 const CONCURRENCIES: [usize; 4] = [1, 16, 64, 256];
@@ -17,14 +17,15 @@ pub(super) fn run(bench: &Bench) -> Result<Report> {
     for payload in PAYLOADS {
         let mut all = Vec::new();
         for concurrency in CONCURRENCIES {
-            eprintln!("  {payload} B, {concurrency} callers");
+            let title = format!("{}, {}", size(payload), callers(concurrency));
+            eprintln!("  {title}");
             let rows = measure(bench, payload, concurrency)?;
             report.add_lines(&rows)?;
-            details.push(Table::timed(format!("{payload} B, {concurrency} callers"), &rows));
+            details.push(Table::timed(title, &rows));
             all.push(rows);
         }
         report.tables.push(summary(payload, &all));
-        panels.push(Panel { title: format!("{payload} B messages"), series: series(&all) });
+        panels.push(Panel { title: format!("{} messages", size(payload)), series: series(&all) });
     }
     report.tables.append(&mut details);
     report.chart = Some(lines::draw("Echo over loopback TCP", "callers", "calls per second", &CONCURRENCIES, &panels));
@@ -41,14 +42,14 @@ fn measure(bench: &Bench, payload: usize, concurrency: usize) -> Result<Vec<Row>
 
 /// A line per peer, a column per number of callers.
 fn summary(payload: usize, all: &[Vec<Row>]) -> Table {
-    let head = CONCURRENCIES.map(|callers| format!("{callers} callers"));
+    let head = CONCURRENCIES.map(callers);
     let cells = |index: usize| {
         let name = Peer::ALL[index].name().to_owned();
         let cell = |rows: &Vec<Row>| format!("{} ({:.2})", thousands(rows[index].ops_per_s), rows[index].ratio);
         std::iter::once(name).chain(all.iter().map(cell)).collect()
     };
     Table {
-        title: format!("Calls per second, {payload} B (in brackets: of the floor)"),
+        title: format!("Calls per second, {} (in brackets: of the floor)", size(payload)),
         head: std::iter::once(String::new()).chain(head).collect(),
         rows: (0..Peer::ALL.len()).map(cells).collect(),
         prose: false,

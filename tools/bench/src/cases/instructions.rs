@@ -29,10 +29,15 @@ const PEERS: [Peer; 8] = [
     Peer::HyperHttp1,
 ];
 
-pub(super) fn run(bench: &Bench) -> Result<Report> {
+/// Looks for what this case needs.
+pub(super) fn check() -> Result<()> {
     if Command::new("valgrind").arg("--version").output().is_err() {
         bail!("there is no valgrind; install it, on Debian and Ubuntu with: apt-get install -y valgrind");
     }
+    Ok(())
+}
+
+pub(super) fn run(bench: &Bench) -> Result<Report> {
     let mut counts: Vec<(Peer, u64)> = Vec::new();
     for peer in PEERS {
         eprintln!("  {}", peer.name());

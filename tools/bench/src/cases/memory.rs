@@ -17,6 +17,7 @@ use crate::measure::Caller;
 use crate::peers::{Tonic, floor, towline};
 use crate::plot::bars::{self, Bar, Panel};
 use crate::report::{Extra, Report, Row, Table, rounded, thousands};
+use crate::usage::Memory;
 
 /// Rows by transport, the floor first.
 const ROWS: [(&str, &[&str]); 2] = [
@@ -147,7 +148,6 @@ async fn framed<I: Io>(io: I) -> Result<Framed<I, towline::Codec>> {
 
 /// Makes so many connections and waits; the first is not counted, it has what all share.
 async fn idle<T>(connections: usize, connect: impl AsyncFn() -> Result<T>) -> Result<Cost> {
-    use crate::usage::Memory;
     let first = connect().await?;
     let before = Memory::now()?;
     let mut held = Vec::with_capacity(connections);

@@ -39,6 +39,14 @@ impl Case {
         }
     }
 
+    /// Says what the machine lacks for it.
+    pub(crate) fn check(self) -> Result<()> {
+        match self {
+            Self::Instructions => instructions::check(),
+            _ => Ok(()),
+        }
+    }
+
     pub(crate) fn run(self, bench: &Bench) -> Result<Report> {
         eprintln!("{}:", self.name());
         match self {

@@ -9,7 +9,7 @@ use crate::dial::{Dial, Tls};
 use crate::measure::{Job, round};
 use crate::peers::Peer;
 use crate::plot::bars::{self, Bar, Panel};
-use crate::report::{Extra, Report, Row, Table};
+use crate::report::{Extra, Report, Row, Table, callers};
 
 const CONCURRENCIES: [usize; 2] = [1, 16];
 const PAYLOAD: usize = 64;
@@ -44,7 +44,7 @@ pub(super) fn run(bench: &Bench) -> Result<Report> {
     let mut report = Report::default();
     let mut panels = Vec::new();
     for concurrency in CONCURRENCIES {
-        let callers = if concurrency == 1 { "1 caller".to_owned() } else { format!("{concurrency} callers") };
+        let callers = callers(concurrency);
         let mut add = |what: &str, rows: Vec<Row>, payload| -> Result<()> {
             let extra = Extra { transport: Some("tls"), ..Extra::default() };
             let complete = |row| Row { case: "tls", concurrency, payload, extra: extra.clone(), ..row };
@@ -59,7 +59,7 @@ pub(super) fn run(bench: &Bench) -> Result<Report> {
         add("Handshakes", handshakes(bench, &dial, concurrency)?, 0)?;
         add("Echo, 64 B", echo(bench, &dial, concurrency)?, PAYLOAD)?;
     }
-    report.chart = Some(bars::draw("TLS over loopback (native-tls)", "per second", &panels));
+    report.chart = Some(bars::draw("TLS over loopback (native-tls)", "per second; higher is better", &panels));
     Ok(report)
 }
 

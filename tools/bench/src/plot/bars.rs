@@ -32,7 +32,7 @@ pub(crate) fn draw(title: &str, unit: &str, panels: &[Panel]) -> String {
     let columns = COLUMNS.min(panels.len());
     let height = |line: &[Panel]| {
         let most = line.iter().map(|panel| panel.bars.len()).max().unwrap_or(0);
-        HEADING + STEP * most as f64 + 14.0
+        HEADING + STEP * most as f64 + 18.0
     };
     let total: f64 = panels.chunks(columns).map(height).sum();
     let mut canvas = Canvas::new(WIDTH * columns as f64, TOP + total);

@@ -1,6 +1,6 @@
 //! Lines over categories on a logarithmic scale, one panel beside the other, each line named at its end.
 
-use super::{Anchor, Canvas, FAINT, INK, RULE, colour, is_floor, short};
+use super::{Anchor, Canvas, FAINT, RULE, colour, is_floor, short};
 
 /// A chart of its own, with the scale of all.
 pub(crate) struct Panel {
@@ -47,7 +47,7 @@ impl Scale {
     fn panel(&self, canvas: &mut Canvas, left: f64, x_name: &str, categories: &[usize], panel: &Panel) {
         let (x0, x1) = (left + LEFT, left + PANEL.0 - RIGHT);
         let base = PANEL.1 - BOTTOM;
-        canvas.text((x0 + x1) / 2.0, TOP - 12.0, 13.0, INK, Anchor::Middle, &panel.title);
+        canvas.title(left + 20.0, TOP - 8.0, 13.0, &panel.title);
         for value in self.ticks() {
             let y = self.y(value);
             canvas.line((x0, y), (x1, y), RULE, 1.0);

@@ -95,7 +95,7 @@ fn short(value: f64) -> String {
         v => (v, ""),
     };
     match value {
-        v if v >= 99.5 || unit.is_empty() => format!("{v:.0}{unit}"),
+        v if v >= 99.5 || unit.is_empty() || v.fract() == 0.0 => format!("{v:.0}{unit}"),
         v if v >= 9.95 => format!("{v:.1}{unit}"),
         v => format!("{v:.2}{unit}"),
     }
