@@ -1,10 +1,10 @@
 //! Which core the processes run on: all on the same one.
 //!
 //! Measured both ways on a two-core virtual machine: with a core for each side, a caller that waits alone for its
-//! answer spends its time in waking the other core (62 µs a call instead of 15, with three times the spread from round
-//! to round), and how many callers get batched hangs on how fast that goes. On one core both sides share what there
-//! is, the rounds agree within a few percent, and so do the ratios. Calls per second are therefore those of client and
-//! server together; `cpu_us_per_op` is the client alone.
+//! answer spends its time in waking the other core (60 µs a call instead of 15, and rounds that differ by a fifth
+//! instead of a fiftieth), and how many calls get batched hangs on how fast that goes. On one core both sides share
+//! what there is, and ratios repeat. Calls per second are therefore those of client and server together;
+//! `cpu_us_per_op` is the client alone.
 
 use anyhow::{Context, Result};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};

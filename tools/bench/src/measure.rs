@@ -14,7 +14,7 @@ use tokio::runtime::Runtime;
 use tokio::time::Instant;
 use towline_proto::{Request, Response};
 
-use crate::usage::{Moment, Usage};
+use crate::usage::{self, Usage};
 
 /// Something that is done over and over.
 pub(crate) trait Job: Send + 'static {
@@ -107,11 +107,9 @@ pub(crate) fn round<'a, J: Job>(jobs: Vec<J>) -> Round<'a> {
     Box::new(|runtime, plan, total| {
         let (jobs, _) = runtime.block_on(repeat(jobs, 0, Until::Time(plan.warm_up), latencies()))?;
         let recorded = std::mem::replace(total, latencies());
-        let before = Moment::now()?;
-        let (jobs, (calls, recorded)) = runtime.block_on(repeat(jobs, 1 << 32, Until::Time(plan.time), recorded))?;
-        let used = Moment::now()? - before;
+        let work = || runtime.block_on(repeat(jobs, 1 << 32, Until::Time(plan.time), recorded));
+        let ((_jobs, (calls, recorded)), used) = usage::measure(work)?;
         *total = recorded;
-        drop(jobs);
         Ok(Sample { calls, used })
     })
 }

@@ -3,6 +3,7 @@
 //! Each command looks first for what the machine lacks and says in one line how to get it, then does its whole job,
 //! and exits non-zero when that fails. It needs nothing but cargo itself, so that it runs where nothing is installed.
 
+mod fuzz;
 mod machine;
 
 use std::process::{Command, ExitCode};
@@ -18,7 +19,9 @@ cargo xtask COMMAND
   docs     builds the documentation with warnings as errors
   msrv     checks the library crates with the oldest supported compiler, if rustup has it
   soak     soak transport: ten million calls against a server without manners (minutes)
-  model    checks the hand-off between callers and connections in every interleaving (minutes)
+  model    checks the hand-off between callers and connections in every interleaving (minutes; --quick: in most)
+  fuzz     fuzz [frames] [prost_codec] [shared] [--seconds N] [--merge]: 15 minutes each unless told otherwise;
+           --merge keeps what earlier runs found in tools/fuzz/corpus
   proto    writes the code generated from proto/echo.proto anew
   ci       lint, test, docs, demo: what .ci/run runs";
 
@@ -31,9 +34,8 @@ fn main() -> ExitCode {
         Some("docs") => docs(),
         Some("msrv") => msrv(),
         Some("soak") => soak(std::env::args().nth(2).as_deref()),
-        Some("model") => {
-            run(&mut cargo(&["test", "--manifest-path", "tools/model/Cargo.toml", "--target-dir", "target/model"]))
-        }
+        Some("fuzz") => fuzz::fuzz(std::env::args().skip(2)),
+        Some("model") => model(std::env::args().nth(2).as_deref()),
         Some("proto") => proto(),
         Some("ci") => lint().and_then(|()| test()).and_then(|()| docs()).and_then(|()| demo()),
         Some("help" | "--help" | "-h") => {
@@ -95,6 +97,17 @@ fn msrv() -> Result<(), String> {
     ];
     let packages = libraries.iter().flat_map(|library| ["--package", *library]);
     run(Command::new("rustup").args(["run", MSRV, "cargo", "check", "--lib"]).args(packages))
+}
+
+fn model(option: Option<&str>) -> Result<(), String> {
+    let mut model = cargo(&["test", "--manifest-path", "tools/model/Cargo.toml", "--target-dir", "target/model"]);
+    match option {
+        None => {}
+        // Nearly every race needs no more preemptions than this.
+        Some("--quick") => drop(model.env("LOOM_MAX_PREEMPTIONS", "2")),
+        Some(other) => return Err(format!("no option {other}: there is --quick")),
+    }
+    run(&mut model)
 }
 
 /// Settings of one's own go before defaults.

@@ -255,8 +255,7 @@ fn no_answer_reaches_the_wrong_caller_and_no_call_hangs_whatever_the_peer_does()
         let soak = Soak { tally: Arc::default(), never: Arc::default() };
         while soak.tally.lock().calls < wanted / KINDS.len() as u64 {
             let seed = rounds.u64(..);
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+            let runtime = runtime(rounds.u8(..16) == 0);
             let run = std::panic::AssertUnwindSafe(|| {
                 runtime.block_on(soak.connection(kind, &mut Rng::with_seed(seed)));
             });

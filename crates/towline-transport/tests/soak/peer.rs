@@ -61,7 +61,7 @@ impl Peer {
     pub(crate) async fn run(self) -> Heard {
         let Self { kind, io, manners, mut rng } = self;
         let (reading, writing) = tokio::io::split(io);
-        let (answers, due) = mpsc::unbounded_channel();
+        let (answers, due) = mpsc::channel(4_096);
         let writer = tokio::spawn(write(writing, due, manners.cut_writing, kind != Kind::Pipelined));
         let mut reader = Reader { io: reading, left: manners.cut_reading.unwrap_or(usize::MAX) };
         let mut heard = Heard::default();
@@ -74,7 +74,7 @@ impl Peer {
             let times = if rng.u8(..) < manners.duplicates { 2 } else { 1 };
             for _ in 0..times {
                 let at = Instant::now() + manners.delay.mul_f64(rng.f64());
-                if answers.send((at, answer.clone())).is_err() {
+                if answers.send((at, answer.clone())).await.is_err() {
                     break;
                 }
             }
@@ -121,7 +121,7 @@ impl Reader {
 /// Writes answers when they are due, by their time where order does not matter; whether it hung up.
 async fn write(
     mut io: WriteHalf<DuplexStream>,
-    mut due: mpsc::UnboundedReceiver<(Instant, Vec<u8>)>,
+    mut due: mpsc::Receiver<(Instant, Vec<u8>)>,
     cut: Option<usize>,
     any_order: bool,
 ) -> bool {

@@ -17,7 +17,7 @@ use crate::measure::Caller;
 use crate::peers::{Tonic, floor, towline};
 use crate::plot::bars::{self, Bar, Panel};
 use crate::report::{Extra, Report, Row, Table, rounded, thousands};
-use crate::usage::Memory;
+use crate::usage;
 
 /// Rows by transport, the floor first.
 const ROWS: [(&str, &[&str]); 2] = [
@@ -96,26 +96,22 @@ pub(crate) fn hold(words: &[String]) -> Result<()> {
     let connections = connections.parse().context("the number of connections")?;
     let addresses = child::addresses()?;
     child::settle()?;
-    let cost = runtime()?.block_on(async {
-        match (transport.as_str(), peer.as_str()) {
-            ("tcp", "tonic") => idle(connections, async || greeted(Tonic::connect(addresses.grpc).await?).await).await,
-            ("tcp", peer) => hold_over(&Tcp(&addresses), peer, connections).await,
-            ("tls", peer) => hold_over(&Tls::new(&addresses)?, peer, connections).await,
-            (transport, _) => bail!("no transport {transport:?}"),
-        }
-    })?;
-    println!("{}", serde_json::to_string(&cost)?);
+    let cost = match (transport.as_str(), peer.as_str()) {
+        ("tcp", "tonic") => idle(connections, async || greeted(Tonic::connect(addresses.grpc).await?).await),
+        ("tcp", peer) => hold_over(&Tcp(&addresses), peer, connections),
+        ("tls", peer) => hold_over(&Tls::new(&addresses)?, peer, connections),
+        (transport, _) => bail!("no transport {transport:?}"),
+    };
+    println!("{}", serde_json::to_string(&cost?)?);
     Ok(())
 }
 
-async fn hold_over<D: Dial>(dial: &D, peer: &str, connections: usize) -> Result<Cost> {
+fn hold_over<D: Dial>(dial: &D, peer: &str, connections: usize) -> Result<Cost> {
     match peer {
-        "floor-tcp" | "floor-tls" => idle(connections, async || bare(dial.by_hand().await?).await).await,
-        "framed" => idle(connections, async || framed(dial.by_hand().await?).await).await,
-        "towline-exclusive" => idle(connections, async || greeted(towline::exclusive(dial.ours().await?)).await).await,
-        "towline-multiplexed" => {
-            idle(connections, async || greeted(towline::multiplexed(dial.ours().await?)).await).await
-        }
+        "floor-tcp" | "floor-tls" => idle(connections, async || bare(dial.by_hand().await?).await),
+        "framed" => idle(connections, async || framed(dial.by_hand().await?).await),
+        "towline-exclusive" => idle(connections, async || greeted(towline::exclusive(dial.ours().await?)).await),
+        "towline-multiplexed" => idle(connections, async || greeted(towline::multiplexed(dial.ours().await?)).await),
         peer => bail!("no row {peer:?}"),
     }
 }
@@ -147,17 +143,19 @@ async fn framed<I: Io>(io: I) -> Result<Framed<I, towline::Codec>> {
 }
 
 /// Makes so many connections and waits; the first is not counted, it has what all share.
-async fn idle<T>(connections: usize, connect: impl AsyncFn() -> Result<T>) -> Result<Cost> {
-    let first = connect().await?;
-    let before = Memory::now()?;
-    let mut held = Vec::with_capacity(connections);
-    for _ in 0..connections {
-        held.push(connect().await?);
-    }
-    tokio::time::sleep(SILENCE).await;
-    let after = Memory::now()?;
-    let each = |before: u64, after: u64| (after as i64 - before as i64) / connections as i64;
-    let cost = Cost { resident: each(before.resident, after.resident), heap: each(before.heap, after.heap) };
-    drop((first, held));
-    Ok(cost)
+fn idle<T>(connections: usize, connect: impl AsyncFn() -> Result<T>) -> Result<Cost> {
+    let runtime = runtime()?;
+    let _first = runtime.block_on(connect())?;
+    let before = usage::resident()?;
+    let hold = async {
+        let mut held = Vec::with_capacity(connections);
+        for _ in 0..connections {
+            held.push(connect().await?);
+        }
+        tokio::time::sleep(SILENCE).await;
+        Ok(held)
+    };
+    let (_held, used) = usage::measure(|| runtime.block_on(hold))?;
+    let each = |bytes: i64| bytes / connections as i64;
+    Ok(Cost { resident: each(usage::resident()? - before), heap: each(used.heap) })
 }

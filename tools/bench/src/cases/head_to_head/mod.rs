@@ -9,6 +9,7 @@ use std::task::Poll;
 use anyhow::{Context, Result, anyhow, ensure};
 use serde::Serialize;
 use tokio::net::TcpStream;
+use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tower::{Service, ServiceExt};
@@ -19,7 +20,7 @@ use self::script::{BOUND, SETTLE, Script, chain, connection, request};
 use super::Bench;
 use crate::peers::{tokio_tower, towline};
 use crate::report::{Report, Table};
-use crate::usage::Memory;
+use crate::usage;
 
 /// What both clients are.
 trait Client: Service<Request, Response = Response, Error: Told, Future: Send + 'static> + Send + 'static {}
@@ -88,11 +89,11 @@ pub(super) fn run(bench: &Bench) -> Result<Report> {
     );
     scenario!("An answer with an unknown id comes before the right one", unknown_id);
     scenario!("A caller leaves before the connection's task has run: its request", dropped_before_sending);
-    scenario!(
-        "Callers leave after their requests were sent and are never answered: memory kept",
-        dropped_after_sending
-    );
     scenario!("A reset with one request under way and another still queued: what their errors tell", sent_or_not);
+    let scenario = "Callers leave after their requests were sent and are never answered: memory kept";
+    let tokio_tower = abandoned(&bench.runtime, tokio_tower::multiplexed).context(scenario)?;
+    let towline = abandoned(&bench.runtime, towline::multiplexed).context(scenario)?;
+    lines.push(Line { case: "head-to-head", scenario, tokio_tower, towline });
     let mut report = Report::default();
     report.add_lines(&lines)?;
     report.tables.push(Table {
@@ -211,14 +212,17 @@ async fn dropped_before_sending<C: Client>(mut client: C, mut script: Script) ->
     Ok(if sent { "is sent" } else { "is not sent" }.to_owned())
 }
 
-async fn dropped_after_sending<C: Client>(mut client: C, mut script: Script) -> Result<String> {
-    // The first ones fill buffers that stay.
-    abandon(&mut client, &mut script).await?;
-    let before = Memory::now()?.heap;
-    abandon(&mut client, &mut script).await?;
-    let kept = Memory::now()?.heap as i64 - before as i64;
-    drop(client);
-    Ok(format!("{} bytes per call", kept / ABANDONED as i64))
+/// What callers leave behind who left after their requests were sent.
+fn abandoned<C: Client>(runtime: &Runtime, make: fn(TcpStream) -> C) -> Result<String> {
+    let (mut client, mut script) = runtime.block_on(async {
+        let (io, mut script) = connection().await?;
+        let mut client = make(io);
+        // These fill buffers that stay.
+        abandon(&mut client, &mut script).await?;
+        anyhow::Ok((client, script))
+    })?;
+    let ((), used) = usage::measure(|| runtime.block_on(abandon(&mut client, &mut script)))?;
+    Ok(format!("{} bytes per call", used.heap / ABANDONED as i64))
 }
 
 async fn abandon<C: Client>(client: &mut C, script: &mut Script) -> Result<()> {
