@@ -1,6 +1,7 @@
 //! Frames: where one ends and the next begins.
 
 use std::fmt;
+use std::ops::Range;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio_util::codec::{Decoder, Encoder};
@@ -77,16 +78,19 @@ impl Prefix {
         u64::MAX >> (64 - 8 * u32::from(self.width))
     }
 
+    /// By far the most common prefix is worth a branch here, and one load or store instead of a loop.
+    #[inline]
     fn put(self, len: u64, dst: &mut BytesMut) {
-        match self.little_endian {
-            true => dst.put_uint_le(len, self.width()),
-            false => dst.put_uint(len, self.width()),
+        match self {
+            Self::U32 => dst.put_u32(len as u32),
+            Self { little_endian: true, .. } => dst.put_uint_le(len, self.width()),
+            Self { little_endian: false, .. } => dst.put_uint(len, self.width()),
         }
     }
 
     /// The length that `src` begins with, once all of it is there.
+    #[inline]
     fn get(self, src: &[u8]) -> Option<u64> {
-        // By far the most common one is worth a load instead of a loop.
         if self == Self::U32 {
             return src.first_chunk().map(|prefix| u64::from(u32::from_be_bytes(*prefix)));
         }
@@ -115,7 +119,7 @@ impl fmt::Debug for Prefix {
 pub(crate) struct Frames {
     pub(crate) limits: FrameLimits,
     pub(crate) prefix: Prefix,
-    /// The size of the allocation behind the read buffer, as far as it shows: see [`Frames::take`].
+    /// The size of the allocation behind the read buffer, as far as it shows: see [`Frames::is_big`].
     chunk: usize,
     /// What was left of that allocation last time.
     left: usize,
@@ -132,67 +136,68 @@ impl Frames {
     }
 
     /// Writes the prefix of a payload of `len` bytes, or nothing when it is over the limit.
+    #[inline]
     pub(crate) fn put_prefix(&self, len: usize, dst: &mut BytesMut) -> Result<(), Error> {
-        let too_large = |limit: u64, of: &str| {
-            Err(Error::new(Kind::TooLarge, Phase::Write).with_sent(Sent::Never).with_message(format!(
-                "a message of {len} bytes is over the limit of {limit} bytes for sending ({of})"
-            )))
-        };
-        if len > self.limits.encode {
-            return too_large(self.limits.encode as u64, "FrameLimits::encode");
-        }
-        if len as u64 > self.prefix.max() {
-            return too_large(self.prefix.max(), "the width of the frame's Prefix");
+        if len > self.limits.encode || len as u64 > self.prefix.max() {
+            return Err(self.too_large_to_send(len));
         }
         dst.reserve(self.prefix.width() + len);
         self.prefix.put(len as u64, dst);
         Ok(())
     }
 
-    /// Cuts the prefix off `src` when the whole frame is there; how long the payload is, `None` while it is incomplete.
-    fn begin(&self, src: &mut BytesMut) -> Result<Option<usize>, Error> {
+    /// Where the payload is that `src` begins with; `None` while it is incomplete.
+    #[inline]
+    pub(crate) fn find(&self, src: &BytesMut) -> Result<Option<Range<usize>>, Error> {
         let Some(len) = self.prefix.get(src) else { return Ok(None) };
         if len > self.limits.decode as u64 {
-            return Err(Error::new(Kind::TooLarge, Phase::Read).with_message(format!(
-                "the peer announced a frame of {len} bytes, over the limit of {} bytes (FrameLimits::decode)",
-                self.limits.decode
-            )));
+            return Err(self.too_large_to_take(len));
         }
-        let len = len as usize; // Not over a limit that is a usize.
-        if src.len() - self.prefix.width() < len {
-            return Ok(None);
-        }
-        src.advance(self.prefix.width());
-        Ok(Some(len))
+        // Not over a limit that is a usize.
+        let (start, len) = (self.prefix.width(), len as usize);
+        Ok(if src.len() - start < len { None } else { Some(start..start + len) })
     }
 
-    /// Takes the next payload off `src`, or `None` while it is incomplete: without a copy when it is at least half of
-    /// the allocation that it lies in, else as a slice to be copied from. So a small message that is kept for long
-    /// never pins a big buffer, and a big one is never copied.
+    /// Whether a payload of `src` is to be taken without a copy: when it is at least half of the allocation that it lies
+    /// in. So a small message that is kept for long never pins a big buffer, and a big one is never copied. To be asked
+    /// of each frame before anything of it is cut off.
     ///
     /// A buffer does not tell the size of its allocation, only what is left of it from its first byte on. That shrinks
     /// as frames are cut off and grows when the buffer is allocated anew or moved back to its start, which is when it
     /// shows all of it. At worst the size remembered is too large, and a payload copied for nothing.
-    pub(crate) fn take<R>(
-        &mut self,
-        src: &mut BytesMut,
-        whole: impl FnOnce(Bytes) -> R,
-        part: impl FnOnce(&[u8]) -> R,
-    ) -> Result<Option<R>, Error> {
-        if src.capacity() > self.left {
-            self.chunk = src.capacity();
+    #[inline]
+    pub(crate) fn is_big(&mut self, payload: &Range<usize>, src: &BytesMut) -> bool {
+        let capacity = src.capacity();
+        if capacity > self.left {
+            self.chunk = capacity;
         }
-        let taken = self.begin(src)?.map(|len| {
-            if len > 0 && len >= self.chunk / 2 {
-                whole(src.split_to(len).freeze())
-            } else {
-                let taken = part(&src[..len]);
-                src.advance(len);
-                taken
-            }
-        });
-        self.left = src.capacity();
-        Ok(taken)
+        self.left = capacity - payload.end;
+        payload.len() > self.chunk / 2
+    }
+
+    /// Cuts a payload off without a copy.
+    pub(crate) fn split(payload: Range<usize>, src: &mut BytesMut) -> Bytes {
+        src.advance(payload.start);
+        src.split_to(payload.len()).freeze()
+    }
+
+    #[cold]
+    fn too_large_to_send(&self, len: usize) -> Error {
+        let (limit, of) = match len > self.limits.encode {
+            true => (self.limits.encode as u64, "FrameLimits::encode"),
+            false => (self.prefix.max(), "the width of the frame's Prefix"),
+        };
+        Error::new(Kind::TooLarge, Phase::Write)
+            .with_sent(Sent::Never)
+            .with_message(format!("a message of {len} bytes is over the limit of {limit} bytes for sending ({of})"))
+    }
+
+    #[cold]
+    fn too_large_to_take(&self, len: u64) -> Error {
+        Error::new(Kind::TooLarge, Phase::Read).with_message(format!(
+            "the peer announced a frame of {len} bytes, over the limit of {} bytes (FrameLimits::decode)",
+            self.limits.decode
+        ))
     }
 
     /// What is left when the stream ends: nothing, or an error that says how much of a frame came.
@@ -261,7 +266,13 @@ impl Decoder for FrameCodec {
     type Error = Error;
 
     fn decode(&mut self, src: &mut BytesMut) -> Result<Option<Bytes>, Error> {
-        self.frames.take(src, |whole| whole, Bytes::copy_from_slice)
+        let Some(payload) = self.frames.find(src)? else { return Ok(None) };
+        if self.frames.is_big(&payload, src) {
+            return Ok(Some(Frames::split(payload, src)));
+        }
+        let (copy, end) = (Bytes::copy_from_slice(&src[payload.clone()]), payload.end);
+        src.advance(end);
+        Ok(Some(copy))
     }
 
     fn decode_eof(&mut self, src: &mut BytesMut) -> Result<Option<Bytes>, Error> {

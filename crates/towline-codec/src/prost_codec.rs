@@ -88,7 +88,20 @@ impl<Out, In: Message + Default> Decoder for ProstCodec<Out, In> {
     type Error = Error;
 
     fn decode(&mut self, src: &mut BytesMut) -> Result<Option<In>, Error> {
-        self.frames.take(src, decode, |part| decode(part))?.transpose()
+        let Some(payload) = self.frames.find(src)? else { return Ok(None) };
+        let len = payload.len();
+        let decoded = if self.frames.is_big(&payload, src) {
+            In::decode(Frames::split(payload, src))
+        } else {
+            let end = payload.end;
+            let decoded = In::decode(&src[payload]);
+            src.advance(end);
+            decoded
+        };
+        match decoded {
+            Ok(message) => Ok(Some(message)),
+            Err(cause) => Err(malformed::<In>(len, cause)),
+        }
     }
 
     fn decode_eof(&mut self, src: &mut BytesMut) -> Result<Option<In>, Error> {
@@ -99,13 +112,11 @@ impl<Out, In: Message + Default> Decoder for ProstCodec<Out, In> {
     }
 }
 
-fn decode<In: Message + Default>(payload: impl Buf) -> Result<In, Error> {
-    let len = payload.remaining();
-    In::decode(payload).map_err(|cause| {
-        Error::new(Kind::Malformed, Phase::Read)
-            .with_message(format!("a frame of {len} bytes is no {}", short_name::<In>()))
-            .with_source(cause)
-    })
+#[cold]
+fn malformed<In>(len: usize, cause: prost::DecodeError) -> Error {
+    Error::new(Kind::Malformed, Phase::Read)
+        .with_message(format!("a frame of {len} bytes is no {}", short_name::<In>()))
+        .with_source(cause)
 }
 
 fn short_name<T>() -> &'static str {

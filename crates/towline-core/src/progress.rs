@@ -105,6 +105,7 @@ impl Progress {
 }
 
 /// Reports that the call has entered `phase`. Does nothing outside a scope.
+#[inline]
 pub fn enter(phase: Phase) {
     with_current(|progress| {
         progress.phase = phase;
@@ -122,6 +123,7 @@ pub fn back() {
 }
 
 /// Reports that a byte of the request can have left. Does nothing outside a scope.
+#[inline]
 pub fn written() {
     with_current(|progress| progress.written = true);
 }
@@ -131,6 +133,7 @@ pub fn at(id: EndpointId, key: &EndpointKey) {
     with_current(|progress| progress.endpoint = Some((id, key.clone())));
 }
 
+#[inline]
 fn with_current(report: impl FnOnce(&mut Progress)) {
     // While a thread ends this is gone before what reports to it, and there is nobody left to tell.
     let _gone = CURRENT.try_with(|current| {

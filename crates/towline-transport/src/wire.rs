@@ -19,10 +19,10 @@ use towline_core::{BoxError, CloseReason, Error, Kind, Phase, Sent};
 use crate::alarm::Alarm;
 
 /// The room that a read is given at first; it doubles with each read that fills it.
-const LEAST_ROOM: usize = 4 * 1024;
+const LEAST_ROOM: usize = 512;
 const MOST_ROOM: usize = 64 * 1024;
 /// A buffer that is larger is given back as soon as it is empty.
-const KEEP: usize = 2 * MOST_ROOM;
+const KEEP: usize = 16 * MOST_ROOM;
 /// What a stream may hold back when it says `Pending`: a TLS stream keeps the record that it has encrypted, and sends
 /// it before whatever is written next. Records are no longer than this.
 const HELD_BACK: u64 = 16 * 1024;

@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use tokio_util::codec::{Decoder, Encoder};
 use towline_core::{BoxError, Error, Kind, Phase, Sent};
 
-use super::table::Id;
+use super::table::{Id, IndexBits};
 use crate::wire::decode;
 use crate::{Correlate, ServerLoad};
 
@@ -117,13 +117,14 @@ where
     K: Correlate<Req, Res>,
 {
     correlate: K,
+    bits: IndexBits,
     /// The callers' own ids, by index.
     originals: Vec<Option<(Id, K::Original)>>,
 }
 
 impl<K: Correlate<Req, Res>, Req, Res> ById<K, Req, Res> {
-    pub(crate) fn new(correlate: K) -> Self {
-        Self { correlate, originals: Vec::new() }
+    pub(crate) fn new(correlate: K, limit: usize) -> Self {
+        Self { correlate, bits: IndexBits::for_limit(limit), originals: Vec::new() }
     }
 }
 
@@ -141,10 +142,11 @@ where
     fn encode(&mut self, codec: &mut C, id: Id, mut request: Req, dst: &mut BytesMut) -> Result<(), Error> {
         let original = self.correlate.tag(&mut request, id.0);
         codec.encode(request, dst).map_err(unencodable)?;
-        if self.originals.len() <= id.index() {
-            self.originals.resize_with(id.index() + 1, || None);
+        let index = self.bits.index(id);
+        if self.originals.len() <= index {
+            self.originals.resize_with(index + 1, || None);
         }
-        self.originals[id.index()] = Some((id, original));
+        self.originals[index] = Some((id, original));
         Ok(())
     }
 
@@ -152,7 +154,7 @@ where
         let Some(mut answer) = decode(codec, src, eof)? else { return Ok(None) };
         let original = self.correlate.id(&answer).and_then(|id| {
             let id = Id(id);
-            self.originals.get_mut(id.index())?.take_if(|(own, _)| *own == id)
+            self.originals.get_mut(self.bits.index(id))?.take_if(|(own, _)| *own == id)
         });
         Ok(Some(original.map_or(Heard::Nobodys, |(id, original)| {
             self.correlate.restore(&mut answer, original);

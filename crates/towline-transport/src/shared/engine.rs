@@ -2,6 +2,8 @@
 //! the driver's waker either way.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -15,15 +17,15 @@ use super::pings::{Due, Pings};
 use super::table::{Effects, Id, Table};
 use crate::wire::{IdleBuffers, Incoming, Wire, WriteDeadline, close_reason, ended_before_answer};
 
-/// Requests are encoded ahead of the stream up to this many bytes: enough to fill a write, little enough that a call
-/// that is given up has a fair chance of never being sent.
-const WRITE_AHEAD: usize = 64 * 1024;
+/// Requests are encoded ahead of the stream up to this many bytes: enough for writes that are worth their system call,
+/// and little beside what the kernel buffers anyway, so that a call that is given up may still never be sent.
+const WRITE_AHEAD: usize = 256 * 1024;
 /// Requests taken from the table at once.
 const BATCH: usize = 64;
 /// Turns around the loop before the task lets its siblings run.
 const TURNS: usize = 16;
 /// Answers taken from one turn's reading, likewise.
-const ANSWERS: usize = 256;
+const ANSWERS: usize = 64;
 
 /// What callers and the driver ask of an engine, whatever it is made of.
 pub(super) trait Run<Req, Res>: Send {
@@ -62,6 +64,8 @@ pub(super) struct Engine<Io, C, D, Req, Res> {
     /// The driver's, once it has run.
     driver: Option<Waker>,
     life: Life,
+    /// Set when the table takes no more calls.
+    shut: Arc<AtomicBool>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -80,7 +84,7 @@ where
     Req: Send,
     Res: Send,
 {
-    pub(super) fn new(io: Io, codec: C, dialect: D, config: &SharedConfig) -> Self {
+    pub(super) fn new(io: Io, codec: C, dialect: D, config: &SharedConfig, shut: Arc<AtomicBool>) -> Self {
         Self {
             wire: Wire::new(io),
             codec,
@@ -94,6 +98,7 @@ where
             effects: Effects::default(),
             driver: None,
             life: Life::Open,
+            shut,
         }
     }
 
@@ -221,7 +226,7 @@ where
                 return Poll::Ready(Err(error));
             }
             let received = self.receive(link, cx)?;
-            if link.table().is_drained() && self.wire.is_flushed() {
+            if self.shut.load(Ordering::Acquire) && link.table().is_drained() && self.wire.is_flushed() {
                 return Poll::Ready(Ok(()));
             }
             let answered = self.dialect.has_control() && self.wire.unwritten() < WRITE_AHEAD;

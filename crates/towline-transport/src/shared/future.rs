@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 use towline_core::{Phase, Rejected, progress};
 
 use super::Users;
-use super::table::{Answer, Effects, Id};
+use super::table::{After, Answer, Effects, Id};
 
 /// The response of a [`Shared`](crate::Shared) connection. Does nothing until it is polled.
 pub struct SharedFuture<Req, Res> {
@@ -55,12 +55,13 @@ impl<Req, Res> Future for SharedFuture<Req, Res> {
             }
         }
         let Stage::Waiting(id) = *stage else { panic!("polled after completion") };
-        let polled = users.table().poll_answer(id, cx.waker());
-        polled.watcher.into_iter().for_each(Waker::wake);
-        if polled.tell {
+        let mut after = After::default();
+        let answer = users.table().poll_answer(id, cx.waker(), &mut after);
+        after.watcher.into_iter().for_each(Waker::wake);
+        if after.tell {
             users.wake();
         }
-        match polled.answer {
+        match answer {
             Answer::Queued => Poll::Pending,
             Answer::Sent => {
                 progress::enter(Phase::Read);

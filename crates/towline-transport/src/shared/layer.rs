@@ -177,7 +177,8 @@ where
     type Connection = Shared<Req, C::Item>;
 
     fn connection(self, io: Io) -> Result<Self::Connection, Error> {
-        self.connection(io, |Correlated(correlate)| ById::new(correlate))
+        let limit = self.config.in_flight;
+        self.connection(io, |Correlated(correlate)| ById::new(correlate, limit))
     }
 }
 

@@ -76,6 +76,8 @@ impl<Req, Res> Drop for Users<Req, Res> {
 struct Owned<Req, Res, E: ?Sized = dyn engine::Run<Req, Res>> {
     /// The last of the [`Users`] is gone.
     abandoned: AtomicBool,
+    /// The table takes no more calls.
+    shut: Arc<AtomicBool>,
     limit: usize,
     _calls: std::marker::PhantomData<fn(Req) -> Res>,
     link: Link<Table<Req, Res>, E>,
@@ -131,7 +133,7 @@ where
         <C as Decoder>::Error: Into<BoxError>,
         K: Correlate<Req, Res>,
     {
-        Self::pair(io, codec, ById::new(correlate), config)
+        Self::pair(io, codec, ById::new(correlate, config.in_flight), config)
     }
 
     pub(crate) fn pair<Io, C, D>(
@@ -146,11 +148,13 @@ where
         D: Dialect<C, Req, Response = Res>,
     {
         let table = Table::new(config.in_flight, config.retire, D::TELLS_OF_CANCELS);
+        let engine = Engine::new(io, codec, dialect, &config, table.shut());
         let owned: Arc<Owned<Req, Res>> = Arc::new(Owned {
             abandoned: AtomicBool::new(false),
+            shut: table.shut(),
             limit: config.in_flight,
             _calls: std::marker::PhantomData,
-            link: Link::new(table, Engine::new(io, codec, dialect, &config)),
+            link: Link::new(table, engine),
         });
         let users = Arc::new(Users(owned.clone()));
         (Self { users }, Driver::new(owned, config.shutdown_timeout))
@@ -209,16 +213,16 @@ impl<Req: Send + 'static, Res: Send + 'static> Poolable for Shared<Req, Res> {
     }
 }
 
-impl<Req, Res> Service<Req> for Shared<Req, Res> {
+impl<Req: Send + 'static, Res: Send + 'static> Service<Req> for Shared<Req, Res> {
     type Response = Res;
     type Error = Rejected<Req>;
     type Future = SharedFuture<Req, Res>;
 
     fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        Poll::Ready(match self.users.table().close_reason() {
-            Some(reason) => Err(wire::already_closed(reason).into()),
-            None => Ok(()),
-        })
+        if !self.users.0.shut.load(Ordering::Acquire) {
+            return Poll::Ready(Ok(()));
+        }
+        Poll::Ready(Err(wire::already_closed(self.close_reason()).into()))
     }
 
     fn call(&mut self, request: Req) -> Self::Future {

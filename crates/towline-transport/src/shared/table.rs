@@ -1,12 +1,15 @@
 //! The calls of one connection: a synchronous core without I/O.
 //!
 //! An id is a sequence number with the entry's index in its low bits: looked up without hashing, and never used twice
-//! (44 bits of sequence last 55 years at 10,000 calls per second), so that a late answer finds nobody.
+//! (44 bits of sequence last 55 years at 10,000 calls per second), so that a late answer finds nobody. There are as many
+//! low bits as the limit of calls needs, because ids that are sent as text are the shorter for it.
 //!
 //! The engine takes requests and brings answers in batches, so that the lock is taken once for many calls. Wakers,
 //! requests and answers that are left over are handed out in [`Effects`], to be woken and dropped without the lock.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -17,17 +20,30 @@ use super::config::Retire;
 use crate::ServerLoad;
 use crate::wire::already_closed;
 
-const INDEX_BITS: u32 = 20;
-/// One index is kept for pings, which have no entry.
-pub(super) const MAX_ENTRIES: usize = (1 << INDEX_BITS) - 1;
+/// Leaves 44 bits for the sequence. One index is kept for pings, which have no entry.
+pub(super) const MAX_ENTRIES: usize = (1 << 20) - 1;
 
 /// One call of this connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Id(pub(crate) u64);
 
-impl Id {
-    pub(crate) fn index(self) -> usize {
-        (self.0 & MAX_ENTRIES as u64) as usize
+/// Where an id's index ends and its sequence number begins.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct IndexBits(u32);
+
+impl IndexBits {
+    /// Enough for indexes below `limit`, and one that is nobody's.
+    pub(crate) fn for_limit(limit: usize) -> Self {
+        Self(usize::BITS - limit.leading_zeros())
+    }
+
+    /// The index that is nobody's.
+    fn nobody(self) -> usize {
+        (1 << self.0) - 1
+    }
+
+    pub(crate) fn index(self, id: Id) -> usize {
+        (id.0 & ((1 << self.0) - 1)) as usize
     }
 }
 
@@ -38,9 +54,9 @@ pub(super) enum Answer<Req, Res> {
     Done(Result<Res, Rejected<Req>>),
 }
 
-/// An answer, and what follows from it once the lock is released.
-pub(super) struct Polled<Req, Res> {
-    pub(super) answer: Answer<Req, Res>,
+/// What follows from the end of a call once the lock is released.
+#[derive(Debug, Default)]
+pub(super) struct After {
     pub(super) watcher: Option<Waker>,
     /// The driver has something to do.
     pub(super) tell: bool,
@@ -69,6 +85,8 @@ pub(super) struct Left {
 pub(super) const WAITED: Duration = Duration::from_millis(100);
 
 enum Stage<Req, Res> {
+    /// Nobody's: the next call takes it.
+    Vacant,
     Queued(Req),
     /// Taken by the engine at this time.
     Sent(Instant),
@@ -81,6 +99,12 @@ struct Entry<Req, Res> {
     waker: Option<Waker>,
     /// The streak's epoch in which the call began.
     epoch: u64,
+}
+
+impl<Req, Res> Entry<Req, Res> {
+    fn is(&self, id: Id) -> bool {
+        self.id == id && !matches!(self.stage, Stage::Vacant)
+    }
 }
 
 /// What has to happen once the lock is released.
@@ -106,13 +130,14 @@ impl<Req, Res> Effects<Req, Res> {
 }
 
 pub(super) struct Table<Req, Res> {
-    entries: Vec<Option<Entry<Req, Res>>>,
+    entries: Vec<Entry<Req, Res>>,
     free: Vec<u32>,
     /// Ids in the order in which they are to be sent; those of callers who left are passed over.
     queue: VecDeque<Id>,
     /// The driver knows, or will find out, that something is queued.
     told: bool,
     limit: usize,
+    bits: IndexBits,
     sequence: u64,
     in_flight: usize,
     discarded: u64,
@@ -126,16 +151,20 @@ pub(super) struct Table<Req, Res> {
     /// Calls that were given up after they were sent, for an engine that tells the peer.
     cancelled: Option<Vec<Id>>,
     load: Option<ServerLoad>,
+    /// Set when no more calls are taken, to be read without the lock.
+    shut: Arc<AtomicBool>,
 }
 
 impl<Req, Res> Table<Req, Res> {
     pub(super) fn new(limit: usize, retire: Option<Retire>, tells_of_cancels: bool) -> Self {
         Self {
+            shut: Arc::default(),
             entries: Vec::new(),
             free: Vec::new(),
             queue: VecDeque::new(),
             told: false,
             limit,
+            bits: IndexBits::for_limit(limit),
             sequence: 0,
             in_flight: 0,
             discarded: 0,
@@ -164,6 +193,11 @@ impl<Req, Res> Table<Req, Res> {
 
     pub(super) fn set_load(&mut self, load: ServerLoad) {
         self.load = Some(load);
+    }
+
+    /// Set when no more calls are taken.
+    pub(super) fn shut(&self) -> Arc<AtomicBool> {
+        self.shut.clone()
     }
 
     /// Why the connection takes no more calls, if so.
@@ -206,8 +240,8 @@ impl<Req, Res> Table<Req, Res> {
         let id = self.fresh(index);
         let entry = Entry { id, stage: Stage::Queued(request), waker: Some(waker.clone()), epoch: self.epoch };
         match self.entries.get_mut(index) {
-            Some(slot) => *slot = Some(entry),
-            None => self.entries.push(Some(entry)),
+            Some(vacant) => *vacant = entry,
+            None => self.entries.push(entry),
         }
         self.queue.push_back(id);
         let alone = self.in_flight == 0;
@@ -217,43 +251,45 @@ impl<Req, Res> Table<Req, Res> {
 
     fn fresh(&mut self, index: usize) -> Id {
         self.sequence += 1;
-        Id(self.sequence << INDEX_BITS | index as u64)
+        Id(self.sequence << self.bits.0 | index as u64)
     }
 
     /// An id for a ping: no entry has it, so that its answer is nobody's.
     pub(super) fn ping_id(&mut self) -> Id {
-        self.fresh(MAX_ENTRIES)
+        self.fresh(self.bits.nobody())
     }
 
     /// How far the call has come; takes its result when it is done.
-    pub(super) fn poll_answer(&mut self, id: Id, waker: &Waker) -> Polled<Req, Res> {
+    pub(super) fn poll_answer(&mut self, id: Id, waker: &Waker, after: &mut After) -> Answer<Req, Res> {
         let entry = self.entry(id).expect("an entry lives until its caller takes the answer or leaves");
-        let answer = match entry.stage {
-            Stage::Done(_) => None,
-            Stage::Queued(_) => Some(Answer::Queued),
-            Stage::Sent(_) => Some(Answer::Sent),
-        };
-        if let Some(answer) = answer {
-            match &mut entry.waker {
-                Some(own) => own.clone_from(waker),
-                none => *none = Some(waker.clone()),
+        match &entry.stage {
+            Stage::Done(_) => {}
+            stage => {
+                let answer = if let Stage::Queued(_) = stage { Answer::Queued } else { Answer::Sent };
+                match &mut entry.waker {
+                    Some(own) => own.clone_from(waker),
+                    none => *none = Some(waker.clone()),
+                }
+                return answer;
             }
-            return Polled { answer, watcher: None, tell: false };
         }
-        let (entry, watcher) = self.remove(id);
-        match entry.map(|entry| entry.stage) {
-            Some(Stage::Done(result)) => Polled { answer: Answer::Done(result), watcher, tell: self.is_drained() },
-            _ => unreachable!("checked above"),
-        }
+        let Stage::Done(result) = std::mem::replace(&mut entry.stage, Stage::Vacant) else { unreachable!("just seen") };
+        self.vacated(id, after);
+        Answer::Done(result)
     }
 
     /// The caller leaves. Whether its request had been taken, and whether the driver has something to do about it.
     pub(super) fn cancel(&mut self, id: Id, effects: &mut Effects<Req, Res>) -> Left {
-        let (entry, watcher) = self.remove(id);
-        effects.wake.extend(watcher);
-        let Some(entry) = entry else { return Left::default() };
-        let mut left = Left { taken: true, tell: false };
-        match entry.stage {
+        let Some(entry) = self.entry(id) else { return Left::default() };
+        let (stage, epoch) = (std::mem::replace(&mut entry.stage, Stage::Vacant), entry.epoch);
+        // The caller's own task, which is at work: it needs no waking.
+        drop(entry.waker.take());
+        let mut after = After::default();
+        self.vacated(id, &mut after);
+        effects.wake.extend(after.watcher);
+        let mut left = Left { taken: true, tell: after.tell };
+        match stage {
+            Stage::Vacant => {}
             Stage::Queued(request) => {
                 left.taken = false;
                 effects.dropped.push(Err(Rejected::unsent(already_closed(CloseReason::Dirty), request)));
@@ -263,15 +299,15 @@ impl<Req, Res> Table<Req, Res> {
                     cancelled.push(id);
                     left.tell = true;
                 }
-                left.tell |= self.given_up(entry.epoch, at, effects);
+                left.tell |= self.given_up(epoch, at, effects);
             }
             Stage::Done(result) => effects.dropped.push(result),
         }
-        left.tell |= self.is_drained();
+        left.tell |= self.is_drained(); // It may have begun to drain just now.
         // Ids of callers who left stay queued until they are passed over; a stalled writer must not make them pile up.
         if self.queue.len() > 2 * self.in_flight + 32 {
-            let entries = &self.entries;
-            self.queue.retain(|id| entries.get(id.index()).and_then(Option::as_ref).is_some_and(|e| e.id == *id));
+            let (entries, bits) = (&self.entries, self.bits);
+            self.queue.retain(|id| entries.get(bits.index(*id)).is_some_and(|entry| entry.is(*id)));
         }
         left
     }
@@ -301,10 +337,12 @@ impl<Req, Res> Table<Req, Res> {
     pub(super) fn take(&mut self, most: usize, now: Instant, into: &mut VecDeque<(Id, Req)>) {
         for _ in 0..most {
             let Some(id) = self.queue.pop_front() else { break };
-            if let Some(entry) = self.entry(id) {
-                if let Stage::Queued(request) = std::mem::replace(&mut entry.stage, Stage::Sent(now)) {
-                    into.push_back((id, request));
-                }
+            let Some(entry) = self.entry(id) else { continue };
+            if let Stage::Queued(_) = entry.stage {
+                let Stage::Queued(request) = std::mem::replace(&mut entry.stage, Stage::Sent(now)) else {
+                    unreachable!()
+                };
+                into.push_back((id, request));
             }
         }
     }
@@ -344,9 +382,10 @@ impl<Req, Res> Table<Req, Res> {
             return false;
         }
         self.draining = Some(reason);
+        self.shut.store(true, Ordering::Release);
         self.queue.clear();
         effects.wake.extend(self.watcher.take());
-        for entry in self.entries.iter_mut().flatten() {
+        for entry in &mut self.entries {
             entry.stage = match std::mem::replace(&mut entry.stage, Stage::Sent(Instant::now())) {
                 Stage::Queued(request) => Stage::Done(Err(Rejected::unsent(already_closed(reason), request))),
                 other => {
@@ -366,31 +405,30 @@ impl<Req, Res> Table<Req, Res> {
         }
         // Why a connection drained says more than how it ended then.
         self.closed = Some(self.draining.unwrap_or(reason));
+        self.shut.store(true, Ordering::Release);
         self.queue.clear();
         effects.wake.extend(self.watcher.take());
-        for entry in self.entries.iter_mut().flatten() {
+        for entry in &mut self.entries {
             entry.stage = match std::mem::replace(&mut entry.stage, Stage::Sent(Instant::now())) {
                 Stage::Queued(request) => Stage::Done(Err(Rejected::unsent(error.clone(), request))),
                 Stage::Sent(_) => Stage::Done(Err(error.clone().with_sent(Sent::Maybe).into())),
-                done => done,
+                other => other,
             };
             effects.wake.extend(entry.waker.take());
         }
     }
 
     fn entry(&mut self, id: Id) -> Option<&mut Entry<Req, Res>> {
-        self.entries.get_mut(id.index())?.as_mut().filter(|entry| entry.id == id)
+        self.entries.get_mut(self.bits.index(id)).filter(|entry| entry.is(id))
     }
 
-    fn remove(&mut self, id: Id) -> (Option<Entry<Req, Res>>, Option<Waker>) {
-        if self.entry(id).is_none() {
-            return (None, None);
-        }
-        let entry = self.entries[id.index()].take();
-        self.free.push(id.index() as u32);
+    /// The call's entry is vacant from now on.
+    fn vacated(&mut self, id: Id, after: &mut After) {
+        self.free.push(self.bits.index(id) as u32);
         self.in_flight -= 1;
-        let watcher = if self.in_flight == 0 { self.watcher.take() } else { None };
-        (entry, watcher)
+        if self.in_flight == 0 {
+            *after = After { watcher: self.watcher.take(), tell: self.draining.is_some() };
+        }
     }
 
     /// Gives memory of a past rush back.
@@ -432,7 +470,7 @@ mod tests {
     }
 
     fn answer(table: &mut Calls, id: Id) -> Answer<&'static str, &'static str> {
-        table.poll_answer(id, Waker::noop()).answer
+        table.poll_answer(id, Waker::noop(), &mut After::default())
     }
 
     // F2
@@ -443,7 +481,7 @@ mod tests {
         assert_eq!(take(&mut table), [(first, "a")]);
         assert!(cancel(&mut table, first).taken);
         let second = enqueue(&mut table, "b");
-        assert_eq!(first.index(), second.index());
+        assert_eq!(table.bits.index(first), table.bits.index(second));
         assert_ne!(first, second);
         assert_eq!(take(&mut table), [(second, "b")]);
         assert_eq!((complete(&mut table, first, "late"), table.discarded()), (0, 1));
@@ -501,8 +539,9 @@ mod tests {
         assert_eq!(table.enqueue("new", Waker::noop()).unwrap_err().request, Some("new"));
         assert!(!table.is_drained());
         complete(&mut table, sent, "answer");
-        let polled = table.poll_answer(sent, Waker::noop());
-        assert!(matches!(polled.answer, Answer::Done(Ok("answer"))) && polled.tell && table.is_drained());
+        let mut after = After::default();
+        let polled = table.poll_answer(sent, Waker::noop(), &mut after);
+        assert!(matches!(polled, Answer::Done(Ok("answer"))) && after.tell && table.is_drained());
     }
 
     #[test]

@@ -18,7 +18,7 @@ use towline_test::{Script, ScriptIo, settle};
 use towline_transport::{HeaderLayer, Server, ServerLoad, Shared, SharedConfig};
 
 use super::server::Once;
-use super::{codec, config, frame};
+use super::{WRITE_AHEAD, codec, config, frame};
 
 type Connection = Shared<Call<Bytes>, Bytes>;
 type Handler = BoxCloneService<Call<Bytes>, Bytes, std::io::Error>;
@@ -270,7 +270,7 @@ async fn a_peer_that_pings_and_never_reads_fills_no_buffer() {
     }
     script.accept_all();
     settle().await;
-    assert!(script.written().len() <= 80 * 1024, "{}", script.written().len());
+    assert!(script.written().len() <= WRITE_AHEAD, "{}", script.written().len());
     drop(connection);
 }
 

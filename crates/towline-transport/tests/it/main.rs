@@ -20,6 +20,9 @@ fn frame(payload: &str) -> Vec<u8> {
     frame
 }
 
+/// More than is encoded ahead of a stream that accepts nothing.
+const WRITE_AHEAD: usize = 300 * 1024;
+
 fn config(in_flight: usize) -> SharedConfig {
     SharedConfig::default().in_flight(in_flight).unwrap()
 }

@@ -14,7 +14,7 @@ use towline_core::{CloseReason, Kind, Phase, Poolable, Sent, State};
 use towline_test::{Script, ScriptIo, cancel_at_every_poll, poll_times, settle};
 use towline_transport::{Correlate, Shared};
 
-use super::{codec, config, frame, messages, said};
+use super::{WRITE_AHEAD, codec, config, frame, messages, said};
 
 type Connection = Shared<Bytes, Bytes>;
 
@@ -126,7 +126,7 @@ async fn dropped_at_any_poll_a_call_leaves_no_entry_and_the_next_gets_its_own_an
 async fn a_request_still_queued_behind_a_stalled_write_leaves_with_its_caller() {
     let (mut connection, script) = connection(8);
     script.accept(0);
-    let big = "x".repeat(80 * 1024);
+    let big = "x".repeat(WRITE_AHEAD);
     let mut first = spawn(connection.call(format!("1|{big}").into()));
     assert!(first.poll().is_pending());
     settle().await;
@@ -144,7 +144,7 @@ async fn a_request_still_queued_behind_a_stalled_write_leaves_with_its_caller() 
 async fn when_the_peer_is_lost_every_caller_learns_the_cause_and_unsent_requests_come_back() {
     let (mut connection, script) = connection(8);
     script.accept(0);
-    let big = "x".repeat(80 * 1024);
+    let big = "x".repeat(WRITE_AHEAD);
     let mut sent = spawn(connection.call(format!("1|{big}").into()));
     assert!(sent.poll().is_pending());
     settle().await;

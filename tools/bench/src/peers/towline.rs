@@ -5,10 +5,10 @@ use tower::{Service, ServiceExt};
 use towline_codec::ProstCodec;
 use towline_proto::{Request, Response};
 use towline_testbed::ById;
-use towline_transport::{Exclusive, Multiplexed};
+use towline_transport::{Exclusive, Shared, SharedConfig};
 
 use crate::dial::Io;
-use crate::measure::{Caller, MAX_CALLERS};
+use crate::measure::Caller;
 
 pub(crate) type Codec = ProstCodec<Request, Response>;
 
@@ -18,8 +18,8 @@ pub(crate) fn exclusive<I: Io>(io: I) -> Exclusive<I, Codec> {
 }
 
 /// A multiplexed connection over `io`, whose task is spawned.
-pub(crate) fn multiplexed(io: impl Io) -> Multiplexed<Request, Response> {
-    let (connection, driver) = Multiplexed::pair(io, Codec::default(), ById, MAX_CALLERS as usize);
+pub(crate) fn multiplexed(io: impl Io) -> Shared<Request, Response> {
+    let (connection, driver) = Shared::multiplexed(io, Codec::default(), ById, SharedConfig::default());
     tokio::spawn(driver);
     connection
 }
@@ -30,7 +30,7 @@ impl<I: Io> Caller for Exclusive<I, Codec> {
     }
 }
 
-impl Caller for Multiplexed<Request, Response> {
+impl Caller for Shared<Request, Response> {
     async fn call(&mut self, request: Request) -> Result<Response> {
         Ok(Service::call(self.ready().await?, request).await?)
     }

@@ -10,7 +10,7 @@ use loom::thread;
 use towline_core::{CloseReason, Error, Kind, Phase, Rejected};
 
 use super::link::{Link, Rest};
-use super::table::{Answer, Effects, Id, Table};
+use super::table::{After, Answer, Effects, Id, Table};
 
 type Calls = Table<u32, u32>;
 
@@ -104,7 +104,7 @@ impl Connection {
                 Some(id) => id,
                 None => *id.insert(self.start(request, cx)?),
             };
-            match self.link.table().poll_answer(id, cx.waker()).answer {
+            match self.link.table().poll_answer(id, cx.waker(), &mut After::default()) {
                 Answer::Queued | Answer::Sent => Poll::Pending,
                 Answer::Done(result) => Poll::Ready(result),
             }
