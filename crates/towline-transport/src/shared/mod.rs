@@ -213,7 +213,7 @@ impl<Req: Send + 'static, Res: Send + 'static> Poolable for Shared<Req, Res> {
     }
 }
 
-impl<Req: Send + 'static, Res: Send + 'static> Service<Req> for Shared<Req, Res> {
+impl<Req, Res> Service<Req> for Shared<Req, Res> {
     type Response = Res;
     type Error = Rejected<Req>;
     type Future = SharedFuture<Req, Res>;
@@ -222,7 +222,8 @@ impl<Req: Send + 'static, Res: Send + 'static> Service<Req> for Shared<Req, Res>
         if !self.users.0.shut.load(Ordering::Acquire) {
             return Poll::Ready(Ok(()));
         }
-        Poll::Ready(Err(wire::already_closed(self.close_reason()).into()))
+        let reason = self.users.table().close_reason().unwrap_or(CloseReason::Failed);
+        Poll::Ready(Err(wire::already_closed(reason).into()))
     }
 
     fn call(&mut self, request: Req) -> Self::Future {
