@@ -4,6 +4,7 @@ mod bad_input;
 mod cancel;
 mod compose;
 mod failover;
+mod kinds;
 mod plain_client;
 mod tls_exclusive;
 mod trace;

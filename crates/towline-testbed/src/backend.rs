@@ -5,20 +5,18 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tower_service::Service;
 use towline_codec::ProstCodec;
-use towline_core::Error;
+use towline_core::{Call, Error};
 use towline_proto::{Request, Response};
-use towline_transport::{Correlate, serve_connection};
+use towline_transport::{Correlate, HEADER_ALPN, Listener, Server};
 
 use crate::certs::Certified;
-use crate::faults::{Faults, FaultyCodec};
+use crate::faults::{Faults, FaultyCodec, Stream};
 
 /// Finds the id of echo messages.
 #[derive(Clone, Copy, Debug)]
@@ -63,13 +61,14 @@ impl std::fmt::Debug for Shared {
 }
 
 impl Backend {
-    /// Starts to listen on `address`: over TLS with this certificate, else in the clear.
+    /// Starts to listen on `address`: over TLS with this certificate, where clients may ask for frame headers by ALPN, else
+    /// in the clear.
     ///
     /// # Errors
     ///
     /// When the address cannot be listened on, or certificate and key do not fit.
     pub async fn start(address: &str, certified: Option<&Certified>) -> io::Result<Self> {
-        let acceptor = certified.map(Certified::acceptor).transpose()?;
+        let acceptor = certified.map(|certified| certified.acceptor_with_alpn(&[HEADER_ALPN])).transpose()?;
         let listener = TcpListener::bind(address).await?;
         let shared = Shared { acceptor, faults: Arc::default(), served: Arc::default(), connected: Arc::default() };
         let mut backend = Self { address: listener.local_addr()?, shared, accepting: None };
@@ -119,20 +118,13 @@ impl Backend {
 
     fn serve(&mut self, listener: TcpListener) {
         let shared = self.shared.clone();
-        self.accepting = Some(tokio::spawn(async move {
-            // Dropped with this task, which closes every connection.
-            let mut connections = JoinSet::new();
-            loop {
-                tokio::select! {
-                    accepted = listener.accept() => match accepted {
-                        Ok((stream, _)) => drop(connections.spawn(shared.clone().connection(stream))),
-                        // Out of file descriptors, or a connection that was reset in the queue.
-                        Err(_) => sleep(Duration::from_millis(10)).await,
-                    },
-                    Some(_) = connections.join_next() => {}
-                }
-            }
-        }));
+        let codec = FaultyCodec { inner: ProstCodec::default(), faults: shared.faults.clone() };
+        let echo = Echo { shared: shared.clone() };
+        let listener = listener.with_handshake(move |stream| shared.clone().handshake(stream));
+        let listener = listener.with_header_if(|stream| stream.headed);
+        let server = Server::new(codec).in_flight(1_024).with_header();
+        // Dropped with this task, the server cuts every connection.
+        self.accepting = Some(tokio::spawn(server.serve(listener, echo)));
     }
 }
 
@@ -145,44 +137,26 @@ impl Drop for Backend {
 }
 
 impl Shared {
-    /// Serves one connection until either side ends it. How it ends is the client's business, which the tests see.
-    async fn connection(self, stream: TcpStream) {
+    async fn handshake(self, stream: TcpStream) -> io::Result<Stream> {
         self.connected.fetch_add(1, Ordering::Relaxed);
-        let _ = stream.set_nodelay(true);
-        let Some(acceptor) = self.acceptor.clone() else { return self.requests(stream).await };
-        sleep(self.faults.handshake_delay()).await;
-        if let Ok(stream) = acceptor.accept(stream).await {
-            self.requests(stream).await;
-        }
-    }
-
-    async fn requests<Io: AsyncRead + AsyncWrite + Unpin>(self, io: Io) {
-        let codec = FaultyCodec { inner: ProstCodec::default(), faults: self.faults.clone() };
-        let answered = Arc::new(tokio::sync::Notify::new());
-        let echo = Echo { shared: self.clone(), answered: answered.clone() };
-        tokio::select! {
-            _ = serve_connection(io, codec, echo, 1_024) => {}
-            // A half-sent answer is followed by the end of the connection.
-            () = async {
-                loop {
-                    answered.notified().await;
-                    if self.faults.cuts() {
-                        sleep(Duration::from_millis(5)).await;
-                        return;
-                    }
-                }
-            } => {}
-        }
+        let faults = self.faults;
+        let Some(acceptor) = self.acceptor else {
+            return Ok(Stream { io: Box::new(stream), headed: false, faults, cut: false });
+        };
+        sleep(faults.handshake_delay()).await;
+        let stream = acceptor.accept(stream).await.map_err(io::Error::other)?;
+        let alpn = stream.get_ref().negotiated_alpn().ok().flatten();
+        let headed = alpn.is_some_and(|alpn| alpn == HEADER_ALPN.as_bytes());
+        Ok(Stream { io: Box::new(stream), headed, faults, cut: false })
     }
 }
 
 #[derive(Clone)]
 struct Echo {
     shared: Shared,
-    answered: Arc<tokio::sync::Notify>,
 }
 
-impl Service<Request> for Echo {
+impl Service<Call<Request>> for Echo {
     type Response = Response;
     type Error = Error;
     type Future = std::pin::Pin<Box<dyn Future<Output = Result<Response, Error>> + Send>>;
@@ -191,8 +165,8 @@ impl Service<Request> for Echo {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request) -> Self::Future {
-        let Self { shared, answered } = self.clone();
+    fn call(&mut self, call: Call<Request>) -> Self::Future {
+        let shared = self.shared.clone();
         Box::pin(async move {
             let faults = &shared.faults;
             let delay = faults.answer_delay();
@@ -206,8 +180,8 @@ impl Service<Request> for Echo {
                 return Err(io::Error::other("told to hang up").into());
             }
             shared.served.fetch_add(1, Ordering::Relaxed);
-            answered.notify_one();
-            Ok(Response { id: request.id, payload: request.payload })
+            let Request { id, payload } = call.into_message();
+            Ok(Response { id, payload })
         })
     }
 }

@@ -64,9 +64,19 @@ impl Certified {
     ///
     /// When certificate and key do not fit.
     pub fn acceptor(&self) -> io::Result<tokio_native_tls::TlsAcceptor> {
+        self.acceptor_with_alpn(&[])
+    }
+
+    /// As [`acceptor`](Self::acceptor), accepting these protocols by ALPN.
+    ///
+    /// # Errors
+    ///
+    /// When certificate and key do not fit.
+    pub fn acceptor_with_alpn(&self, protocols: &[&str]) -> io::Result<tokio_native_tls::TlsAcceptor> {
         let identity = native_tls::Identity::from_pkcs8(self.cert_pem.as_bytes(), self.key_pem.as_bytes());
         let mut builder = native_tls::TlsAcceptor::builder(identity.map_err(io::Error::other)?);
         builder.min_protocol_version(Some(native_tls::Protocol::Tlsv12));
+        builder.accept_alpn(protocols);
         Ok(builder.build().map_err(io::Error::other)?.into())
     }
 }

@@ -1,9 +1,14 @@
 //! What a backend does wrong, switched while it runs.
 
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::codec::{Decoder, Encoder};
 use towline_codec::ProstCodec;
 use towline_core::Error;
@@ -72,9 +77,10 @@ impl Faults {
 }
 
 /// The codec of a backend: encodes what the faults make of an answer.
+#[derive(Clone)]
 pub(crate) struct FaultyCodec {
     pub(crate) inner: ProstCodec<Response, Request>,
-    pub(crate) faults: std::sync::Arc<Faults>,
+    pub(crate) faults: Arc<Faults>,
 }
 
 impl Decoder for FaultyCodec {
@@ -102,11 +108,44 @@ impl Encoder<Response> for FaultyCodec {
             dst.put_u32(u32::MAX);
             return Ok(());
         }
-        let before = dst.len();
-        self.inner.encode(response, dst)?;
-        if self.faults.cuts() {
-            dst.truncate(before + (dst.len() - before) / 2);
+        self.inner.encode(response, dst)
+    }
+}
+
+/// A stream of any kind that may break in the middle of an answer.
+pub(crate) struct Stream {
+    pub(crate) io: Box<dyn Io>,
+    /// The client asked for frame headers.
+    pub(crate) headed: bool,
+    pub(crate) faults: Arc<Faults>,
+    pub(crate) cut: bool,
+}
+
+pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+impl AsyncRead for Stream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.cut {
+            return Poll::Ready(Err(io::Error::other("told to cut the answer")));
         }
-        Ok(())
+        self.cut = self.faults.cuts();
+        let most = if self.cut { buf.len() / 2 } else { buf.len() };
+        Pin::new(&mut self.io).poll_write(cx, &buf[..most])
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }

@@ -20,6 +20,11 @@ impl TlsConfig {
         TlsConfigBuilder::default()
     }
 
+    /// Whether this protocol is offered by ALPN.
+    pub fn offers(&self, protocol: &str) -> bool {
+        self.alpn.iter().any(|offered| offered == protocol)
+    }
+
     pub(crate) fn connector(&self) -> &tokio_native_tls::TlsConnector {
         &self.connector
     }

@@ -30,9 +30,9 @@ use std::time::Duration;
 pub use self::correlate::Correlate;
 pub use self::exclusive::{Exclusive, ExclusiveFuture};
 use self::header::Headed;
-pub use self::header::{CallCodec, HeaderLayer, ServerLoad};
+pub use self::header::{CallCodec, HEADER_ALPN, HeaderLayer, ServerLoad};
 pub use self::make::{ExclusiveLayer, IntoConnection, MakeExclusive, MakeFuture};
-pub use self::server::{Handshaking, Listener, Server, serve_connection};
+pub use self::server::{Choosing, Handshaking, HeaderChoice, Listener, Server, serve_connection};
 pub use self::shared::{
     Correlated, MakeShared, MultiplexedLayer, Ordered, PipelinedLayer, Shared, SharedConfig, SharedFuture, SharedLayer,
     WithHeader,

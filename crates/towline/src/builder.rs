@@ -15,17 +15,17 @@ use towline_balance::{BalanceBuilder, fixed};
 use towline_connect::{ConnectDeadlineLayer, TcpConnector};
 use towline_core::{
     BoxError, Endpoint, EndpointKey, Error, Observer, Observers, Phase, ReadyCall, SessionKey, SharedExecutor, Target,
-    TokioExecutor, UnwrapCall,
+    TokioExecutor,
 };
 use towline_pool::PoolBuilder;
 use towline_retry::RetryLayer;
 use towline_sticky::Rendezvous;
 use towline_timeout::DeadlineLayer;
-use towline_transport::{Correlate, ExclusiveLayer, MultiplexedLayer};
+use towline_transport::{Correlate, SharedConfig};
 
-use crate::client::{Client, ClientPool, MayRepeat, Pooled, Prepare, Who};
+use crate::client::{Client, ClientPool, MayRepeat, Prepare, Who};
 use crate::codec_box::{BoxCodec, MessageCodec};
-use crate::connection::{BoxIo, Connection, Dial};
+use crate::connection::{BoxIo, Connecting, Dial, Headers, Kind};
 
 /// What discovery yields to a client.
 type Discovered = Result<Change<EndpointKey, Endpoint>, Error>;
@@ -49,6 +49,8 @@ pub struct ClientBuilder<Req, Res> {
     connect: Option<Dial<BoxIo>>,
     connect_deadline: Duration,
     kind: Kind<Req, Res>,
+    headers: Headers,
+    connection: SharedConfig,
     pool: PoolBuilder,
     retry: RetryLayer,
     deadline: Duration,
@@ -67,10 +69,6 @@ enum Encryption {
     Plaintext,
 }
 
-/// Makes connections of one kind over streams.
-type Kind<Req, Res> =
-    Arc<dyn Fn(Dial<BoxIo>, BoxCodec<Req, Res>, SharedExecutor) -> Dial<Pooled<Req, Res>> + Send + Sync>;
-
 impl<Req, Res> ClientBuilder<Req, Res>
 where
     Req: Send + 'static,
@@ -84,9 +82,9 @@ where
             encryption: Encryption::Default,
             connect: None,
             connect_deadline: Duration::from_secs(5),
-            kind: Arc::new(|connect, codec, _executor| {
-                erase(ExclusiveLayer::new(codec).layer(connect), Connection::Exclusive)
-            }),
+            kind: Kind::Exclusive,
+            headers: Headers::None,
+            connection: SharedConfig::default(),
             pool: PoolBuilder::new(),
             retry: RetryLayer::new(),
             deadline: Duration::from_secs(30),
@@ -187,10 +185,36 @@ where
 
     /// Sends many calls over one connection, matched by `correlate`, instead of one at a time.
     pub fn multiplexed(mut self, correlate: impl Correlate<Req, Res> + Clone + Sync) -> Self {
-        self.kind = Arc::new(move |connect, codec, executor| {
-            let layer = MultiplexedLayer::new(codec, correlate.clone()).with_executor(executor);
-            erase(layer.layer(connect), Connection::Shared)
-        });
+        self.kind = Kind::multiplexed(correlate);
+        self
+    }
+
+    /// Sends many calls over one connection to servers that answer in the order of requests.
+    pub fn pipelined(mut self) -> Self {
+        self.kind = Kind::Pipelined;
+        self
+    }
+
+    /// Sends a [frame header](towline_transport::HeaderLayer) with each message: calls share connections without an id of
+    /// their own, their deadlines go along, servers learn of calls that are given up and can ask for no more. Servers
+    /// must be set to use it as well.
+    pub fn with_header(mut self) -> Self {
+        self.headers = Headers::All;
+        self
+    }
+
+    /// Uses a [frame header](towline_transport::HeaderLayer) with servers that agree to it by ALPN, and what is set
+    /// beside with the others. The TLS configuration must [offer](towline_tls::TlsConfigBuilder::alpn)
+    /// [`HEADER_ALPN`](towline_transport::HEADER_ALPN).
+    #[cfg(feature = "tls")]
+    pub fn header_by_alpn(mut self) -> Self {
+        self.headers = Headers::ByAlpn;
+        self
+    }
+
+    /// Settings of connections that calls share. Of these only the write timeout concerns exclusive ones.
+    pub fn connection(mut self, config: SharedConfig) -> Self {
+        self.connection = config;
         self
     }
 
@@ -256,6 +280,8 @@ where
             connect,
             connect_deadline,
             kind,
+            headers,
+            connection,
             pool,
             retry,
             deadline,
@@ -289,9 +315,19 @@ where
             _ => {}
         }
 
+        #[cfg(feature = "tls")]
+        if headers == Headers::ByAlpn && !encryption.offers(towline_transport::HEADER_ALPN) {
+            return Err(refused(
+                "header_by_alpn() needs a tls() configuration that offers HEADER_ALPN: see TlsConfigBuilder::alpn",
+            ));
+        }
         let tcp = connect.unwrap_or_else(|| boxed(TcpConnector::new()));
-        let stream = boxed(ConnectDeadlineLayer::new(connect_deadline).layer(encryption.over(tcp)?));
-        let make = kind(stream, codec, executor.clone());
+        let stream = ConnectDeadlineLayer::new(connect_deadline).layer(encryption.over(tcp)?);
+        let connecting = Arc::new(Connecting { codec, kind, headers, config: connection, executor: executor.clone() });
+        let make = Dial::new(move |target| {
+            let (stream, connecting) = (ReadyCall::new(stream.clone(), target), connecting.clone());
+            Box::pin(async move { connecting.connection(stream.await?) })
+        });
         let pool: ClientPool<Req, Res> = pool.observers(observers.clone()).executor(executor.clone()).build(make)?;
 
         let policy = Rendezvous::new().observers(observers.clone());
@@ -306,11 +342,26 @@ where
 }
 
 impl Encryption {
+    #[cfg(feature = "tls")]
+    fn offers(&self, protocol: &str) -> bool {
+        matches!(self, Self::Tls(config) if config.offers(protocol))
+    }
+
     fn over(self, connect: Dial<BoxIo>) -> Result<Dial<BoxIo>, Error> {
         match self {
             Self::Plaintext => Ok(connect),
             #[cfg(feature = "tls")]
-            Self::Tls(config) => Ok(boxed(towline_tls::TlsLayer::new(config).layer(connect))),
+            Self::Tls(config) => {
+                let connector = towline_tls::TlsLayer::new(config).layer(connect);
+                Ok(Dial::new(move |target| {
+                    let connecting = ReadyCall::new(connector.clone(), target);
+                    Box::pin(async move {
+                        let stream = connecting.await?;
+                        let alpn = stream.negotiated_alpn();
+                        Ok(BoxIo::negotiated(stream, alpn))
+                    })
+                }))
+            }
             #[cfg(feature = "tls")]
             Self::Default => Self::Tls(towline_tls::TlsConfig::builder().build()?).over(connect),
             #[cfg(not(feature = "tls"))]
@@ -336,21 +387,6 @@ where
     Dial::new(move |target| {
         let connecting = ReadyCall::new(connector.clone(), target);
         Box::pin(async move { connecting.await.map(BoxIo::new).map_err(Error::unreachable) })
-    })
-}
-
-/// Whatever makes connections, as a dial for what the pool keeps.
-fn erase<M, Req, Res>(make: M, kind: fn(M::Response) -> Connection<Req, Res>) -> Dial<Pooled<Req, Res>>
-where
-    M: Service<Target, Error = Error> + Clone + Send + Sync + 'static,
-    M::Response: 'static,
-    M::Future: Send + 'static,
-    Req: 'static,
-    Res: 'static,
-{
-    Dial::new(move |target| {
-        let connecting = ReadyCall::new(make.clone(), target);
-        Box::pin(async move { connecting.await.map(|connection| UnwrapCall::new(kind(connection))) })
     })
 }
 

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use futures_util::future::join_all;
 use tower_service::Service;
 use towline_balance::{Balance, EndpointView};
-use towline_core::{Call, EndpointKey, Error, HasContext, Room, SessionKey, Target, UnwrapCall};
+use towline_core::{Call, EndpointKey, Error, HasContext, Room, SessionKey, Target};
 use towline_pool::{Handle, Pool, Stats};
 use towline_retry::Retry;
 use towline_sticky::RendezvousPicker;
@@ -19,7 +19,7 @@ use crate::connection::{Connection, Dial};
 use crate::span::CallSpan;
 
 /// What the pool keeps.
-pub(crate) type Pooled<Req, Res> = UnwrapCall<Connection<Req, Res>>;
+pub(crate) type Pooled<Req, Res> = Connection<Req, Res>;
 pub(crate) type ClientPool<Req, Res> = Pool<Dial<Pooled<Req, Res>>, Target>;
 type Balanced<Req, Res> = Balance<Handle<Pooled<Req, Res>>, RendezvousPicker>;
 type Stack<Req, Res> = Deadline<Retry<Balanced<Req, Res>>>;

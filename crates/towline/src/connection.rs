@@ -1,4 +1,4 @@
-//! What the client's pool keeps: a connection of either kind, over any stream.
+//! What the client's pool keeps: a connection of any kind, over any stream.
 //!
 //! Streams, codecs and dials are boxed: once per connection, never per call.
 
@@ -10,13 +10,22 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tower_service::Service;
-use towline_core::{CloseReason, Error, Poolable, Rejected, Sharing, State, Target};
-use towline_transport::{Exclusive, ExclusiveFuture, Shared, SharedFuture};
+use towline_core::{
+    Call, CloseReason, Error, Poolable, Rejected, SharedExecutor, Sharing, State, Target, UnwrapCall, UnwrapCallFuture,
+};
+use towline_transport::{
+    Correlate, Exclusive, ExclusiveFuture, ExclusiveLayer, HEADER_ALPN, HeaderLayer, IntoConnection, MultiplexedLayer,
+    PipelinedLayer, Shared, SharedConfig, SharedFuture,
+};
 
 use crate::codec_box::BoxCodec;
 
 /// A stream of any kind.
-pub(crate) struct BoxIo(Box<dyn Io>);
+pub(crate) struct BoxIo {
+    io: Box<dyn Io>,
+    /// What both sides agreed on by ALPN.
+    alpn: Option<Vec<u8>>,
+}
 
 trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 
@@ -24,27 +33,31 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 impl BoxIo {
     pub(crate) fn new(io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
-        Self(Box::new(io))
+        Self::negotiated(io, None)
+    }
+
+    pub(crate) fn negotiated(io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, alpn: Option<Vec<u8>>) -> Self {
+        Self { io: Box::new(io), alpn }
     }
 }
 
 impl AsyncRead for BoxIo {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
+        Pin::new(&mut self.io).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for BoxIo {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
+        Pin::new(&mut self.io).poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.io).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 
     fn poll_write_vectored(
@@ -52,18 +65,98 @@ impl AsyncWrite for BoxIo {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(cx, bufs)
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        self.io.is_write_vectored()
     }
 }
 
-/// A connection of either kind.
+/// How connections find the answers to their calls.
+pub(crate) enum Kind<Req, Res> {
+    Exclusive,
+    Pipelined,
+    Multiplexed(Multiplexing<Req, Res>),
+}
+
+/// Makes a multiplexed connection, whatever its correlation is.
+pub(crate) type Multiplexing<Req, Res> = Box<
+    dyn Fn(BoxIo, BoxCodec<Req, Res>, SharedConfig, SharedExecutor) -> Result<Shared<Req, Res>, Error> + Send + Sync,
+>;
+
+impl<Req: Send + 'static, Res: Send + 'static> Kind<Req, Res> {
+    pub(crate) fn multiplexed(correlate: impl Correlate<Req, Res> + Clone + Sync) -> Self {
+        Self::Multiplexed(Box::new(move |io, codec, config, executor| {
+            let layer = MultiplexedLayer::new(codec, correlate.clone());
+            layer.with_config(config).with_executor(executor).connection(io)
+        }))
+    }
+}
+
+/// Which connections have a frame header.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Headers {
+    None,
+    All,
+    /// Those whose server agreed to it.
+    #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "there is no ALPN without TLS"))]
+    ByAlpn,
+}
+
+/// What makes a stream a connection.
+pub(crate) struct Connecting<Req, Res> {
+    pub(crate) codec: BoxCodec<Req, Res>,
+    pub(crate) kind: Kind<Req, Res>,
+    pub(crate) headers: Headers,
+    pub(crate) config: SharedConfig,
+    pub(crate) executor: SharedExecutor,
+}
+
+impl<Req: Send + 'static, Res: Send + 'static> Connecting<Req, Res> {
+    pub(crate) fn connection(&self, io: BoxIo) -> Result<Connection<Req, Res>, Error> {
+        let Self { codec, kind, headers, config, executor } = self;
+        let (codec, executor) = (codec.clone(), executor.clone());
+        let has_header = match headers {
+            Headers::None => false,
+            Headers::All => true,
+            Headers::ByAlpn => io.alpn.as_deref() == Some(HEADER_ALPN.as_bytes()),
+        };
+        if has_header {
+            let layer = HeaderLayer::carried(codec).with_config(*config).with_executor(executor);
+            return layer.connection(io).map(Connection::Headed);
+        }
+        match kind {
+            Kind::Exclusive => {
+                let layer = ExclusiveLayer::new(codec).write_timeout(config.write_timeout_limit());
+                Ok(Connection::Exclusive(UnwrapCall::new(layer.connection(io)?)))
+            }
+            Kind::Pipelined => {
+                let layer = PipelinedLayer::new(codec).with_config(*config).with_executor(executor);
+                Ok(Connection::Shared(UnwrapCall::new(layer.connection(io)?)))
+            }
+            Kind::Multiplexed(make) => Ok(Connection::Shared(UnwrapCall::new(make(io, codec, *config, executor)?))),
+        }
+    }
+}
+
+/// A connection of any kind.
 pub(crate) enum Connection<Req, Res> {
-    Exclusive(Exclusive<BoxIo, BoxCodec<Req, Res>>),
-    Shared(Shared<Req, Res>),
+    Exclusive(UnwrapCall<Exclusive<BoxIo, BoxCodec<Req, Res>>>),
+    Shared(UnwrapCall<Shared<Req, Res>>),
+    /// Takes the whole call, whose deadline goes into the header.
+    Headed(Shared<Call<Req>, Res>),
+}
+
+/// Whatever the kind, the same.
+macro_rules! each {
+    ($self:expr, $connection:ident => $do:expr) => {
+        match $self {
+            Connection::Exclusive($connection) => $do,
+            Connection::Shared($connection) => $do,
+            Connection::Headed($connection) => $do,
+        }
+    };
 }
 
 impl<Req, Res> Poolable for Connection<Req, Res>
@@ -72,57 +165,44 @@ where
     Res: Send + 'static,
 {
     fn sharing(&self) -> Sharing {
-        match self {
-            Self::Exclusive(connection) => connection.sharing(),
-            Self::Shared(connection) => connection.sharing(),
-        }
+        each!(self, connection => connection.sharing())
     }
 
     fn poll_change(&mut self, seen: State, cx: &mut Context<'_>) -> Poll<State> {
-        match self {
-            Self::Exclusive(connection) => connection.poll_change(seen, cx),
-            Self::Shared(connection) => connection.poll_change(seen, cx),
-        }
+        each!(self, connection => connection.poll_change(seen, cx))
     }
 
     fn share(&self) -> Option<Self> {
         match self {
             Self::Exclusive(_) => None,
             Self::Shared(connection) => connection.share().map(Self::Shared),
+            Self::Headed(connection) => connection.share().map(Self::Headed),
         }
     }
 
     fn trim(&mut self) {
-        match self {
-            Self::Exclusive(connection) => connection.trim(),
-            Self::Shared(connection) => connection.trim(),
-        }
+        each!(self, connection => connection.trim());
     }
 
     fn close_reason(&self) -> CloseReason {
-        match self {
-            Self::Exclusive(connection) => connection.close_reason(),
-            Self::Shared(connection) => connection.close_reason(),
-        }
+        each!(self, connection => connection.close_reason())
     }
 }
 
-impl<Req: 'static, Res: 'static> Service<Req> for Connection<Req, Res> {
+impl<Req: 'static, Res: 'static> Service<Call<Req>> for Connection<Req, Res> {
     type Response = Res;
-    type Error = Rejected<Req>;
+    type Error = Rejected<Call<Req>>;
     type Future = ConnectionFuture<Req, Res>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        match self {
-            Self::Exclusive(connection) => connection.poll_ready(cx),
-            Self::Shared(connection) => connection.poll_ready(cx),
-        }
+        each!(self, connection => Service::<Call<Req>>::poll_ready(connection, cx))
     }
 
-    fn call(&mut self, request: Req) -> Self::Future {
+    fn call(&mut self, call: Call<Req>) -> Self::Future {
         match self {
-            Self::Exclusive(connection) => ConnectionFuture::Exclusive { call: connection.call(request) },
-            Self::Shared(connection) => ConnectionFuture::Shared { call: connection.call(request) },
+            Self::Exclusive(connection) => ConnectionFuture::Exclusive { call: connection.call(call) },
+            Self::Shared(connection) => ConnectionFuture::Shared { call: connection.call(call) },
+            Self::Headed(connection) => ConnectionFuture::Headed { call: connection.call(call) },
         }
     }
 }
@@ -130,18 +210,20 @@ impl<Req: 'static, Res: 'static> Service<Req> for Connection<Req, Res> {
 pin_project_lite::pin_project! {
     #[project = CallProj]
     pub(crate) enum ConnectionFuture<Req, Res> {
-        Exclusive { #[pin] call: ExclusiveFuture<BoxIo, BoxCodec<Req, Res>, Req> },
-        Shared { #[pin] call: SharedFuture<Req, Res> },
+        Exclusive { #[pin] call: UnwrapCallFuture<ExclusiveFuture<BoxIo, BoxCodec<Req, Res>, Req>, Req> },
+        Shared { #[pin] call: UnwrapCallFuture<SharedFuture<Req, Res>, Req> },
+        Headed { #[pin] call: SharedFuture<Call<Req>, Res> },
     }
 }
 
 impl<Req: 'static, Res: 'static> Future for ConnectionFuture<Req, Res> {
-    type Output = Result<Res, Rejected<Req>>;
+    type Output = Result<Res, Rejected<Call<Req>>>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project() {
             CallProj::Exclusive { call } => call.poll(cx),
             CallProj::Shared { call } => call.poll(cx),
+            CallProj::Headed { call } => call.poll(cx),
         }
     }
 }

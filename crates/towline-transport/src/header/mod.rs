@@ -41,6 +41,9 @@ use towline_core::{Error, Kind, Phase};
 pub(crate) use self::client::Headed;
 pub use self::layer::{CallCodec, HeaderLayer};
 
+/// What both sides call frames with a header of this version when they choose it by ALPN.
+pub const HEADER_ALPN: &str = "towline/1";
+
 pub(crate) const LEN: usize = 16;
 const VERSION: u8 = 0xa1;
 

@@ -1,6 +1,8 @@
 //! Where connections come from.
 
+use std::fmt;
 use std::io;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -17,6 +19,22 @@ pub trait Listener: Send {
     /// The next connection. An error concerns one connection or one moment: the server goes on after a pause.
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Self::Handshake>>;
 
+    /// What tells, of a connection that has shaken hands, whether it uses a frame header. `None`, the default, when the
+    /// [server](crate::Server) is set to use one or not.
+    fn header_choice(&self) -> Option<HeaderChoice<Self::Io>> {
+        None
+    }
+
+    /// Lets each connection have a frame header or not, as `choose` says after its handshake: by ALPN, see
+    /// [`HEADER_ALPN`](crate::HEADER_ALPN). The server is to be set [`with_header`](crate::Server::with_header); the
+    /// contexts of requests that come without one are empty.
+    fn with_header_if(self, choose: impl Fn(&Self::Io) -> bool + Send + Sync + 'static) -> Choosing<Self>
+    where
+        Self: Sized,
+    {
+        Choosing { choose: Arc::new(choose), listener: self }
+    }
+
     /// Shakes hands with each accepted connection, within the server's handshake timeout.
     fn with_handshake<F, Fut, Io>(self, handshake: F) -> Handshaking<Self, F>
     where
@@ -26,6 +44,34 @@ pub trait Listener: Send {
         Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         Handshaking { listener: self, handshake }
+    }
+}
+
+/// See [`Listener::header_choice`].
+pub type HeaderChoice<Io> = Arc<dyn Fn(&Io) -> bool + Send + Sync>;
+
+/// See [`Listener::with_header_if`].
+pub struct Choosing<L: Listener> {
+    listener: L,
+    choose: HeaderChoice<L::Io>,
+}
+
+impl<L: Listener + fmt::Debug> fmt::Debug for Choosing<L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Choosing").field("listener", &self.listener).finish_non_exhaustive()
+    }
+}
+
+impl<L: Listener> Listener for Choosing<L> {
+    type Io = L::Io;
+    type Handshake = L::Handshake;
+
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Self::Handshake>> {
+        self.listener.poll_accept(cx)
+    }
+
+    fn header_choice(&self) -> Option<HeaderChoice<Self::Io>> {
+        Some(self.choose.clone())
     }
 }
 

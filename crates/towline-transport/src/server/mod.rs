@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 use towline_core::{BoxError, Call, Error};
 
-pub use self::listener::{Handshaking, Listener};
+pub use self::listener::{Choosing, Handshaking, HeaderChoice, Listener};
 use self::session::{Format, Session, SessionConfig};
 use crate::ServerLoad;
 
@@ -194,6 +194,7 @@ impl<C: Decoder, Req> Server<C, Req> {
         // Dropped with this future, which cuts every connection.
         let mut sessions = JoinSet::new();
         let mut stop = std::pin::pin!(stop);
+        let header = listener.header_choice();
         loop {
             let full = sessions.len() >= limits.connections;
             tokio::select! {
@@ -202,11 +203,12 @@ impl<C: Decoder, Req> Server<C, Req> {
                 accepted = std::future::poll_fn(|cx| listener.poll_accept(cx)), if !full => match accepted {
                     Ok(handshake) => {
                         let (codec, format, service) = (codec.clone(), format.clone(), service.clone());
-                        let (config, stopping) = (limits.session.clone(), stopping.clone());
+                        let (config, stopping, header) = (limits.session.clone(), stopping.clone(), header.clone());
                         let patience = limits.handshake_timeout;
                         sessions.spawn(async move {
                             // How a connection ends is its client's business, which learns of it by itself.
                             if let Ok(Ok(io)) = timeout(patience, handshake).await {
+                                let format = format.for_connection(header.map(|choose| choose(&io)));
                                 let _ended = Session::new(io, codec, service, format, config).run(&stopping).await;
                             }
                         });

@@ -65,6 +65,11 @@ impl<M> Format<M, Call<M>> {
 }
 
 impl<M, Req> Format<M, Req> {
+    /// What one connection has, when that was chosen for it.
+    pub(super) fn for_connection(self, header: Option<bool>) -> Self {
+        Self { header: header.unwrap_or(self.header), ..self }
+    }
+
     fn load(&self) -> ServerLoad {
         match &self.load {
             Some(load) => load(),

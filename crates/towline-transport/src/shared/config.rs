@@ -80,6 +80,11 @@ impl SharedConfig {
         self
     }
 
+    /// The [write timeout](Self::write_timeout) that is set.
+    pub fn write_timeout_limit(&self) -> Duration {
+        self.write_timeout
+    }
+
     /// How long the goodbye may take after the last handle is dropped; 1 second by default.
     #[must_use]
     pub fn shutdown_timeout(mut self, limit: Duration) -> Self {
