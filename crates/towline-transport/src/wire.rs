@@ -19,7 +19,7 @@ use towline_core::{BoxError, CloseReason, Error, Kind, Phase, Sent};
 use crate::alarm::Alarm;
 
 /// The room that a read is given at first; it doubles with each read that fills it.
-const LEAST_ROOM: usize = 512;
+const LEAST_ROOM: usize = 256;
 const MOST_ROOM: usize = 64 * 1024;
 /// A buffer that is larger is given back as soon as it is empty.
 const KEEP: usize = 16 * MOST_ROOM;
@@ -400,7 +400,7 @@ mod tests {
         let (mut wire, script) = wire();
         script.deliver(vec![0; 1 << 20]);
         assert_eq!(read(&mut wire, 1_024), 1_024);
-        assert_eq!(wire.room, MOST_ROOM);
+        assert_eq!(wire.room, MOST_ROOM, "doubled with each read");
         assert!(wire.read.capacity() <= KEEP);
     }
 

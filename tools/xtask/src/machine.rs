@@ -55,6 +55,11 @@ impl Machine {
     pub(crate) fn features(&self) -> &'static [&'static str] {
         if self.vendored { &["--features", "towline-tls/vendored,towline-testbed/vendored"] } else { &[] }
     }
+
+    /// Cargo's arguments for a package whose `feature` builds OpenSSL from source.
+    pub(crate) fn feature_of<'a>(&self, feature: &'a str) -> Vec<&'a str> {
+        if self.vendored { vec!["--features", feature] } else { Vec::new() }
+    }
 }
 
 fn has_openssl_headers() -> bool {

@@ -18,6 +18,8 @@ cargo xtask COMMAND
   lint     format, clippy with warnings as errors on all targets and features
   docs     builds the documentation with warnings as errors
   msrv     checks the library crates with the oldest supported compiler, if rustup has it
+  bench    bench [echo] [tls] [memory] [instructions] [head-to-head] [--json] [--quick] [--docs]: towline beside its
+           peers; --quick ends within two minutes once it is built, --docs writes docs/benchmarks.md
   soak     soak transport: ten million calls against a server without manners (minutes)
   model    checks the hand-off between callers and connections in every interleaving (minutes; --quick: in most)
   fuzz     fuzz [frames] [prost_codec] [shared] [--seconds N] [--merge]: 15 minutes each unless told otherwise;
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
         Some("docs") => docs(),
         Some("msrv") => msrv(),
         Some("soak") => soak(std::env::args().nth(2).as_deref()),
+        Some("bench") => bench(),
         Some("fuzz") => fuzz::fuzz(std::env::args().skip(2)),
         Some("model") => model(std::env::args().nth(2).as_deref()),
         Some("proto") => proto(),
@@ -97,6 +100,13 @@ fn msrv() -> Result<(), String> {
     ];
     let packages = libraries.iter().flat_map(|library| ["--package", *library]);
     run(Command::new("rustup").args(["run", MSRV, "cargo", "check", "--lib"]).args(packages))
+}
+
+fn bench() -> Result<(), String> {
+    let machine = Machine::look()?;
+    let mut bench = cargo(&["run", "--release", "--locked", "--quiet", "--manifest-path", "tools/bench/Cargo.toml"]);
+    bench.args(["--target-dir", "target/bench"]).args(machine.feature_of("vendored"));
+    run(bench.arg("--").args(std::env::args().skip(2)))
 }
 
 fn model(option: Option<&str>) -> Result<(), String> {

@@ -144,6 +144,9 @@ where
         codec.encode(request, dst).map_err(unencodable)?;
         let index = self.bits.index(id);
         if self.originals.len() <= index {
+            if index == 0 {
+                self.originals.reserve_exact(1);
+            }
             self.originals.resize_with(index + 1, || None);
         }
         self.originals[index] = Some((id, original));

@@ -129,6 +129,9 @@ where
                 return true;
             }
             let now = *now.get_or_insert_with(Instant::now);
+            if batch.capacity() == 0 {
+                batch.reserve_exact(1);
+            }
             table.take(BATCH.min(dialect.window()), now, batch);
         }
     }
@@ -162,7 +165,12 @@ where
         let mut end = Ok(true);
         while answers.len() < ANSWERS {
             match wire.poll_next(cx, |src, eof| dialect.decode(codec, src, eof)) {
-                Poll::Ready(Ok(Incoming::Message(heard))) => answers.push(heard),
+                Poll::Ready(Ok(Incoming::Message(heard))) => {
+                    if answers.capacity() == 0 {
+                        answers.reserve_exact(1);
+                    }
+                    answers.push(heard);
+                }
                 Poll::Ready(Ok(Incoming::End)) => {
                     end = Err(ended_before_answer());
                     break;

@@ -8,9 +8,13 @@ use towline_core::sync::after;
 use super::config::Ping;
 use crate::alarm::Alarm;
 
+/// One pointer for the many connections that do not ping.
 #[derive(Debug)]
-pub(super) struct Pings {
-    config: Option<Ping>,
+pub(super) struct Pings(Option<Box<Watch>>);
+
+#[derive(Debug)]
+struct Watch {
+    config: Ping,
     alarm: Alarm,
     heard: Instant,
     /// A ping is unanswered since.
@@ -28,42 +32,49 @@ pub(super) enum Due {
 
 impl Pings {
     pub(super) fn new(config: Option<Ping>) -> Self {
-        Self { config, alarm: Alarm::default(), heard: Instant::now(), asked: None }
+        Self(config.map(|config| {
+            let (alarm, heard) = (Alarm::default(), Instant::now());
+            Box::new(Watch { config, alarm, heard, asked: None })
+        }))
     }
 
     /// The peer said something, whatever it was.
     pub(super) fn heard(&mut self) {
-        if self.config.is_some() {
-            (self.heard, self.asked) = (Instant::now(), None);
+        let Some(watch) = &mut self.0 else { return };
+        watch.heard = Instant::now();
+        if watch.asked.take().is_some() {
+            watch.alarm.put_away();
         }
     }
 
     /// A ping was sent; or never will be, because the dialect has none.
     pub(super) fn asked(&mut self, asked: bool) {
-        if asked {
-            self.asked = Some(Instant::now());
-        } else {
-            self.config = None;
+        match &mut self.0 {
+            Some(watch) if asked => {
+                watch.asked = Some(Instant::now());
+                watch.alarm.put_away();
+            }
+            _ => self.0 = None,
         }
     }
 
     /// What is due now; wakes the task when something may be.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Due> {
-        let Some(Ping { every, timeout }) = self.config else { return Poll::Pending };
+        let Some(watch) = &mut self.0 else { return Poll::Pending };
         loop {
-            let (due, at) = match self.asked {
-                Some(asked) => (Due::Dead, after(asked, timeout)),
-                None => (Due::Ask, after(self.heard, every)),
+            let (due, at) = match watch.asked {
+                Some(asked) => (Due::Dead, after(asked, watch.config.timeout)),
+                None => (Due::Ask, after(watch.heard, watch.config.every)),
             };
             if Instant::now() >= at {
                 return Poll::Ready(due);
             }
-            // Set anew only when it rings: it may ring early, because the peer was heard since, but never late,
-            // as long as a ping's timeout sets it anew.
-            if !self.alarm.is_set() || self.asked.is_some() {
-                self.alarm.set(at);
+            // An alarm that is set may ring early, because the peer was heard since, and is then set anew: so it need
+            // not be whenever the peer is heard.
+            if !watch.alarm.is_set() {
+                watch.alarm.set(at);
             }
-            if self.alarm.poll(cx).is_pending() {
+            if watch.alarm.poll(cx).is_pending() {
                 return Poll::Pending;
             }
         }

@@ -241,7 +241,13 @@ impl<Req, Res> Table<Req, Res> {
         let entry = Entry { id, stage: Stage::Queued(request), waker: Some(waker.clone()), epoch: self.epoch };
         match self.entries.get_mut(index) {
             Some(vacant) => *vacant = entry,
-            None => self.entries.push(entry),
+            None => {
+                if index == 0 {
+                    // Many connections never carry more than one call at once.
+                    self.entries.reserve_exact(1);
+                }
+                self.entries.push(entry);
+            }
         }
         self.queue.push_back(id);
         let alone = self.in_flight == 0;

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use serde::{Deserialize, Serialize};
 use tokio_util::codec::Framed;
+use towline_core::Poolable;
 use towline_proto::{Request, Response};
 
 use super::{Bench, runtime};
@@ -110,7 +111,7 @@ fn hold_over<D: Dial>(dial: &D, peer: &str, connections: usize) -> Result<Cost> 
     match peer {
         "floor-tcp" | "floor-tls" => idle(connections, async || bare(dial.by_hand().await?).await),
         "framed" => idle(connections, async || framed(dial.by_hand().await?).await),
-        "towline-exclusive" => idle(connections, async || greeted(towline::exclusive(dial.ours().await?)).await),
+        "towline-exclusive" => idle(connections, async || trimmed(towline::exclusive(dial.ours().await?)).await),
         "towline-multiplexed" => idle(connections, async || greeted(towline::multiplexed(dial.ours().await?)).await),
         peer => bail!("no row {peer:?}"),
     }
@@ -127,6 +128,13 @@ fn check(answer: &Response) -> Result<()> {
 
 async fn greeted<C: Caller>(mut caller: C) -> Result<C> {
     check(&caller.call(hello()).await?)?;
+    Ok(caller)
+}
+
+/// What a pool does with an exclusive connection that has been idle for a second.
+async fn trimmed<C: Caller + Poolable>(caller: C) -> Result<C> {
+    let mut caller = greeted(caller).await?;
+    caller.trim();
     Ok(caller)
 }
 
