@@ -25,7 +25,8 @@ cargo xtask COMMAND
   fuzz     fuzz [frames] [prost_codec] [shared] [--seconds N] [--merge]: 15 minutes each unless told otherwise;
            --merge keeps what earlier runs found in tools/fuzz/corpus
   proto    writes the code generated from proto/echo.proto anew
-  ci       lint, test, docs, demo: what .ci/run runs";
+  tools    format and clippy in the workspaces under tools/, seconds of each fuzzer, the quick model
+  ci       lint, test, docs, demo, tools: what .ci/run runs";
 
 fn main() -> ExitCode {
     let command = std::env::args().nth(1);
@@ -40,7 +41,8 @@ fn main() -> ExitCode {
         Some("fuzz") => fuzz::fuzz(std::env::args().skip(2)),
         Some("model") => model(std::env::args().nth(2).as_deref()),
         Some("proto") => proto(),
-        Some("ci") => lint().and_then(|()| test()).and_then(|()| docs()).and_then(|()| demo()),
+        Some("tools") => tools(),
+        Some("ci") => [lint, test, docs, demo, tools].into_iter().try_for_each(|step| step()),
         Some("help" | "--help" | "-h") => {
             println!("{HELP}");
             Ok(())
@@ -100,6 +102,20 @@ fn msrv() -> Result<(), String> {
     ];
     let packages = libraries.iter().flat_map(|library| ["--package", *library]);
     run(Command::new("rustup").args(["run", MSRV, "cargo", "check", "--lib"]).args(packages))
+}
+
+/// The workspaces that nobody else builds: else they would rot.
+fn tools() -> Result<(), String> {
+    let machine = Machine::look()?;
+    for (tool, features) in [("bench", machine.feature_of("vendored")), ("fuzz", vec![]), ("model", vec![])] {
+        let (manifest, target) = (format!("tools/{tool}/Cargo.toml"), format!("target/{tool}"));
+        let manifest = ["--manifest-path", manifest.as_str()];
+        run(cargo(&["fmt", "--check"]).args(manifest))?;
+        let mut clippy = cargo(&["clippy", "--locked", "--all-targets", "--target-dir", &target]);
+        run(clippy.args(manifest).args(features).args(["--", "-D", "warnings"]))?;
+    }
+    fuzz::fuzz(["--seconds", "10"].map(str::to_owned).into_iter())?;
+    model(Some("--quick"))
 }
 
 fn bench() -> Result<(), String> {
