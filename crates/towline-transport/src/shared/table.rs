@@ -309,7 +309,6 @@ impl<Req, Res> Table<Req, Res> {
             }
             Stage::Done(result) => effects.dropped.push(result),
         }
-        left.tell |= self.is_drained(); // It may have begun to drain just now.
         // Ids of callers who left stay queued until they are passed over; a stalled writer must not make them pile up.
         if self.queue.len() > 2 * self.in_flight + 32 {
             let (entries, bits) = (&self.entries, self.bits);
