@@ -148,9 +148,12 @@ where
         if state != seen {
             return Poll::Ready(state);
         }
-        if state == State::Busy {
-            shared.watcher = Some(cx.waker().clone());
-        }
+        let before = match state {
+            State::Busy => shared.watcher.replace(cx.waker().clone()),
+            _ => None, // The stream wakes whoever watches an idle connection.
+        };
+        drop(shared); // A waker's destructor is foreign.
+        drop(before);
         Poll::Pending
     }
 
@@ -302,7 +305,8 @@ where
 
 impl<Io, C, Req> Drop for ExclusiveFuture<Io, C, Req> {
     fn drop(&mut self) {
-        if let Stage::Encode(_) | Stage::Done = self.stage {
+        // A request that is gone and not yet encoded: the codec panicked, and may have left a part of it behind.
+        if let Stage::Encode(Some(_)) | Stage::Done = self.stage {
             return;
         }
         let watcher = self.shared.lock().end_call(Life::Closed(CloseReason::Dirty));

@@ -28,7 +28,8 @@ const KEEP: usize = 16 * MOST_ROOM;
 const HELD_BACK: u64 = 16 * 1024;
 
 pub(crate) struct Wire<Io> {
-    io: Io,
+    /// Until it is hung up.
+    io: Option<Io>,
     read: BytesMut,
     room: usize,
     write: BytesMut,
@@ -37,6 +38,8 @@ pub(crate) struct Wire<Io> {
     /// Up to where in the stream bytes can have left.
     attempted: u64,
     flushed: bool,
+    /// Bytes that came.
+    received: u64,
 }
 
 /// What the next read brought.
@@ -53,7 +56,7 @@ where
 {
     pub(crate) fn new(io: Io) -> Self {
         let (read, write) = (BytesMut::new(), BytesMut::new());
-        Self { io, read, room: LEAST_ROOM, write, written: 0, attempted: 0, flushed: true }
+        Self { io: Some(io), read, room: LEAST_ROOM, write, written: 0, attempted: 0, flushed: true, received: 0 }
     }
 
     /// Appends what `encode` writes, or nothing when it fails; where in the stream that begins.
@@ -85,6 +88,23 @@ where
         self.write.len()
     }
 
+    /// Bytes that came.
+    pub(crate) fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// Forgets what the stream has not accepted.
+    pub(crate) fn give_up(&mut self) {
+        self.write.clear();
+    }
+
+    /// Closes the stream, whoever still holds the wire.
+    pub(crate) fn hang_up(&mut self) {
+        self.io = None;
+        self.give_up();
+        self.release();
+    }
+
     /// Bytes that the stream has accepted.
     pub(crate) fn written(&self) -> u64 {
         self.written
@@ -103,7 +123,8 @@ where
     /// Writes everything and flushes it.
     pub(crate) fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         while !self.write.is_empty() {
-            match Pin::new(&mut self.io).poll_write(cx, &self.write) {
+            let Some(io) = &mut self.io else { return Poll::Ready(Err(hung_up())) };
+            match Pin::new(io).poll_write(cx, &self.write) {
                 Poll::Ready(Ok(0)) => {
                     return Poll::Ready(Err(Error::io(Phase::Write, io::ErrorKind::WriteZero.into())));
                 }
@@ -121,7 +142,8 @@ where
             }
         }
         if !self.flushed {
-            ready!(Pin::new(&mut self.io).poll_flush(cx)).map_err(|error| Error::io(Phase::Write, error))?;
+            let Some(io) = &mut self.io else { return Poll::Ready(Err(hung_up())) };
+            ready!(Pin::new(io).poll_flush(cx)).map_err(|error| Error::io(Phase::Write, error))?;
             self.flushed = true;
         }
         if self.write.capacity() > KEEP {
@@ -145,11 +167,13 @@ where
             }
             self.make_room();
             let room = self.read.capacity() - self.read.len();
-            let n = ready!(poll_read_buf(Pin::new(&mut self.io), cx, &mut self.read))
+            let Some(io) = &mut self.io else { return Poll::Ready(Err(hung_up())) };
+            let n = ready!(poll_read_buf(Pin::new(io), cx, &mut self.read))
                 .map_err(|error| Error::io(Phase::Read, error))?;
             if n == 0 {
                 return Poll::Ready(Ok(decode(&mut self.read, true)?.map_or(Incoming::End, Incoming::Message)));
             }
+            self.received += n as u64;
             if n == room {
                 self.room = (2 * self.room).min(MOST_ROOM);
             }
@@ -192,7 +216,8 @@ where
         }
         let mut byte = [0; 1];
         let mut buffer = ReadBuf::new(&mut byte);
-        Poll::Ready(match ready!(Pin::new(&mut self.io).poll_read(cx, &mut buffer)) {
+        let Some(io) = &mut self.io else { return Poll::Ready(CloseReason::Failed) };
+        Poll::Ready(match ready!(Pin::new(io).poll_read(cx, &mut buffer)) {
             Ok(()) if buffer.filled().is_empty() => CloseReason::Peer,
             Ok(()) => CloseReason::Stray,
             Err(_) => CloseReason::Peer,
@@ -201,7 +226,7 @@ where
 
     /// Says goodbye: close_notify over TLS, then FIN.
     pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        self.io.as_mut().map_or(Poll::Ready(Ok(())), |io| Pin::new(io).poll_shutdown(cx))
     }
 }
 
@@ -301,6 +326,10 @@ where
     let decoded = if eof { codec.decode_eof(src) } else { codec.decode(src) };
     // A codec that is not ours says only that it cannot go on.
     decoded.map_err(|error| Error::wrap_as(Kind::Malformed, Phase::Read, error))
+}
+
+fn hung_up() -> Error {
+    Error::new(Kind::Closed, Phase::Call).with_message("the stream was closed here")
 }
 
 /// The stream ended where an answer was due.

@@ -17,8 +17,10 @@ pub(super) enum Outcome<T, E> {
     Answered(T),
     Failed(E),
     Panicked(Error),
-    /// The client has cancelled it, or its deadline is over.
+    /// The client has cancelled it.
     GivenUp,
+    /// The client's deadline is over.
+    Late,
 }
 
 /// Counts the requests that a server works on.
@@ -43,7 +45,7 @@ pin_project_lite::pin_project! {
     pub(super) struct Handling<F> {
         id: u64,
         #[pin]
-        call: Abortable<CatchUnwind<AssertUnwindSafe<F>>>,
+        call: Option<Abortable<CatchUnwind<AssertUnwindSafe<F>>>>,
         #[pin]
         deadline: Option<Sleep>,
         _working: Working,
@@ -56,7 +58,7 @@ impl<F: Future> Handling<F> {
         let (handle, registration): (_, AbortRegistration) = AbortHandle::new_pair();
         // What a handler leaves behind when it panics is its own; nothing of ours is inside.
         let call = Abortable::new(AssertUnwindSafe(call).catch_unwind(), registration);
-        (Self { id, call, deadline: deadline.map(sleep_until), _working: Working::on(working) }, handle)
+        (Self { id, call: Some(call), deadline: deadline.map(sleep_until), _working: Working::on(working) }, handle)
     }
 }
 
@@ -67,17 +69,20 @@ where
     type Output = (u64, Outcome<T, E>);
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let outcome = match this.call.poll(cx) {
+        let mut this = self.project();
+        let Some(call) = this.call.as_mut().as_pin_mut() else { panic!("polled after completion") };
+        let outcome = match call.poll(cx) {
             Poll::Ready(Ok(Ok(Ok(answer)))) => Outcome::Answered(answer),
             Poll::Ready(Ok(Ok(Err(error)))) => Outcome::Failed(error),
             Poll::Ready(Ok(Err(panic))) => Outcome::Panicked(panicked(&*panic)),
             Poll::Ready(Err(Aborted)) => Outcome::GivenUp,
             Poll::Pending => match this.deadline.as_pin_mut().map(|deadline| deadline.poll(cx)) {
-                Some(Poll::Ready(())) => Outcome::GivenUp,
+                Some(Poll::Ready(())) => Outcome::Late,
                 _ => return Poll::Pending,
             },
         };
+        // Here, where a destructor that panics concerns this call only. Its outcome is settled.
+        let _panic = std::panic::catch_unwind(AssertUnwindSafe(|| this.call.set(None)));
         Poll::Ready((*this.id, outcome))
     }
 }

@@ -1,11 +1,12 @@
 //! One connection of a server: reads requests, runs their handlers, writes answers, all on one task.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::BytesMut;
 use futures_util::StreamExt;
 use futures_util::future::AbortHandle;
 use futures_util::stream::{FuturesOrdered, FuturesUnordered};
@@ -127,6 +128,10 @@ pub(super) struct Session<Io, C: Decoder, S: Service<Req>, Req> {
     /// Nothing more is read: how the connection will have ended when the rest is done.
     ending: Option<Result<(), Error>>,
     told_to_stop: bool,
+    /// Requests beyond the limit: with a header the client is heard none the less, because it may cancel and ping.
+    parked: VecDeque<(Header, C::Item)>,
+    /// Bytes that had come when last looked.
+    received: u64,
     write_deadline: WriteDeadline,
     buffers: IdleBuffers,
     active: Instant,
@@ -159,6 +164,8 @@ where
             cancels: HashMap::new(),
             ending: None,
             told_to_stop: false,
+            parked: VecDeque::new(),
+            received: 0,
             buffers: IdleBuffers::default(),
             active: Instant::now(),
             idle: Alarm::default(),
@@ -177,10 +184,22 @@ where
         .await;
         if exchanged.is_ok() {
             // A client that does not take a goodbye in time does not need it.
-            let goodbye = std::future::poll_fn(|cx| self.wire.poll_shutdown(cx));
-            let _ = tokio::time::timeout(GOODBYE, goodbye).await;
+            let _ = tokio::time::timeout(GOODBYE, std::future::poll_fn(|cx| self.poll_goodbye(cx))).await;
         }
         exchanged.and(self.ending.unwrap_or(Ok(())))
+    }
+
+    /// Says goodbye, and waits for the client's: closing a socket with unread bytes resets it, which would take answers
+    /// from the client that it has not read yet.
+    fn poll_goodbye(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let discard = |src: &mut BytesMut, _| {
+            src.clear();
+            Ok(None::<()>)
+        };
+        if ready!(self.wire.poll_shutdown(cx)).is_ok() {
+            let _end = ready!(self.wire.poll_next(cx, discard));
+        }
+        Poll::Ready(())
     }
 
     /// Lets the client go: by asking it to where that can be said, else by reading no more of what it sends.
@@ -197,6 +216,8 @@ where
         for _ in 0..TURNS {
             let read = self.read(cx)?;
             let answered = self.answer(cx);
+            // Then nothing was read nor answered, and nobody but the stream wakes this task.
+            let full = self.wire.unwritten() >= WRITE_AHEAD;
             match self.wire.poll_send(cx)? {
                 Poll::Ready(()) => self.write_deadline.moved(),
                 Poll::Pending => {
@@ -205,15 +226,16 @@ where
                     }
                 }
             }
-            if self.ending.is_some() && self.running.len() == 0 && self.wire.is_flushed() {
+            if self.ending.is_some() && self.running.len() == 0 && self.parked.is_empty() && self.wire.is_flushed() {
                 return Poll::Ready(Ok(()));
             }
-            if read || answered {
+            if read || answered || full && self.wire.unwritten() < WRITE_AHEAD {
                 self.buffers.used();
                 self.active = Instant::now();
             } else {
                 self.poll_idle(cx);
-                if self.ending.is_none() || self.running.len() > 0 || !self.wire.is_flushed() {
+                if self.ending.is_none() || self.running.len() > 0 || !self.parked.is_empty() || !self.wire.is_flushed()
+                {
                     return Poll::Pending;
                 }
             }
@@ -224,12 +246,19 @@ where
 
     /// Whether there is room for another request.
     fn has_room(&self) -> bool {
-        self.ending.is_none() && self.running.len() < self.config.in_flight && self.wire.unwritten() < WRITE_AHEAD
+        self.ending.is_none()
+            && self.wire.unwritten() < WRITE_AHEAD
+            && if self.format.header { self.parked.len() } else { self.running.len() } < self.config.in_flight
     }
 
     /// Takes requests as long as there is room; whether something came.
     fn read(&mut self, cx: &mut Context<'_>) -> Result<bool, Error> {
         let mut came = false;
+        while self.running.len() < self.config.in_flight {
+            let Some((header, message)) = self.parked.pop_front() else { break };
+            self.start(header, message);
+            came = true;
+        }
         for _ in 0..BATCH {
             if !self.has_room() {
                 break;
@@ -240,7 +269,12 @@ where
                 false => Ok(decode(codec, src, eof)?.map(|message| (Header::request(0, None), Some(message)))),
             });
             match next {
-                Poll::Pending => break,
+                Poll::Pending => {
+                    if std::mem::replace(&mut self.received, self.wire.received()) != self.wire.received() {
+                        self.active = Instant::now();
+                    }
+                    break;
+                }
                 Poll::Ready(Ok(Incoming::Message((header, message)))) => self.hear(header, message),
                 Poll::Ready(Ok(Incoming::End)) => self.ending = Some(Ok(())),
                 Poll::Ready(Err(error)) if error.kind() == Kind::Io => return Err(error),
@@ -252,24 +286,30 @@ where
         Ok(came)
     }
 
+    fn start(&mut self, header: Header, message: C::Item) {
+        let deadline = header.deadline().map(|left| after(Instant::now(), left));
+        let mut context = CallContext::default();
+        if let Some(at) = deadline {
+            context.limit_deadline(at);
+        }
+        let call = ReadyCall::new(self.service.clone(), (self.format.request)(message, context));
+        let (handling, cancel) = Handling::new(header.id, call, deadline, &self.format.working);
+        self.running.push(handling);
+        if self.format.header {
+            self.cancels.insert(header.id, cancel);
+        }
+    }
+
     fn hear(&mut self, header: Header, message: Option<C::Item>) {
         let mut flags = header.flags;
         flags.take_drain(); // A client that takes no requests: it never does.
         match (flags, message) {
-            (Flags::MESSAGE, Some(message)) => {
-                let deadline = header.deadline().map(|left| after(Instant::now(), left));
-                let mut context = CallContext::default();
-                if let Some(at) = deadline {
-                    context.limit_deadline(at);
-                }
-                let call = ReadyCall::new(self.service.clone(), (self.format.request)(message, context));
-                let (handling, cancel) = Handling::new(header.id, call, deadline, &self.format.working);
-                self.running.push(handling);
-                if self.format.header {
-                    self.cancels.insert(header.id, cancel);
-                }
+            (Flags::MESSAGE, Some(message)) if self.running.len() >= self.config.in_flight => {
+                self.parked.push_back((header, message));
             }
+            (Flags::MESSAGE, Some(message)) => self.start(header, message),
             (Flags::CANCEL, _) => {
+                self.parked.retain(|(parked, _)| parked.id != header.id);
                 if let Some(cancel) = self.cancels.get(&header.id) {
                     cancel.abort();
                 }
@@ -304,6 +344,9 @@ where
                 Outcome::Failed(error) => Some(Error::wrap(error)),
                 Outcome::Panicked(error) => Some(error),
                 Outcome::GivenUp => None,
+                Outcome::Late => {
+                    Some(Error::new(Kind::Timeout, Phase::Call).with_message("the client's deadline is over"))
+                }
             };
             match failed {
                 Some(_) if self.format.header => {
@@ -312,7 +355,9 @@ where
                 }
                 Some(error) => {
                     // Nothing says whose answer is missing: nobody may wait for it, nor get another's in its place.
-                    self.ending = Some(Err(error));
+                    if !matches!(self.ending, Some(Err(_))) {
+                        self.ending = Some(Err(error)); // The first.
+                    }
                     if let Running::InOrder(running) = &mut self.running {
                         *running = FuturesOrdered::new();
                     }

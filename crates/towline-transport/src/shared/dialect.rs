@@ -65,6 +65,11 @@ pub(crate) trait Dialect<C, Req>: Send + 'static {
         None
     }
 
+    /// Whether whatever comes now was not asked for, and would be taken for the answer to what is sent next.
+    fn is_at_rest(&self) -> bool {
+        false
+    }
+
     /// Gives memory of a past rush back.
     fn shrink(&mut self) {}
 }
@@ -100,6 +105,10 @@ where
     fn decode(&mut self, codec: &mut C, src: &mut BytesMut, eof: bool) -> Result<Option<Heard<C::Item>>, Error> {
         let Some(answer) = decode(codec, src, eof)? else { return Ok(None) };
         Ok(Some(self.due.pop_front().map_or(Heard::Unasked, |id| Heard::Answer(id, Ok(answer)))))
+    }
+
+    fn is_at_rest(&self) -> bool {
+        self.due.is_empty()
     }
 
     fn window(&self) -> usize {

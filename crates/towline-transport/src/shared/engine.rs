@@ -41,7 +41,7 @@ pub(super) trait Run<Req, Res>: Send {
     /// Writes what is unwritten, and says goodbye.
     fn poll_goodbye(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 
-    /// Ends the connection because its task is gone.
+    /// The task ends: the stream is closed, and the connection, if it was not.
     fn abandon(&mut self, link: &SharedLink<Req, Res>);
 }
 
@@ -64,6 +64,8 @@ pub(super) struct Engine<Io, C, D, Req, Res> {
     /// The driver's, once it has run.
     driver: Option<Waker>,
     life: Life,
+    /// Bytes that had come when last looked.
+    received: u64,
     /// Set when the table takes no more calls.
     shut: Arc<AtomicBool>,
 }
@@ -98,6 +100,7 @@ where
             effects: Effects::default(),
             driver: None,
             life: Life::Open,
+            received: 0,
             shut,
         }
     }
@@ -106,7 +109,17 @@ where
     fn encode_queued(&mut self, link: &SharedLink<Req, Res>, now: &mut Option<Instant>) -> bool {
         let Self { wire, codec, dialect, batch, encoded, effects, .. } = self;
         if D::TELLS_OF_CANCELS {
-            let cancelled = link.table().take_cancelled();
+            let mut cancelled = link.table().take_cancelled();
+            if !cancelled.is_empty() {
+                // What is not encoded yet need not be, nor cancelled.
+                batch.retain(|(id, _)| match cancelled.iter().position(|given_up| given_up == id) {
+                    Some(at) => {
+                        cancelled.swap_remove(at);
+                        false
+                    }
+                    None => true,
+                });
+            }
             // A peer that pings and never reads must not fill the buffer.
             if !cancelled.is_empty() || dialect.has_control() && wire.unwritten() < WRITE_AHEAD {
                 wire.append(|dst| dialect.control(&cancelled, dst));
@@ -121,6 +134,9 @@ where
                 }
             }
             effects.happen();
+            if dialect.window() == 0 {
+                link.table().blocked(*now.get_or_insert_with(Instant::now));
+            }
             if !batch.is_empty() || wire.unwritten() >= WRITE_AHEAD || dialect.window() == 0 {
                 return false;
             }
@@ -193,9 +209,8 @@ where
     }
 
     fn hand_out(&mut self, link: &SharedLink<Req, Res>) -> Result<(), Error> {
-        let Self { dialect, answers, effects, pings, buffers, .. } = self;
+        let Self { dialect, answers, effects, buffers, .. } = self;
         buffers.used();
-        pings.heard();
         let mut unasked = false;
         {
             let mut table = link.table();
@@ -226,6 +241,10 @@ where
 
     fn exchange(&mut self, link: &SharedLink<Req, Res>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let mut now = None;
+        if self.dialect.is_at_rest() {
+            // What came unasked must not be taken for the answer to what is sent next.
+            self.receive(link, cx)?;
+        }
         for _ in 0..TURNS {
             let more = !self.encode_queued(link, &mut now);
             if let Err(error) = self.send(cx) {
@@ -248,6 +267,10 @@ where
 
     /// What is due although nothing moves: a stalled write, buffers that nobody uses, a peer that says nothing.
     fn poll_upkeep(&mut self, link: &SharedLink<Req, Res>, cx: &mut Context<'_>) -> Poll<Error> {
+        // A part of a message is a sign of life as well.
+        if std::mem::replace(&mut self.received, self.wire.received()) != self.wire.received() {
+            self.pings.heard();
+        }
         while let Poll::Ready(due) = self.pings.poll(cx) {
             if due == Due::Dead {
                 return Poll::Ready(Error::new(Kind::Timeout, Phase::Read).with_message("the peer answered no ping"));
@@ -283,6 +306,10 @@ where
                 }
             }
             table.close(reason, error, effects);
+        }
+        if reason != CloseReason::Shutdown {
+            // What was said never to have left must not leave with the goodbye.
+            wire.give_up();
         }
         effects.happen();
     }
@@ -367,5 +394,6 @@ where
             let gone = Error::new(Kind::Runtime, Phase::Read).with_message("the connection's task is gone");
             self.end(link, CloseReason::Failed, &gone);
         }
+        self.wire.hang_up();
     }
 }

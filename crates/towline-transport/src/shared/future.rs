@@ -88,6 +88,7 @@ impl<Req, Res> Drop for SharedFuture<Req, Res> {
             self.users.wake();
         }
         effects.happen();
+        drop(left.old);
     }
 }
 

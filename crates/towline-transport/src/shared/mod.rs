@@ -201,7 +201,8 @@ impl<Req: Send + 'static, Res: Send + 'static> Poolable for Shared<Req, Res> {
 
     /// Only the task that asked last is woken: the pool asks one handle of each connection.
     fn poll_change(&mut self, seen: State, cx: &mut Context<'_>) -> Poll<State> {
-        self.users.table().poll_change(seen, cx)
+        let (change, _old) = self.users.table().poll_change(seen, cx);
+        change
     }
 
     fn share(&self) -> Option<Self> {

@@ -60,6 +60,8 @@ pub(super) struct After {
     pub(super) watcher: Option<Waker>,
     /// The driver has something to do.
     pub(super) tell: bool,
+    /// To be dropped.
+    pub(super) old: Option<Waker>,
 }
 
 /// How a queued call gets on its way.
@@ -73,12 +75,14 @@ pub(super) struct Queued {
 }
 
 /// What a caller who left had left behind.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Debug, Default)]
 pub(super) struct Left {
     /// The request had been taken by the engine: bytes of it may be on their way.
     pub(super) taken: bool,
     /// The driver has something to do.
     pub(super) tell: bool,
+    /// To be dropped once the lock is released.
+    pub(super) old: Option<Waker>,
 }
 
 /// How long a call must have waited for its being given up to say something about the connection.
@@ -148,6 +152,8 @@ pub(super) struct Table<Req, Res> {
     /// Timeouts in a row that began after one another, and how many there have been in all.
     streak: u32,
     epoch: u64,
+    /// Since when nothing can be sent before an answer comes.
+    blocked: Option<Instant>,
     /// Calls that were given up after they were sent, for an engine that tells the peer.
     cancelled: Option<Vec<Id>>,
     load: Option<ServerLoad>,
@@ -174,6 +180,7 @@ impl<Req, Res> Table<Req, Res> {
             retire,
             streak: 0,
             epoch: 0,
+            blocked: None,
             cancelled: tells_of_cancels.then(Vec::new),
             load: None,
         }
@@ -210,7 +217,8 @@ impl<Req, Res> Table<Req, Res> {
         self.draining.is_some() && self.in_flight == 0
     }
 
-    pub(super) fn poll_change(&mut self, seen: State, cx: &mut Context<'_>) -> Poll<State> {
+    /// Also returns a waker that is to be dropped once the lock is released.
+    pub(super) fn poll_change(&mut self, seen: State, cx: &mut Context<'_>) -> (Poll<State>, Option<Waker>) {
         let state = match self {
             Self { closed: Some(_), .. } => State::Closed,
             Self { draining: Some(_), .. } => State::Draining,
@@ -218,10 +226,9 @@ impl<Req, Res> Table<Req, Res> {
             _ => State::Busy,
         };
         if state != seen {
-            return Poll::Ready(state);
+            return (Poll::Ready(state), None);
         }
-        self.watcher = Some(cx.waker().clone());
-        Poll::Pending
+        (Poll::Pending, self.watcher.replace(cx.waker().clone()))
     }
 
     // === Callers ===
@@ -272,9 +279,8 @@ impl<Req, Res> Table<Req, Res> {
             Stage::Done(_) => {}
             stage => {
                 let answer = if let Stage::Queued(_) = stage { Answer::Queued } else { Answer::Sent };
-                match &mut entry.waker {
-                    Some(own) => own.clone_from(waker),
-                    none => *none = Some(waker.clone()),
+                if !entry.waker.as_ref().is_some_and(|own| own.will_wake(waker)) {
+                    after.old = entry.waker.replace(waker.clone());
                 }
                 return answer;
             }
@@ -288,16 +294,18 @@ impl<Req, Res> Table<Req, Res> {
     pub(super) fn cancel(&mut self, id: Id, effects: &mut Effects<Req, Res>) -> Left {
         let Some(entry) = self.entry(id) else { return Left::default() };
         let (stage, epoch) = (std::mem::replace(&mut entry.stage, Stage::Vacant), entry.epoch);
-        // The caller's own task, which is at work: it needs no waking.
-        drop(entry.waker.take());
-        let mut after = After::default();
+        // Of the caller's own task, which is at work: it needs no waking.
+        let mut after = After { old: entry.waker.take(), ..After::default() };
         self.vacated(id, &mut after);
         effects.wake.extend(after.watcher);
-        let mut left = Left { taken: true, tell: after.tell };
+        let mut left = Left { taken: true, tell: after.tell, old: after.old };
         match stage {
             Stage::Vacant => {}
             Stage::Queued(request) => {
                 left.taken = false;
+                if let Some(since) = self.blocked {
+                    left.tell |= self.given_up(epoch, since, effects);
+                }
                 effects.dropped.push(Err(Rejected::unsent(already_closed(CloseReason::Dirty), request)));
             }
             Stage::Sent(at) => {
@@ -334,12 +342,20 @@ impl<Req, Res> Table<Req, Res> {
 
     /// Whether something is queued. If not, the next who queues something tells the driver.
     pub(super) fn has_queued(&mut self) -> bool {
+        self.blocked = None;
         self.told = !self.queue.is_empty();
         self.told
     }
 
+    /// Nothing can be sent before an answer comes: calls that are given up while they wait for that count like those that
+    /// were sent.
+    pub(super) fn blocked(&mut self, now: Instant) {
+        self.blocked.get_or_insert(now);
+    }
+
     /// Takes up to `most` requests that are to be sent, in order.
     pub(super) fn take(&mut self, most: usize, now: Instant, into: &mut VecDeque<(Id, Req)>) {
+        self.blocked = None;
         for _ in 0..most {
             let Some(id) = self.queue.pop_front() else { break };
             let Some(entry) = self.entry(id) else { continue };
@@ -432,7 +448,7 @@ impl<Req, Res> Table<Req, Res> {
         self.free.push(self.bits.index(id) as u32);
         self.in_flight -= 1;
         if self.in_flight == 0 {
-            *after = After { watcher: self.watcher.take(), tell: self.draining.is_some() };
+            (after.watcher, after.tell) = (self.watcher.take(), self.draining.is_some());
         }
     }
 
@@ -500,7 +516,8 @@ mod tests {
     fn a_caller_who_leaves_the_queue_takes_the_request_along() {
         let mut table = table();
         let (first, second) = (enqueue(&mut table, "a"), enqueue(&mut table, "b"));
-        assert_eq!(cancel(&mut table, first), Left { taken: false, tell: false });
+        let left = cancel(&mut table, first);
+        assert!(!left.taken && !left.tell);
         assert_eq!(take(&mut table), [(second, "b")]);
     }
 
@@ -576,8 +593,10 @@ mod tests {
         let sent = table.enqueue("sent", Waker::noop()).unwrap().id;
         table.take(64, Instant::now(), &mut VecDeque::new());
         let queued = table.enqueue("queued", Waker::noop()).unwrap().id;
-        assert_eq!(table.cancel(queued, &mut Effects::default()), Left { taken: false, tell: false });
-        assert_eq!(table.cancel(sent, &mut Effects::default()), Left { taken: true, tell: true });
+        let left = table.cancel(queued, &mut Effects::default());
+        assert!(!left.taken && !left.tell);
+        let left = table.cancel(sent, &mut Effects::default());
+        assert!(left.taken && left.tell);
         assert_eq!((table.take_cancelled(), table.take_cancelled()), (vec![sent], vec![]));
     }
 }

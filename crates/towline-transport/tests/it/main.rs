@@ -1,5 +1,6 @@
 //! What connections guarantee, each test named after the guarantee.
 
+mod edges;
 mod exclusive;
 mod header;
 mod lazy;
