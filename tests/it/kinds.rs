@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use prost::bytes::Bytes;
-use tokio::time::Instant;
 use tower::ServiceExt;
 use towline::tls::TlsConfig;
 use towline::transport::{HEADER_ALPN, SharedConfig};
@@ -60,7 +59,7 @@ async fn a_server_that_agrees_by_alpn_gets_frame_headers_and_with_them_the_deadl
 
     // A handler is dropped when its caller's time is over, and its connection lives.
     bed.backends[0].faults().stall(true);
-    let late = Call::new(request(1)).with_deadline(Instant::now() + Duration::from_millis(50));
+    let late = Call::new(request(1)).with_timeout(Duration::from_millis(50));
     let error = client.calls().oneshot(late).await.unwrap_err();
     assert_eq!((error.kind(), error.sent()), (Kind::Timeout, Sent::Maybe));
     bed.backends[0].faults().stall(false);

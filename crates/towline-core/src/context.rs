@@ -3,9 +3,11 @@
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::sync::after;
 use crate::{EndpointId, Report};
 
 /// Who is calling, for stickiness: any bytes. Short keys (up to 38 bytes, a UUID's text for one) are kept in place.
@@ -213,7 +215,13 @@ impl<M> Call<M> {
         self
     }
 
-    /// Sets the moment at which the caller stops waiting.
+    /// Sets how long the caller waits, from now.
+    #[must_use]
+    pub fn with_timeout(self, limit: Duration) -> Self {
+        self.with_deadline(after(Instant::now(), limit))
+    }
+
+    /// Sets when the caller stops waiting, on tokio's clock.
     #[must_use]
     pub fn with_deadline(mut self, at: Instant) -> Self {
         self.context.limit_deadline(at);

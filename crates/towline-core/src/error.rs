@@ -333,7 +333,10 @@ impl From<std::io::Error> for Error {
 }
 
 /// An error of a connection that hands back the request it could not take.
-#[derive(Clone, Debug)]
+///
+/// A pool takes it apart. Other layers know [`Error`] only, and take any other error for one that says nothing: over a bare
+/// connection put a `map_err(Error::from)` in between.
+#[derive(Clone)]
 pub struct Rejected<Req> {
     /// What went wrong.
     pub error: Error,
@@ -354,13 +357,27 @@ impl<Req> From<Error> for Rejected<Req> {
     }
 }
 
+impl<Req> From<Rejected<Req>> for Error {
+    fn from(rejected: Rejected<Req>) -> Self {
+        rejected.error
+    }
+}
+
+/// Without the request, which may be long, secret, or not [`Debug`](fmt::Debug) at all.
+impl<Req> fmt::Debug for Rejected<Req> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let returned = self.request.is_some();
+        f.debug_struct("Rejected").field("error", &self.error).field("returned", &returned).finish()
+    }
+}
+
 impl<Req> fmt::Display for Rejected<Req> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.error.fmt(f)
     }
 }
 
-impl<Req: fmt::Debug> StdError for Rejected<Req> {
+impl<Req> StdError for Rejected<Req> {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         Some(&self.error)
     }

@@ -189,7 +189,8 @@ where
         self
     }
 
-    /// Sends many calls over one connection to servers that answer in the order of requests.
+    /// Sends many calls over one connection to servers that answer every request, once, and in the order of requests:
+    /// with others callers would get each other's answers.
     pub fn pipelined(mut self) -> Self {
         self.kind = Kind::Pipelined;
         self
@@ -197,7 +198,7 @@ where
 
     /// Sends a [frame header](towline_transport::HeaderLayer) with each message: calls share connections without an id of
     /// their own, their deadlines go along, servers learn of calls that are given up and can ask for no more. Servers
-    /// must be set to use it as well.
+    /// must be set to use it as well. Takes the place of `multiplexed` and `pipelined`.
     pub fn with_header(mut self) -> Self {
         self.headers = Headers::All;
         self

@@ -99,7 +99,8 @@ where
 
 /// The server has said that there will be no answer.
 fn failed() -> Error {
-    Error::new(Kind::Server, Phase::Read).with_message("its handler failed or panicked; see its log")
+    Error::new(Kind::Server, Phase::Read)
+        .with_message("its handler failed or panicked, or the answer was too large (Server::on_error tells)")
 }
 
 fn nonsense(flags: Flags) -> Error {

@@ -161,6 +161,12 @@ impl Header {
     }
 }
 
+/// The server hung up without a word.
+pub(crate) fn header_refused() -> Error {
+    Error::new(Kind::Closed, Phase::Read)
+        .with_message("the peer closed the connection before it answered anything: is it set to use frame headers?")
+}
+
 pub(crate) fn cut_short(came: usize) -> Error {
     Error::new(Kind::UnexpectedEof, Phase::Read)
         .with_message(format!("the stream ended inside a frame header: {came} of {LEN} bytes came"))

@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::codec::{Decoder, Encoder};
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
-use towline_core::{BoxError, Call, Error};
+use towline_core::{BoxError, Call, Error, Kind, Phase};
 
 pub use self::listener::{Choosing, Handshaking, HeaderChoice, Listener};
 use self::session::{Format, Session, SessionConfig};
@@ -25,9 +25,11 @@ use crate::ServerLoad;
 /// A request is answered as soon as its answer is there, in any order, which suits multiplexed and exclusive clients; for
 /// pipelined ones ask for answers [`in_order`](Self::in_order).
 ///
-/// A handler that fails or panics concerns its own call only. With a [frame header](Self::with_header) its client is
-/// told so. Without one there is no way to say it, and a client must not wait for ever: the connection takes no more
-/// requests, finishes the others, and closes.
+/// A handler's `Err` means that the request could not be served; its text does not travel. Errors that callers should see
+/// belong into the response. With a [frame header](Self::with_header) a handler that fails or panics, or whose answer is
+/// too large, costs its own call only: its client gets [`Kind::Server`](towline_core::Kind::Server), and repeats what is
+/// idempotent. Without one there is no way to say it, and a client must not wait for ever: the connection takes no more
+/// requests, finishes the others, and closes. In order, those behind it cannot be answered either.
 ///
 /// ```
 /// use bytes::Bytes;
@@ -58,7 +60,11 @@ pub struct Server<C: Decoder, Req = <C as Decoder>::Item> {
     codec: C,
     format: Format<C::Item, Req>,
     limits: Limits,
+    on_error: OnError,
 }
+
+/// Hears what goes wrong.
+pub(super) type OnError = Option<Arc<dyn Fn(&Error) + Send + Sync>>;
 
 #[derive(Clone, Debug)]
 struct Limits {
@@ -86,7 +92,7 @@ impl<C: Decoder> Server<C> {
     /// flight each, 10 seconds for a handshake, 20 for a client to accept the next byte of an answer, 10 to finish when
     /// the server stops, and no limit to how long a connection may be idle.
     pub fn new(codec: C) -> Self {
-        Self { codec, format: Format::plain(), limits: Limits::default() }
+        Self { codec, format: Format::plain(), limits: Limits::default(), on_error: None }
     }
 
     /// Expects a frame header with each request, and sends one with each answer: see
@@ -94,7 +100,7 @@ impl<C: Decoder> Server<C> {
     /// dropped when that is over, or the client has cancelled the call. Answers say how many other requests this server
     /// works on, unless [`load`](Self::load) says something else.
     pub fn with_header(self) -> Server<C, Call<C::Item>> {
-        Server { codec: self.codec, format: Format::headed(), limits: self.limits }
+        Server { codec: self.codec, format: Format::headed(), limits: self.limits, on_error: self.on_error }
     }
 }
 
@@ -103,6 +109,14 @@ impl<C: Decoder, Req> Server<C, Req> {
     #[must_use]
     pub fn load(mut self, load: impl Fn() -> ServerLoad + Send + Sync + 'static) -> Self {
         self.format.load = Some(Arc::new(load));
+        self
+    }
+
+    /// Tells of everything that goes wrong, to be logged: handlers that fail or panic, answers that cannot be sent,
+    /// clients that break the protocol or the connection. Nobody else is told of most of it.
+    #[must_use]
+    pub fn on_error(mut self, tell: impl Fn(&Error) + Send + Sync + 'static) -> Self {
+        self.on_error = Some(Arc::new(tell));
         self
     }
 
@@ -189,7 +203,7 @@ impl<C: Decoder, Req> Server<C, Req> {
         S::Future: Send,
         Req: Send + 'static,
     {
-        let Self { codec, format, limits } = self;
+        let Self { codec, format, limits, on_error } = self;
         let stopping = CancellationToken::new();
         // Dropped with this future, which cuts every connection.
         let mut sessions = JoinSet::new();
@@ -204,13 +218,16 @@ impl<C: Decoder, Req> Server<C, Req> {
                     Ok(handshake) => {
                         let (codec, format, service) = (codec.clone(), format.clone(), service.clone());
                         let (config, stopping, header) = (limits.session.clone(), stopping.clone(), header.clone());
-                        let patience = limits.handshake_timeout;
+                        let (patience, on_error) = (limits.handshake_timeout, on_error.clone());
                         sessions.spawn(async move {
-                            // How a connection ends is its client's business, which learns of it by itself.
-                            if let Ok(Ok(io)) = timeout(patience, handshake).await {
-                                let format = format.for_connection(header.map(|choose| choose(&io)));
-                                let _ended = Session::new(io, codec, service, format, config).run(&stopping).await;
-                            }
+                            let io = match timeout(patience, handshake).await {
+                                Ok(Ok(io)) => io,
+                                Ok(Err(error)) => return tell(&on_error, &Error::io(Phase::Handshake, error)),
+                                Err(_) => return tell(&on_error, &Error::new(Kind::Timeout, Phase::Handshake)),
+                            };
+                            let format = format.for_connection(header.map(|choose| choose(&io)));
+                            let session = Session::new(io, codec, service, format, config, on_error);
+                            let _ended = session.run(&stopping).await; // Which was told.
                         });
                     }
                     // Out of file descriptors, or a connection that was reset in the backlog.
@@ -228,13 +245,24 @@ impl<C: Decoder, Req> Server<C, Req> {
 // By hand, so that requests need not be Clone or Debug.
 impl<C: Decoder + Clone, Req> Clone for Server<C, Req> {
     fn clone(&self) -> Self {
-        Self { codec: self.codec.clone(), format: self.format.clone(), limits: self.limits.clone() }
+        Self {
+            codec: self.codec.clone(),
+            format: self.format.clone(),
+            limits: self.limits.clone(),
+            on_error: self.on_error.clone(),
+        }
     }
 }
 
 impl<C: Decoder + fmt::Debug, Req> fmt::Debug for Server<C, Req> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Server").field("codec", &self.codec).field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+fn tell(on_error: &OnError, error: &Error) {
+    if let Some(tell) = on_error {
+        tell(error);
     }
 }
 
@@ -271,5 +299,5 @@ where
     S::Error: Into<BoxError>,
 {
     let config = SessionConfig { in_flight: in_flight.max(1), ..Limits::default().session };
-    Session::new(io, codec, service, Format::plain(), config).run(&CancellationToken::new()).await
+    Session::new(io, codec, service, Format::plain(), config, None).run(&CancellationToken::new()).await
 }

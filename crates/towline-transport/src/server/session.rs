@@ -19,6 +19,7 @@ use towline_core::sync::after;
 use towline_core::{BoxError, Call, CallContext, Error, Kind, Phase, ReadyCall};
 
 use super::handling::{Handling, Outcome};
+use super::{OnError, tell};
 use crate::ServerLoad;
 use crate::alarm::Alarm;
 use crate::header::{Flags, Header, Headers};
@@ -31,6 +32,10 @@ const WRITE_AHEAD: usize = 64 * 1024;
 const TURNS: usize = 16;
 /// Requests taken, and answers given, in one turn.
 const BATCH: usize = 256;
+/// Requests that wait for room, and how many bytes may come while some do: as many as our clients send at most, without
+/// letting others fill the memory.
+const PARKED: usize = 1_024;
+const PARKED_BYTES: u64 = 4 << 20;
 /// How long the goodbye may take.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -128,8 +133,11 @@ pub(super) struct Session<Io, C: Decoder, S: Service<Req>, Req> {
     /// Nothing more is read: how the connection will have ended when the rest is done.
     ending: Option<Result<(), Error>>,
     told_to_stop: bool,
+    on_error: OnError,
     /// Requests beyond the limit: with a header the client is heard none the less, because it may cancel and ping.
     parked: VecDeque<(Header, C::Item)>,
+    /// Bytes that had come when the first of them was.
+    parked_since: u64,
     /// Bytes that had come when last looked.
     received: u64,
     write_deadline: WriteDeadline,
@@ -147,7 +155,14 @@ where
     S: Service<Req> + Clone,
     S::Error: Into<BoxError>,
 {
-    pub(super) fn new(io: Io, codec: C, service: S, format: Format<C::Item, Req>, config: SessionConfig) -> Self {
+    pub(super) fn new(
+        io: Io,
+        codec: C,
+        service: S,
+        format: Format<C::Item, Req>,
+        config: SessionConfig,
+        on_error: OnError,
+    ) -> Self {
         let running = match config.in_order {
             true => Running::InOrder(FuturesOrdered::new()),
             false => Running::AnyOrder(FuturesUnordered::new()),
@@ -164,7 +179,9 @@ where
             cancels: HashMap::new(),
             ending: None,
             told_to_stop: false,
+            on_error,
             parked: VecDeque::new(),
+            parked_since: 0,
             received: 0,
             buffers: IdleBuffers::default(),
             active: Instant::now(),
@@ -185,6 +202,9 @@ where
         if exchanged.is_ok() {
             // A client that does not take a goodbye in time does not need it.
             let _ = tokio::time::timeout(GOODBYE, std::future::poll_fn(|cx| self.poll_goodbye(cx))).await;
+        }
+        if let Err(error) = &exchanged {
+            tell(&self.on_error, error);
         }
         exchanged.and(self.ending.unwrap_or(Ok(())))
     }
@@ -248,7 +268,10 @@ where
     fn has_room(&self) -> bool {
         self.ending.is_none()
             && self.wire.unwritten() < WRITE_AHEAD
-            && if self.format.header { self.parked.len() } else { self.running.len() } < self.config.in_flight
+            && match self.format.header {
+                true => self.parked.len() < PARKED && self.wire.received() - self.parked_since < PARKED_BYTES,
+                false => self.running.len() < self.config.in_flight,
+            }
     }
 
     /// Takes requests as long as there is room; whether something came.
@@ -258,6 +281,9 @@ where
             let Some((header, message)) = self.parked.pop_front() else { break };
             self.start(header, message);
             came = true;
+        }
+        if self.parked.is_empty() {
+            self.parked_since = self.wire.received();
         }
         for _ in 0..BATCH {
             if !self.has_room() {
@@ -279,7 +305,10 @@ where
                 Poll::Ready(Ok(Incoming::End)) => self.ending = Some(Ok(())),
                 Poll::Ready(Err(error)) if error.kind() == Kind::Io => return Err(error),
                 // What was understood before is still answered.
-                Poll::Ready(Err(error)) => self.ending = Some(Err(error)),
+                Poll::Ready(Err(error)) => {
+                    tell(&self.on_error, &error);
+                    self.ending = Some(Err(error));
+                }
             }
             came = true;
         }
@@ -348,6 +377,9 @@ where
                     Some(Error::new(Kind::Timeout, Phase::Call).with_message("the client's deadline is over"))
                 }
             };
+            if let Some(error) = &failed {
+                tell(&self.on_error, error);
+            }
             match failed {
                 Some(_) if self.format.header => {
                     let header = Header::answer(Flags::FAILED, id, self.format.load());

@@ -15,6 +15,7 @@ use super::dialect::{Dialect, Heard};
 use super::link::{Link, Rest};
 use super::pings::{Due, Pings};
 use super::table::{Effects, Id, Table};
+use crate::header::header_refused;
 use crate::wire::{IdleBuffers, Incoming, Wire, WriteDeadline, close_reason, ended_before_answer};
 
 /// Requests are encoded ahead of the stream up to this many bytes: enough for writes that are worth their system call,
@@ -188,7 +189,9 @@ where
                     answers.push(heard);
                 }
                 Poll::Ready(Ok(Incoming::End)) => {
-                    end = Err(ended_before_answer());
+                    // A server that knows nothing of headers takes them for huge frames.
+                    let hint = D::TELLS_OF_CANCELS && wire.received() == 0;
+                    end = Err(if hint { header_refused() } else { ended_before_answer() });
                     break;
                 }
                 Poll::Ready(Err(error)) => {

@@ -32,6 +32,29 @@ pub struct SharedLayer<C, W, Req> {
 pub type MultiplexedLayer<C, K, Req> = SharedLayer<C, Correlated<K>, Req>;
 
 /// Connections whose answers come in the order of their requests.
+///
+/// They rely on the server: it must answer every request exactly once and in order (see
+/// [`Server::in_order`](crate::Server::in_order)), and one encoded request must be one message. Nothing on the wire shows when
+/// that is not so, and then callers get each other's answers.
+///
+/// ```
+/// use towline_codec::FrameCodec;
+/// use towline_transport::{PipelinedLayer, Server};
+/// # use tower::{Layer, Service, ServiceExt, service_fn};
+/// # use bytes::Bytes;
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+/// let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+/// let address = listener.local_addr()?;
+/// let echo = service_fn(|request: Bytes| async move { Ok::<_, std::io::Error>(request) });
+/// tokio::spawn(Server::new(FrameCodec::default()).in_order().serve(listener, echo));
+///
+/// let connect = service_fn(tokio::net::TcpStream::connect); // or a TcpConnector of towline-connect
+/// let make = PipelinedLayer::new(FrameCodec::default()).layer(connect);
+/// let mut connection = make.oneshot(address).await?;
+/// assert_eq!(connection.call(Bytes::from("ping")).await.unwrap(), "ping");
+/// # Ok::<(), towline_core::BoxError>(())
+/// # }).unwrap();
+/// ```
 pub type PipelinedLayer<C, Req> = SharedLayer<C, Ordered, Req>;
 
 /// Answers are found by a correlation id in the message.

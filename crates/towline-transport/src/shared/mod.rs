@@ -46,7 +46,7 @@ use crate::{Correlate, ServerLoad, wire};
 ///
 /// # Errors
 ///
-/// [`Rejected`] with the request when it was not sent: over the limit of calls in flight, on a connection that is closed
+/// [`Rejected`] with the request when it was not sent, unless the codec had taken it already: over the limit of calls in flight, on a connection that is closed
 /// or [draining](State::Draining), or while it was still queued when the connection ended. Else without it, and with
 /// the connection's own error: every caller sees what really happened. [`Sent::Never`](towline_core::Sent::Never) means
 /// that no byte of the request was offered to the stream.
@@ -89,7 +89,8 @@ where
     Res: Send + 'static,
 {
     /// A connection over `io` whose answers come in the order of requests, and its driver, which must be polled for
-    /// anything to happen and ends after the last handle is dropped.
+    /// anything to happen and ends after the last handle is dropped. It relies on the server, see
+    /// [`PipelinedLayer`].
     ///
     /// ```
     /// use bytes::Bytes;
@@ -100,7 +101,7 @@ where
     /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
     /// let (ours, theirs) = tokio::io::duplex(1024);
     /// let echo = service_fn(|request: Bytes| async move { Ok::<_, std::io::Error>(request) });
-    /// tokio::spawn(serve_connection(theirs, FrameCodec::default(), echo, 16));
+    /// tokio::spawn(serve_connection(theirs, FrameCodec::default(), echo, 1)); // one at a time: in order
     ///
     /// let (mut connection, driver) = Shared::pipelined(ours, FrameCodec::default(), SharedConfig::default());
     /// tokio::spawn(driver);

@@ -113,6 +113,28 @@ async fn a_server_at_its_limit_hears_that_a_call_is_cancelled() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_request_that_is_cancelled_before_there_is_room_for_it_is_never_handled() {
+    let (ours, theirs) = tokio::io::duplex(4096);
+    let (handled, mut seen) = tokio::sync::mpsc::channel(8);
+    let handler = service_fn(move |call: Call<Bytes>| {
+        handled.try_send(call.message().clone()).unwrap();
+        async move {
+            sleep(Duration::from_secs(1)).await;
+            Ok::<_, std::io::Error>(call.into_message())
+        }
+    });
+    tokio::spawn(Server::new(codec()).with_header().in_flight(1).serve(one(theirs), handler));
+    let connection = headed(ours, config(8)).await;
+    let calls = [("first", 5_000), ("given up", 500), ("last", 5_000)].map(|(message, patience)| {
+        let mut connection = connection.clone();
+        async move { timeout(Duration::from_millis(patience), connection.call(call(message))).await.is_ok() }
+    });
+    assert_eq!(futures_util::future::join_all(calls).await, [true, false, true]);
+    assert_eq!((seen.recv().await.unwrap(), seen.recv().await.unwrap()), (Bytes::from("first"), Bytes::from("last")));
+    assert!(seen.try_recv().is_err());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_server_at_its_limit_answers_pings() {
     let (ours, theirs) = tokio::io::duplex(4096);
     let handler = service_fn(|call: Call<Bytes>| async move {

@@ -303,3 +303,35 @@ async fn an_answer_cut_at_any_byte_of_header_or_frame_fails_the_call_without_han
         assert_eq!((error.error.kind(), error.error.sent()), (kind, Sent::Maybe), "cut at {cut}");
     }
 }
+
+#[tokio::test]
+async fn a_client_whose_server_hangs_up_at_the_header_is_asked_whether_it_is_set_to_use_one() {
+    let (ours, theirs) = tokio::io::duplex(4096);
+    let echo = service_fn(|request: Bytes| async move { Ok::<_, std::io::Error>(request) });
+    let (heard, mut told) = tokio::sync::mpsc::channel(8);
+    let server = Server::new(codec()).on_error(move |error| heard.try_send(error.kind()).unwrap());
+    tokio::spawn(server.serve(super::server::one(theirs), echo));
+    let error = connect(ours, config(8)).await.call(call("x")).await.unwrap_err();
+    assert!(error.error.to_string().contains("is it set to use frame headers?"), "{}", error.error);
+    assert_eq!(told.recv().await, Some(Kind::TooLarge));
+}
+
+#[tokio::test]
+async fn whoever_runs_the_server_hears_of_handlers_that_fail() {
+    let (ours, theirs) = tokio::io::duplex(4096);
+    let (heard, mut told) = tokio::sync::mpsc::channel(8);
+    let server = Server::new(codec()).with_header();
+    let server = server.on_error(move |error| heard.try_send(format!("{error:?}")).unwrap());
+    let handler = handler(|call| async move {
+        match &call.message()[..] {
+            b"fail" => Err(std::io::Error::other("no such thing")),
+            _ => panic!("told to"),
+        }
+    });
+    tokio::spawn(server.serve(super::server::one(theirs), handler));
+    let mut connection = connect(ours, config(8)).await;
+    connection.call(call("fail")).await.unwrap_err();
+    assert!(told.recv().await.unwrap().contains("no such thing"));
+    connection.call(call("panic")).await.unwrap_err();
+    assert!(told.recv().await.unwrap().contains("told to"));
+}

@@ -242,12 +242,12 @@ async fn a_client_that_never_reads_costs_bounded_memory_and_is_cut() {
         count.fetch_add(1, Ordering::SeqCst);
         async { Ok::<_, io::Error>(Bytes::from(vec![0; 60 * 1024])) }
     });
-    tokio::spawn(Server::new(codec()).in_flight(2).write_timeout(Duration::from_secs(5)).serve(one(theirs), big));
+    tokio::spawn(Server::new(codec()).in_flight(64).write_timeout(Duration::from_secs(5)).serve(one(theirs), big));
     let start = Instant::now();
     let sent = async { while ours.write_all(&frame("x")).await.is_ok() {} };
     timeout(Duration::from_secs(60), sent).await.expect("cut");
     assert_eq!(start.elapsed().as_secs(), 5);
-    assert!(answered.load(Ordering::SeqCst) <= 5, "{answered:?}");
+    assert!(answered.load(Ordering::SeqCst) <= 8, "{answered:?}");
 }
 
 #[tokio::test(start_paused = true)]

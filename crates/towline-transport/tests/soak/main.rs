@@ -170,10 +170,10 @@ impl Soak {
         timeout(HANGS, driver).await.expect("the task of a connection that nobody has lives on").unwrap();
     }
 
-    async fn connection(&self, kind: Kind, rng: &mut Rng) {
+    async fn connection(&self, kind: Kind, threads: bool, rng: &mut Rng) {
         // Small pipes cut writes anywhere.
         let (ours, theirs) = tokio::io::duplex(if rng.bool() { rng.usize(1..200) } else { 64 * 1024 });
-        let manners = Manners::random(kind, rng);
+        let manners = Manners::random(kind, threads, rng);
         let peer = Peer::new(kind, theirs, manners, rng.fork());
         let peer = tokio::spawn(peer.run());
         let calls = rng.usize(1..3_000);
@@ -255,9 +255,10 @@ fn no_answer_reaches_the_wrong_caller_and_no_call_hangs_whatever_the_peer_does()
         let soak = Soak { tally: Arc::default(), never: Arc::default() };
         while soak.tally.lock().calls < wanted / KINDS.len() as u64 {
             let seed = rounds.u64(..);
-            let runtime = runtime(rounds.u8(..16) == 0);
+            let threads = rounds.u8(..32) == 0;
+            let runtime = runtime(threads);
             let run = std::panic::AssertUnwindSafe(|| {
-                runtime.block_on(soak.connection(kind, &mut Rng::with_seed(seed)));
+                runtime.block_on(soak.connection(kind, threads, &mut Rng::with_seed(seed)));
             });
             if let Err(panic) = std::panic::catch_unwind(run) {
                 eprintln!("{kind:?}, connection seed {seed}");

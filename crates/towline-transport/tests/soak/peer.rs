@@ -25,11 +25,12 @@ pub(crate) struct Manners {
 }
 
 impl Manners {
-    pub(crate) fn random(kind: Kind, rng: &mut Rng) -> Self {
+    /// With `threads` time is real, and short.
+    pub(crate) fn random(kind: Kind, threads: bool, rng: &mut Rng) -> Self {
         let by_id = matches!(kind, Kind::Multiplexed | Kind::Header);
         let offset = |rng: &mut Rng| if rng.bool() { rng.usize(..300) } else { rng.usize(..100_000) };
         Self {
-            delay: Duration::from_micros(if rng.bool() { 0 } else { rng.u64(..10_000) }),
+            delay: Duration::from_micros(if rng.bool() { 0 } else { rng.u64(..if threads { 100 } else { 10_000 }) }),
             // Nobody could tell a duplicate from the next answer without an id.
             duplicates: if by_id { rng.u8(..20) } else { 0 },
             cut_reading: (rng.u8(..) < 100).then(|| offset(rng)),
