@@ -103,6 +103,8 @@ mod sync {
 mod shared {
     #[path = "../../../../crates/towline-transport/src/shared/config.rs"]
     pub(crate) mod config;
+    #[path = "../../../../crates/towline-transport/src/shared/id.rs"]
+    pub(crate) mod id;
     #[path = "../../../../crates/towline-transport/src/shared/link.rs"]
     pub(crate) mod link;
     #[path = "../../../../crates/towline-transport/src/shared/table.rs"]

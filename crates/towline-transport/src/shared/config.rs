@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use towline_core::{Error, Kind, Phase};
 
-use super::table::{MAX_ENTRIES, WAITED};
+use super::id::MAX_ENTRIES;
+use super::table::WAITED;
 
 /// Settings of a [`Shared`](crate::Shared) connection. Cheap to clone; every setting has a default.
 ///

@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use tokio_util::codec::{Decoder, Encoder};
 use towline_core::{BoxError, Error, Kind, Phase, Sent};
 
-use super::table::{Id, IndexBits};
+use super::id::{Id, IndexBits};
 use crate::wire::decode;
 use crate::{Correlate, ServerLoad};
 

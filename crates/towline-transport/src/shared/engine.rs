@@ -12,9 +12,10 @@ use towline_core::{CloseReason, Error, Kind, Phase, Rejected, Sent};
 
 use super::config::SharedConfig;
 use super::dialect::{Dialect, Heard};
+use super::id::Id;
 use super::link::{Link, Rest};
 use super::pings::{Due, Pings};
-use super::table::{Effects, Id, Table};
+use super::table::{Effects, Table};
 use crate::header::header_refused;
 use crate::wire::{IdleBuffers, Incoming, Wire, WriteDeadline, close_reason, ended_before_answer};
 

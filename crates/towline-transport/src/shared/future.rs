@@ -8,7 +8,8 @@ use std::task::{Context, Poll, Waker};
 use towline_core::{Phase, Rejected, progress};
 
 use super::Users;
-use super::table::{After, Answer, Effects, Id};
+use super::id::Id;
+use super::table::{After, Answer, Effects};
 
 /// The response of a [`Shared`](crate::Shared) connection. Does nothing until it is polled.
 pub struct SharedFuture<Req, Res> {

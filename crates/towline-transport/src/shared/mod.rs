@@ -11,6 +11,7 @@ mod dialect;
 mod driver;
 mod engine;
 mod future;
+mod id;
 mod layer;
 mod link;
 mod pings;
@@ -32,9 +33,9 @@ pub(crate) use self::dialect::{Dialect, Heard, unencodable};
 use self::driver::Driver;
 use self::engine::{Engine, SharedLink};
 pub use self::future::SharedFuture;
+pub(crate) use self::id::Id;
 pub use self::layer::{Correlated, MakeShared, MultiplexedLayer, Ordered, PipelinedLayer, SharedLayer, WithHeader};
 use self::link::Link;
-pub(crate) use self::table::Id;
 use self::table::Table;
 use crate::{Correlate, ServerLoad, wire};
 

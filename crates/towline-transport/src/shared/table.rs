@@ -1,9 +1,5 @@
 //! The calls of one connection: a synchronous core without I/O.
 //!
-//! An id is a sequence number with the entry's index in its low bits: looked up without hashing, and never used twice
-//! (44 bits of sequence last 55 years at 10,000 calls per second), so that a late answer finds nobody. There are as many
-//! low bits as the limit of calls needs, because ids that are sent as text are the shorter for it.
-//!
 //! The engine takes requests and brings answers in batches, so that the lock is taken once for many calls. Wakers,
 //! requests and answers that are left over are handed out in [`Effects`], to be woken and dropped without the lock.
 
@@ -17,35 +13,9 @@ use tokio::time::Instant;
 use towline_core::{CloseReason, Error, Kind, Phase, Rejected, Sent, State};
 
 use super::config::Retire;
+use super::id::{Id, IndexBits};
 use crate::ServerLoad;
 use crate::wire::already_closed;
-
-/// Leaves 44 bits for the sequence. One index is kept for pings, which have no entry.
-pub(super) const MAX_ENTRIES: usize = (1 << 20) - 1;
-
-/// One call of this connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Id(pub(crate) u64);
-
-/// Where an id's index ends and its sequence number begins.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct IndexBits(u32);
-
-impl IndexBits {
-    /// Enough for indexes below `limit`, and one that is nobody's.
-    pub(crate) fn for_limit(limit: usize) -> Self {
-        Self(usize::BITS - limit.leading_zeros())
-    }
-
-    /// The index that is nobody's.
-    fn nobody(self) -> usize {
-        (1 << self.0) - 1
-    }
-
-    pub(crate) fn index(self, id: Id) -> usize {
-        (id.0 & ((1 << self.0) - 1)) as usize
-    }
-}
 
 /// How far a call has come.
 pub(super) enum Answer<Req, Res> {
@@ -264,7 +234,7 @@ impl<Req, Res> Table<Req, Res> {
 
     fn fresh(&mut self, index: usize) -> Id {
         self.sequence += 1;
-        Id(self.sequence << self.bits.0 | index as u64)
+        self.bits.id(self.sequence, index)
     }
 
     /// An id for a ping: no entry has it, so that its answer is nobody's.

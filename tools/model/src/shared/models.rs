@@ -9,8 +9,9 @@ use loom::sync::atomic::{AtomicBool, Ordering};
 use loom::thread;
 use towline_core::{CloseReason, Error, Kind, Phase, Rejected};
 
+use super::id::Id;
 use super::link::{Link, Rest};
-use super::table::{After, Answer, Effects, Id, Table};
+use super::table::{After, Answer, Effects, Table};
 
 type Calls = Table<u32, u32>;
 
