@@ -321,3 +321,20 @@ async fn when_the_task_is_gone_callers_are_told() {
     let Poll::Ready(Err(error)) = call.poll() else { panic!() };
     assert_eq!((error.error.kind(), error.error.sent()), (Kind::Runtime, Sent::Maybe));
 }
+
+// F36
+#[tokio::test]
+async fn a_hostile_frame_ends_the_connection_with_one_typed_error_for_all() {
+    let (connection, script) = connection(8);
+    let mut calls: Vec<_> = (0..3).map(|i| spawn(connection.clone().call(format!("{i}|x").into()))).collect();
+    calls.iter_mut().for_each(|call| assert!(call.poll().is_pending()));
+    settle().await;
+    script.deliver(u32::MAX.to_be_bytes());
+    settle().await;
+    for call in &mut calls {
+        let Poll::Ready(Err(error)) = call.poll() else { panic!("hangs") };
+        assert_eq!(said(&error), (Kind::TooLarge, Sent::Maybe, None));
+        assert!(error.error.to_string().contains("4294967295 bytes"), "{}", error.error);
+    }
+    assert_eq!(connection.close_reason(), CloseReason::Failed);
+}
