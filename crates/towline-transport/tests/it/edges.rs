@@ -11,39 +11,23 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_test::task::spawn;
 use tokio_util::codec::{Decoder, Encoder};
-use tower::{Layer, Service, ServiceExt, service_fn};
+use tower::{Service, service_fn};
 use towline_codec::FrameCodec;
 use towline_core::{Call, Error, HasContext, Poolable, Sent, State};
 use towline_test::{Script, ScriptIo, settle};
-use towline_transport::{Exclusive, HeaderLayer, Server, Shared, SharedConfig, serve_connection};
+use towline_transport::{Exclusive, Server, Shared, SharedConfig, serve_connection};
 
-use super::server::{Once, one};
+use super::header::{call, connect};
+use super::server::one;
 use super::{codec, config, frame};
 
 type Plain = Shared<Bytes, Bytes>;
-type Headed = Shared<Call<Bytes>, Bytes>;
 
 fn pipelined(config: SharedConfig) -> (Plain, Script) {
     let (io, script) = ScriptIo::new();
     let (connection, driver) = Shared::pipelined(io, codec(), config);
     tokio::spawn(driver);
     (connection, script)
-}
-
-async fn headed<Io>(io: Io, config: SharedConfig) -> Headed
-where
-    Io: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
-{
-    let io = Once::new(io);
-    let connector = service_fn(move |()| {
-        let io = io.take();
-        async move { Ok::<_, Error>(io) }
-    });
-    HeaderLayer::carried(codec()).with_config(config).layer(connector).oneshot(()).await.unwrap()
-}
-
-fn call(message: &'static str) -> Call<Bytes> {
-    Call::new(Bytes::from_static(message.as_bytes()))
 }
 
 #[tokio::test(start_paused = true)]
@@ -107,7 +91,7 @@ async fn a_server_at_its_limit_hears_that_a_call_is_cancelled() {
         Ok::<_, std::io::Error>(call.into_message())
     });
     tokio::spawn(Server::new(codec()).with_header().in_flight(1).serve(one(theirs), handler));
-    let mut connection = headed(ours, config(8)).await;
+    let mut connection = connect(ours, config(8)).await;
     assert!(timeout(Duration::from_secs(1), connection.call(call("slow"))).await.is_err());
     timeout(Duration::from_secs(3600), connection.call(call("fast"))).await.expect("hangs").unwrap();
 }
@@ -124,7 +108,7 @@ async fn a_request_that_is_cancelled_before_there_is_room_for_it_is_never_handle
         }
     });
     tokio::spawn(Server::new(codec()).with_header().in_flight(1).serve(one(theirs), handler));
-    let connection = headed(ours, config(8)).await;
+    let connection = connect(ours, config(8)).await;
     let calls = [("first", 5_000), ("given up", 500), ("last", 5_000)].map(|(message, patience)| {
         let mut connection = connection.clone();
         async move { timeout(Duration::from_millis(patience), connection.call(call(message))).await.is_ok() }
@@ -142,7 +126,7 @@ async fn a_server_at_its_limit_answers_pings() {
         Ok::<_, std::io::Error>(call.into_message())
     });
     tokio::spawn(Server::new(codec()).with_header().in_flight(1).serve(one(theirs), handler));
-    let mut connection = headed(ours, config(8).ping(Duration::from_secs(1), Duration::from_secs(1))).await;
+    let mut connection = connect(ours, config(8).ping(Duration::from_secs(1), Duration::from_secs(1))).await;
     connection.call(call("x")).await.expect("the server is alive");
 }
 
@@ -213,7 +197,7 @@ async fn an_answer_that_comes_twice_is_not_the_next_callers() {
 #[tokio::test(start_paused = true)]
 async fn a_big_answer_on_its_way_is_a_sign_of_life() {
     let (io, script) = ScriptIo::new();
-    let mut connection = headed(io, config(8).ping(Duration::from_secs(1), Duration::from_secs(1))).await;
+    let mut connection = connect(io, config(8).ping(Duration::from_secs(1), Duration::from_secs(1))).await;
     settle().await;
     let mut asking = spawn(connection.call(call("x")));
     assert!(asking.poll().is_pending());
@@ -232,7 +216,7 @@ async fn a_big_answer_on_its_way_is_a_sign_of_life() {
 #[tokio::test(start_paused = true)]
 async fn pings_go_out_as_often_as_asked_however_long_their_timeout() {
     let (io, script) = ScriptIo::new();
-    let _connection = headed(io, config(8).ping(Duration::from_secs(3), Duration::from_secs(60))).await;
+    let _connection = connect(io, config(8).ping(Duration::from_secs(3), Duration::from_secs(60))).await;
     let start = Instant::now();
     let mut at = Vec::new();
     for _ in 0..4 {
@@ -246,7 +230,7 @@ async fn pings_go_out_as_often_as_asked_however_long_their_timeout() {
 #[tokio::test]
 async fn no_call_is_cancelled_before_it_was_sent() {
     let (io, script) = ScriptIo::new();
-    let connection = headed(io, config(8)).await;
+    let connection = connect(io, config(8)).await;
     settle().await;
     script.accept(0);
     let big = || Call::new(Bytes::from(vec![b'x'; 200_000]));
@@ -384,7 +368,7 @@ async fn a_deadline_that_ends_a_handler_leaves_no_caller_waiting() {
         Ok::<_, std::io::Error>(call.into_message())
     });
     tokio::spawn(Server::new(codec()).with_header().serve(one(theirs), handler));
-    let mut connection = headed(ours, config(8)).await;
+    let mut connection = connect(ours, config(8)).await;
     let mut request = call("x");
     request.context_mut().limit_deadline(Instant::now() + Duration::from_millis(250));
     let _ = timeout(Duration::from_secs(3600), connection.call(request)).await.expect("hangs");
@@ -446,7 +430,7 @@ async fn a_cancelled_handler_whose_destructor_panics_concerns_its_own_call_only(
         Ok::<_, std::io::Error>(call.into_message())
     });
     tokio::spawn(Server::new(codec()).with_header().serve(one(theirs), handler));
-    let connection = headed(ours, config(8)).await;
+    let connection = connect(ours, config(8)).await;
     let mut bomb = spawn(connection.clone().call(call("bomb")));
     assert!(bomb.poll().is_pending());
     settle().await;

@@ -20,7 +20,7 @@ use towline_transport::{HeaderLayer, Server, ServerLoad, Shared, SharedConfig};
 use super::server::Once;
 use super::{WRITE_AHEAD, codec, config, frame};
 
-type Connection = Shared<Call<Bytes>, Bytes>;
+pub(crate) type Connection = Shared<Call<Bytes>, Bytes>;
 type Handler = BoxCloneService<Call<Bytes>, Bytes, std::io::Error>;
 
 fn handler<F, Fut>(handle: F) -> Handler
@@ -31,7 +31,8 @@ where
     BoxCloneService::new(service_fn(handle))
 }
 
-async fn connect<Io>(io: Io, config: SharedConfig) -> Connection
+/// A client over `io`.
+pub(crate) async fn connect<Io>(io: Io, config: SharedConfig) -> Connection
 where
     Io: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
@@ -62,7 +63,7 @@ async fn scripted(config: SharedConfig) -> (Connection, Script) {
     (connection, script)
 }
 
-fn call(message: &'static str) -> Call<Bytes> {
+pub(crate) fn call(message: &'static str) -> Call<Bytes> {
     Call::new(Bytes::from_static(message.as_bytes()))
 }
 
