@@ -53,11 +53,39 @@ pub enum CloseReason {
     IdleTimeout,
     /// It was old.
     Lifetime,
+    /// It had carried as many calls as one connection may.
+    MaxCalls,
+    /// For a while there were more idle connections than anybody needed.
+    Surplus,
+    /// A health check failed, or took too long.
+    Unhealthy,
+    /// Whoever used it said that it is of no further use.
+    Poisoned,
+    /// It was evicted: its endpoint is not wanted any more, or another needed its place in the pool.
+    Evicted,
     /// The pool was closed, or its last handle dropped.
     Shutdown,
 }
 
 impl CloseReason {
+    /// All there are.
+    pub const ALL: [Self; 14] = [
+        Self::Peer,
+        Self::Failed,
+        Self::Stray,
+        Self::Dirty,
+        Self::Drained,
+        Self::Unresponsive,
+        Self::IdleTimeout,
+        Self::Lifetime,
+        Self::MaxCalls,
+        Self::Surplus,
+        Self::Unhealthy,
+        Self::Poisoned,
+        Self::Evicted,
+        Self::Shutdown,
+    ];
+
     /// The reason as one word, for logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -69,6 +97,11 @@ impl CloseReason {
             Self::Unresponsive => "unresponsive",
             Self::IdleTimeout => "idle_timeout",
             Self::Lifetime => "lifetime",
+            Self::MaxCalls => "max_calls",
+            Self::Surplus => "surplus",
+            Self::Unhealthy => "unhealthy",
+            Self::Poisoned => "poisoned",
+            Self::Evicted => "evicted",
             Self::Shutdown => "shutdown",
         }
     }
@@ -126,7 +159,8 @@ impl fmt::Display for ConnectionId {
     note = "implement `Poolable`, or wrap a service in `Unwatched`: aged, but not watched"
 )]
 pub trait Poolable: Send + 'static {
-    /// How many calls this connection carries at once. Asked once, when it is new.
+    /// How many calls this connection carries at once. Asked when it is new, and again whenever a call on a shared one
+    /// ends: its limit may change, not whether it is shared.
     fn sharing(&self) -> Sharing;
 
     /// Resolves with the state as soon as it differs from `seen`. A connection that is `Idle` goes on watching its
@@ -146,6 +180,10 @@ pub trait Poolable: Send + 'static {
     /// Gives memory back that only a busy connection needs. The pool asks an exclusive connection for it once it has been
     /// idle for a second.
     fn trim(&mut self) {}
+
+    /// Ends a [`Sharing::Shared`] connection with the calls in flight on it, which fail: the pool is closed, and their
+    /// time is over. (Calls on an exclusive connection are ended by dropping them.)
+    fn abort(&mut self) {}
 
     /// Why it is `Draining` or `Closed`, once it is.
     fn close_reason(&self) -> CloseReason {
