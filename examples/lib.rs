@@ -98,7 +98,7 @@ pub fn table(client: &Client<Request, Response>, events: &Events, latencies: &La
             endpoint.calls,
             endpoint.pool.opened,
             endpoint.pool.reused,
-            endpoint.pool.closed,
+            endpoint.pool.closed.total(),
             counts.retries,
             counts.moved_away.len() as u64,
         ];

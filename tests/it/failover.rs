@@ -73,7 +73,7 @@ async fn connections_that_the_backend_closed_while_idle_cost_no_call_even_one_th
     assert!(opened > 1);
     bed.backends[0].restart().await.unwrap();
     let noticed = async {
-        while client.endpoints()[0].pool.closed < opened {
+        while client.endpoints()[0].pool.closed.total() < opened {
             sleep(Duration::from_millis(5)).await;
         }
     };

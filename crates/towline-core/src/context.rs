@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::sync::after;
-use crate::{EndpointId, Report};
+use crate::{ConnectionPin, EndpointId, Report};
 
 /// Who is calling, for stickiness: any bytes. Short keys (up to 38 bytes, a UUID's text for one) are kept in place.
 ///
@@ -110,6 +110,7 @@ pub struct CallContext {
     idempotent: bool,
     attempt: u32,
     tried: Tried,
+    pin: Option<ConnectionPin>,
     report: Option<Arc<Report>>,
 }
 
@@ -162,6 +163,16 @@ impl CallContext {
     /// The endpoints that earlier attempts went to, to add to.
     pub fn tried_mut(&mut self) -> &mut Tried {
         &mut self.tried
+    }
+
+    /// The connection that the call has to use, if it is pinned.
+    pub fn pin(&self) -> Option<&ConnectionPin> {
+        self.pin.as_ref()
+    }
+
+    /// Pins the call to one connection.
+    pub fn set_pin(&mut self, pin: Option<ConnectionPin>) {
+        self.pin = pin;
     }
 
     /// Where the stack notes who served the call, if the caller asked.
@@ -225,6 +236,13 @@ impl<M> Call<M> {
     #[must_use]
     pub fn with_deadline(mut self, at: Instant) -> Self {
         self.context.limit_deadline(at);
+        self
+    }
+
+    /// Pins the call to the connection of the calls before it that carried this pin.
+    #[must_use]
+    pub fn with_pin(mut self, pin: &ConnectionPin) -> Self {
+        self.context.pin = Some(pin.clone());
         self
     }
 

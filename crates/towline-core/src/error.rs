@@ -29,6 +29,8 @@ pub enum Kind {
     NoEndpoints,
     /// The connection, pool or client was closed.
     Closed,
+    /// The connection that the call is pinned to is gone; no other will do.
+    PinLost,
     /// The stream ended inside a message.
     UnexpectedEof,
     /// The transport failed.
@@ -54,9 +56,9 @@ pub enum Kind {
 impl Kind {
     /// Whether the same request can fare better elsewhere or later.
     ///
-    /// A request that is too large or misconfigured stays so.
+    /// A request that is too large or misconfigured stays so, and one that is pinned to a connection has no other.
     pub fn is_transient(self) -> bool {
-        !matches!(self, Self::Config | Self::TooLarge | Self::Unencodable)
+        !matches!(self, Self::Config | Self::TooLarge | Self::Unencodable | Self::PinLost)
     }
 
     fn text(self) -> &'static str {
@@ -67,6 +69,7 @@ impl Kind {
             Self::Unavailable => "endpoint unavailable",
             Self::NoEndpoints => "no endpoints",
             Self::Closed => "closed",
+            Self::PinLost => "pinned connection lost",
             Self::UnexpectedEof => "the stream ended inside a message",
             Self::Io => "transport error",
             Self::Tls => "TLS handshake failed",

@@ -35,6 +35,15 @@ pub enum Event<'a> {
         /// Which connection.
         connection: ConnectionId,
     },
+    /// A call had to wait for a connection, and got one.
+    Waited {
+        /// Of which endpoint.
+        endpoint: &'a EndpointKey,
+        /// Which connection.
+        connection: ConnectionId,
+        /// How long it waited.
+        took: Duration,
+    },
     /// A connection was closed.
     Closed {
         /// Of which endpoint.
@@ -166,6 +175,9 @@ fn trace(event: &Event<'_>) {
         }
         Event::Reused { endpoint, connection } => {
             trace!(target: "towline", %endpoint, %connection, "connection reused");
+        }
+        Event::Waited { endpoint, connection, took } => {
+            trace!(target: "towline", %endpoint, %connection, ?took, "waited for a connection");
         }
         Event::Closed { endpoint, connection, reason } => {
             debug!(target: "towline", %endpoint, %connection, %reason, "connection closed");

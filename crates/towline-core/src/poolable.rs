@@ -123,6 +123,15 @@ impl ConnectionId {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Self(NEXT.fetch_add(1, Ordering::Relaxed))
     }
+
+    /// Never 0.
+    pub(crate) fn number(self) -> u64 {
+        self.0
+    }
+
+    pub(crate) fn from_number(number: u64) -> Option<Self> {
+        (number > 0).then_some(Self(number))
+    }
 }
 
 impl fmt::Display for ConnectionId {
@@ -165,6 +174,9 @@ pub trait Poolable: Send + 'static {
 
     /// Resolves with the state as soon as it differs from `seen`. A connection that is `Idle` goes on watching its
     /// peer: FIN, RST and bytes that nobody asked for make it `Closed` and wake the task.
+    ///
+    /// Of a [shared](Sharing::Shared) connection the pool asks one handle, and counts the calls itself: there,
+    /// changes between `Idle` and `Busy` may come without a wake-up.
     ///
     /// Does not block, and is called under the pool's lock.
     fn poll_change(&mut self, seen: State, cx: &mut Context<'_>) -> Poll<State>;

@@ -3,20 +3,21 @@
 //! A lock of its own, so that a connection can ring while the pool's lock is held.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Wake;
+use std::task::{Context, Poll, Wake, Waker};
 
-use futures_util::task::AtomicWaker;
-use towline_core::sync::Lock;
+use crate::sync::{AtomicBool, AtomicWaker, Lock, Ordering};
 
-#[derive(Debug, Default)]
 pub(crate) struct Bell {
     driver: AtomicWaker,
     rung: Lock<Vec<usize>>,
 }
 
 impl Bell {
-    pub(crate) fn register(&self, waker: &std::task::Waker) {
+    pub(crate) fn new() -> Self {
+        Self { driver: AtomicWaker::new(), rung: Lock::new(Vec::new()) }
+    }
+
+    pub(crate) fn register(&self, waker: &Waker) {
         self.driver.register(waker);
     }
 
@@ -30,23 +31,44 @@ impl Bell {
     }
 }
 
-/// The waker of one slot's connection. Rings at most once until it is [`rearm`](Self::rearm)ed, so what is noted
-/// never outgrows the number of connections.
-#[derive(Debug)]
+/// The waker of one slot's connection, and the way to end the call on it.
+///
+/// Rings at most once until it is [`rearm`](Self::rearm)ed, so what is noted never outgrows the number of connections.
 pub(crate) struct Ring {
     bell: Arc<Bell>,
     slot: usize,
     rung: AtomicBool,
+    /// The call on an exclusive connection, which only its own task can end.
+    call: AtomicWaker,
+    cut: AtomicBool,
 }
 
 impl Ring {
     pub(crate) fn new(bell: Arc<Bell>, slot: usize) -> Self {
-        Self { bell, slot, rung: AtomicBool::new(false) }
+        Self { bell, slot, rung: AtomicBool::new(false), call: AtomicWaker::new(), cut: AtomicBool::new(false) }
+    }
+
+    /// Whether the connection has rung, and nobody has looked at it since.
+    pub(crate) fn has_rung(&self) -> bool {
+        self.rung.load(Ordering::Acquire)
     }
 
     /// To be called before the connection is looked at.
     pub(crate) fn rearm(&self) {
         self.rung.store(false, Ordering::Release);
+    }
+
+    /// Ends the call. Runs foreign code.
+    pub(crate) fn cut(&self) {
+        self.cut.store(true, Ordering::Release);
+        self.call.wake();
+    }
+
+    /// Resolves when the call is to end.
+    pub(crate) fn poll_cut(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.call.register(cx.waker());
+        // After that: who cuts from here on wakes this task.
+        if self.cut.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 

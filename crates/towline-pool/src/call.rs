@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tower_service::Service;
-use towline_core::{Error, GiveBack, Phase, Poolable, Sent, progress};
+use towline_core::{Error, GiveBack, Kind, Phase, Poolable, Sent, Sharing, progress};
 
-use crate::lend::{Checkout, LendFuture, Wish, spent};
-use crate::shared::{Shared, Users};
+use crate::bell::Ring;
+use crate::checkout::{Checkout, spent};
+use crate::lend::{LendFuture, Wish};
+use crate::shared::Shared;
 
 /// How many connections in a row may hand a request back before the call fails: enough for a backend that closed all
 /// its connections at once, few enough to end.
@@ -25,8 +27,6 @@ pin_project_lite::pin_project! {
     {
         #[pin]
         state: State<C, Req, C::Future>,
-        // Keeps the pool open for a request that comes back, also when the handle is gone.
-        users: Option<Arc<Users<C>>>,
         handed_back: u32,
     }
 }
@@ -40,7 +40,7 @@ pin_project_lite::pin_project! {
         Lending { #[pin] lend: LendFuture<C>, request: Option<Req> },
         Readying { checkout: Option<Checkout<C>>, request: Option<Req> },
         // In this order: the call is dropped before its connection is given back.
-        Calling { #[pin] future: F, checkout: Checkout<C> },
+        Calling { #[pin] future: F, checkout: Checkout<C>, end: End },
         Done,
     }
 }
@@ -50,13 +50,11 @@ where
     C: Poolable + Service<Req>,
 {
     pub(crate) fn with_lend(lend: LendFuture<C>, request: Req) -> Self {
-        let users = Some(lend.users().clone());
-        Self { state: State::Lending { lend, request: Some(request) }, users, handed_back: 0 }
+        Self { state: State::Lending { lend, request: Some(request) }, handed_back: 0 }
     }
 
     pub(crate) fn with_checkout(checkout: Option<Checkout<C>>, request: Req) -> Self {
-        let users = checkout.as_ref().and_then(|checkout| checkout.shared().users());
-        Self { state: State::Readying { checkout, request: Some(request) }, users, handed_back: 0 }
+        Self { state: State::Readying { checkout, request: Some(request) }, handed_back: 0 }
     }
 }
 
@@ -97,25 +95,31 @@ where
                             // What the connection does with it is its own business: from here on it may be sent.
                             progress::enter(Phase::Call);
                             let future = Service::call(&mut *checkout, request);
-                            state.set(State::Calling { future, checkout });
+                            state.set(State::Calling { future, checkout, end: End::Unknown });
                         }
                         Err(error) => {
-                            let again = Again::after(&checkout, this.users);
+                            let again = Again::after(&checkout);
                             drop(checkout);
                             state.set(State::Done);
                             state.set(again.lend(GiveBack::<Req>::split(error).0, request, this.handed_back)?);
                         }
                     }
                 }
-                StateProj::Calling { future, checkout } => match std::task::ready!(future.poll(cx)) {
-                    Ok(response) => {
+                StateProj::Calling { future, checkout, end } => match future.poll(cx) {
+                    Poll::Pending => {
+                        std::task::ready!(end.poll(checkout, cx));
+                        let error = cut_off().or_endpoint(&checkout.shared().name);
+                        state.set(State::Done);
+                        return Poll::Ready(Err(error));
+                    }
+                    Poll::Ready(Ok(response)) => {
                         progress::written();
                         checkout.succeeded();
                         state.set(State::Done);
                         return Poll::Ready(Ok(response));
                     }
-                    Err(error) => {
-                        let again = Again::after(checkout, this.users);
+                    Poll::Ready(Err(error)) => {
+                        let again = Again::after(checkout);
                         state.set(State::Done);
                         match error.split() {
                             (error, None) => {
@@ -134,31 +138,60 @@ where
     }
 }
 
+/// Whether the pool, closed, is done waiting for this call. Looked for once the call has to wait: one that is answered
+/// at once costs nothing.
+enum End {
+    Unknown,
+    /// Only the task of the call can end it.
+    On(Arc<Ring>),
+    /// The pool ends the connection, and the call with it.
+    WithConnection,
+}
+
+impl End {
+    fn poll<C: Poolable>(&mut self, checkout: &Checkout<C>, cx: &mut Context<'_>) -> Poll<()> {
+        if let Self::Unknown = self {
+            *self = match (checkout.sharing(), checkout.shared().ring(checkout.slot())) {
+                (Sharing::Shared { .. }, _) => Self::WithConnection,
+                (Sharing::Exclusive, Some(ring)) => Self::On(ring),
+                // Nothing else takes a connection that is lent out of its slot.
+                (Sharing::Exclusive, None) => return Poll::Ready(()),
+            };
+        }
+        match self {
+            Self::On(ring) => ring.poll_cut(cx),
+            Self::Unknown | Self::WithConnection => Poll::Pending,
+        }
+    }
+}
+
+fn cut_off() -> Error {
+    let why = "the pool was closed, and this call took longer than it waits for calls in flight (close_deadline)";
+    Error::new(Kind::Closed, Phase::Call).with_message(why)
+}
+
 /// What is needed to ask for another connection, when a request comes back unsent.
 struct Again<C: Poolable> {
     shared: Arc<Shared<C>>,
-    users: Option<Arc<Users<C>>>,
     wish: Wish,
 }
 
 impl<C: Poolable> Again<C> {
-    fn after(checkout: &Checkout<C>, users: &Option<Arc<Users<C>>>) -> Self {
-        Self { shared: checkout.shared().clone(), users: users.clone(), wish: checkout.wish().clone() }
+    fn after(checkout: &Checkout<C>) -> Self {
+        Self { shared: checkout.shared().clone(), wish: checkout.wish().clone() }
     }
 
-    /// Asks, up to a bound, and while the pool is open.
+    /// Asks, up to a bound.
     fn lend<Req>(self, error: Error, request: Req, handed_back: &mut u32) -> Result<State<C, Req, C::Future>, Error>
     where
         C: Service<Req>,
     {
         *handed_back += 1;
         progress::back();
-        match self.users {
-            Some(users) if *handed_back <= HAND_BACKS => {
-                Ok(State::Lending { lend: LendFuture::again(users, self.wish), request: Some(request) })
-            }
-            _ => Err(error.with_sent(Sent::Never).or_endpoint(&self.shared.name)),
+        if *handed_back > HAND_BACKS {
+            return Err(error.with_sent(Sent::Never).or_endpoint(&self.shared.name));
         }
+        Ok(State::Lending { lend: LendFuture::again(self.shared, self.wish), request: Some(request) })
     }
 }
 

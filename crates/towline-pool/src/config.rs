@@ -6,9 +6,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tower_service::Service;
+use towline_core::sync::Lock;
 use towline_core::{Backoff, Error, Kind, Observers, Phase, Poolable, SharedExecutor, TokioExecutor};
 
+use crate::check::HealthCheck;
+use crate::shared::Common;
+use crate::stats::Stats;
+use crate::total::Total;
 use crate::Pool;
+
+/// Which idle connection is handed out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum IdleOrder {
+    /// The one that was used last: it is most surely alive, and those that are not needed stay idle until they close.
+    #[default]
+    MostRecent,
+    /// The one that was idle for longest: use, and load behind a load balancer, spread evenly. Connections that nobody
+    /// needed for an [`idle_timeout`](PoolBuilder::idle_timeout) are closed: as many as were idle at the least.
+    LeastRecent,
+}
 
 /// What the pool's core decides by.
 #[derive(Clone, Copy, Debug)]
@@ -17,13 +33,27 @@ pub(crate) struct Limits {
     pub(crate) max_dials: usize,
     pub(crate) max_waiters: usize,
     pub(crate) wait_deadline: Duration,
+    pub(crate) dial_deadline: Duration,
+    pub(crate) close_deadline: Duration,
     pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) idle_order: IdleOrder,
+    pub(crate) min_idle: usize,
     pub(crate) max_lifetime: Option<Duration>,
+    pub(crate) max_calls: Option<u64>,
+    pub(crate) check_every: Option<Duration>,
     pub(crate) dial_backoff: Backoff,
     pub(crate) warm: usize,
 }
 
-/// Settings of a [`Pool`], all per endpoint.
+impl Limits {
+    /// How often the driver looks after the pool while it is used, and by how much the time of a return can be off.
+    pub(crate) fn tick(&self) -> Duration {
+        const TICK: Duration = Duration::from_secs(1);
+        self.idle_timeout.map_or(TICK, |limit| TICK.min(limit / 8).max(Duration::from_millis(1)))
+    }
+}
+
+/// Settings of a [`Pool`]: per endpoint, but for [`max_total`](Self::max_total).
 ///
 /// ```
 /// use std::time::Duration;
@@ -36,6 +66,7 @@ pub(crate) struct Limits {
 #[must_use]
 pub struct PoolBuilder {
     limits: Limits,
+    max_total: Option<usize>,
     executor: SharedExecutor,
     observers: Observers,
 }
@@ -48,11 +79,18 @@ impl Default for PoolBuilder {
                 max_dials: 4,
                 max_waiters: 1_024,
                 wait_deadline: Duration::from_secs(5),
+                dial_deadline: Duration::from_secs(10),
+                close_deadline: Duration::from_secs(10),
                 idle_timeout: Some(Duration::from_secs(55)),
+                idle_order: IdleOrder::default(),
+                min_idle: 0,
                 max_lifetime: Some(Duration::from_secs(30 * 60)),
+                max_calls: None,
+                check_every: None,
                 dial_backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(2)),
                 warm: 0,
             },
+            max_total: None,
             executor: Arc::new(TokioExecutor::current()),
             observers: Observers::default(),
         }
@@ -68,6 +106,17 @@ impl PoolBuilder {
     /// The most connections, dials in progress included. Default: 32.
     pub fn max_connections(mut self, max: usize) -> Self {
         self.limits.max_connections = max;
+        self
+    }
+
+    /// The most connections over all endpoints of the pool, dials in progress included; `None` for no such cap. Default:
+    /// `None`.
+    ///
+    /// At the cap, a call that needs a new connection has the idle connection closed that was used least recently, of
+    /// any endpoint. When none is idle, places that become free go to endpoints in the order in which they asked, and an
+    /// endpoint that has no connection at all gets that of the next call that ends elsewhere.
+    pub fn max_total(mut self, max: impl Into<Option<usize>>) -> Self {
+        self.max_total = max.into();
         self
     }
 
@@ -89,10 +138,45 @@ impl PoolBuilder {
         self
     }
 
-    /// Closes a connection that nobody used for so long; `None` keeps it. Default: 55 s, below the 60 s after which
-    /// common servers and load balancers close it from their side.
+    /// How long a dial may take at the most, whatever the maker does; it then counts as failed. Default: 10 s, above the
+    /// 5 s of towline's own connectors, which know better what they were waiting for.
+    pub fn dial_deadline(mut self, limit: Duration) -> Self {
+        self.limits.dial_deadline = limit;
+        self
+    }
+
+    /// How long [`close`](Pool::close) waits for calls in flight before it cuts them off. Default: 10 s.
+    pub fn close_deadline(mut self, limit: Duration) -> Self {
+        self.limits.close_deadline = limit;
+        self
+    }
+
+    /// Closes a connection that nobody used for so long, or up to a second earlier (an eighth of it, if that is less);
+    /// `None` keeps it. Default: 55 s, below the 60 s after which common servers and load balancers close it from their
+    /// side.
     pub fn idle_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.limits.idle_timeout = limit.into();
+        self
+    }
+
+    /// Which idle connection is handed out. Default: the most recently used one.
+    pub fn idle_order(mut self, order: IdleOrder) -> Self {
+        self.limits.idle_order = order;
+        self
+    }
+
+    /// Keeps so many connections idle: dials ahead as soon as a target is known and whenever there are fewer, leaves
+    /// that many open after the idle timeout, and opens the replacement of an old one before it is closed. Never beyond
+    /// a cap, and never at the cost of a call. Default: 0.
+    pub fn min_idle(mut self, connections: usize) -> Self {
+        self.limits.min_idle = connections;
+        self
+    }
+
+    /// Replaces a connection after so many calls, never in the middle of one; `None` for no limit. Jittered as
+    /// [`max_lifetime`](Self::max_lifetime) is. Default: `None`.
+    pub fn max_calls(mut self, max: impl Into<Option<u64>>) -> Self {
+        self.limits.max_calls = max.into();
         self
     }
 
@@ -109,7 +193,8 @@ impl PoolBuilder {
         self
     }
 
-    /// Connects this many ahead, as soon as a target is known, instead of at its first call. Default: 0, lazy.
+    /// Connects this many ahead, once, as soon as a target is known, instead of at its first call. Default: 0, lazy.
+    /// See [`min_idle`](Self::min_idle) for more than once.
     pub fn warm(mut self, connections: usize) -> Self {
         self.limits.warm = connections;
         self
@@ -138,21 +223,50 @@ impl PoolBuilder {
         M::Response: Poolable,
         T: Clone + Eq + Hash,
     {
-        let Self { limits, executor, observers } = self;
-        limits.check()?;
-        Ok(Pool::new(make, limits, executor, observers))
+        self.build_with(make, None)
+    }
+
+    /// A pool whose idle connections are checked; see [`HealthCheck`]. Errors as of [`build`](Self::build).
+    pub fn build_checked<M, T>(mut self, make: M, check: HealthCheck<M::Response>) -> Result<Pool<M, T>, Error>
+    where
+        M: Service<T>,
+        M::Response: Poolable,
+        T: Clone + Eq + Hash,
+    {
+        check.validate()?;
+        self.limits.check_every = Some(check.every);
+        self.build_with(make, Some(check))
+    }
+
+    fn build_with<M, T>(self, make: M, check: Option<HealthCheck<M::Response>>) -> Result<Pool<M, T>, Error>
+    where
+        M: Service<T>,
+        M::Response: Poolable,
+        T: Clone + Eq + Hash,
+    {
+        let Self { limits, max_total, executor, observers } = self;
+        limits.check(max_total)?;
+        let total = max_total.map(|max| Arc::new(Total::new(max)));
+        let past = Arc::new(Lock::new(Stats::default()));
+        Ok(Pool::new(make, check, Common { limits, observers, total, past }, executor))
     }
 }
 
 impl Limits {
-    fn check(&self) -> Result<(), Error> {
+    fn check(&self, max_total: Option<usize>) -> Result<(), Error> {
         let Self {
             max_connections,
             max_dials,
             max_waiters,
             wait_deadline,
+            dial_deadline,
+            close_deadline: _,
             idle_timeout,
+            idle_order: _,
+            min_idle,
             max_lifetime,
+            max_calls,
+            check_every: _,
             dial_backoff: _,
             warm,
         } = *self;
@@ -175,8 +289,23 @@ impl Limits {
         if max_lifetime.is_some_and(|limit| limit.is_zero()) {
             return refuse("max_lifetime is 0: no connection could be reused; use None for no limit".to_owned());
         }
-        if warm > max_connections {
-            return refuse(format!("warm is {warm}, more than max_connections, which is {max_connections}"));
+        if dial_deadline.is_zero() {
+            return refuse("dial_deadline is 0: every dial would fail; use a longer one".to_owned());
+        }
+        if max_calls == Some(0) {
+            return refuse("max_calls is 0: no connection could be used; use None for no limit".to_owned());
+        }
+        if max_total == Some(0) {
+            return refuse("max_total is 0: no call could ever be served; use None for no cap over all".to_owned());
+        }
+        let (cap, capped_by) = match max_total {
+            Some(total) if total < max_connections => (total, "max_total"),
+            _ => (max_connections, "max_connections"),
+        };
+        for (name, ahead) in [("warm", warm), ("min_idle", min_idle)] {
+            if ahead > cap {
+                return refuse(format!("{name} is {ahead}, more than {capped_by}, which is {cap}; lower the one or raise the other"));
+            }
         }
         Ok(())
     }
@@ -184,9 +313,10 @@ impl Limits {
 
 impl fmt::Debug for PoolBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { limits, executor, observers } = self;
+        let Self { limits, max_total, executor, observers } = self;
         f.debug_struct("PoolBuilder")
             .field("limits", limits)
+            .field("max_total", max_total)
             .field("executor", executor)
             .field("observers", observers)
             .finish()

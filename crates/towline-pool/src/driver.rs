@@ -1,38 +1,60 @@
-//! The one task of an endpoint's pool: dials, watches idle connections, retires old ones.
+//! The one task of an endpoint's pool: dials, watches idle connections, retires old ones, ends waits that are over.
 //!
-//! It starts with the first caller who has to wait, survives every caller, and ends when the pool is closed or its
-//! last handle dropped.
+//! It starts with the first caller who has to wait and survives every caller. It does not keep the pool open: it ends
+//! when that is closed, or dropped by whoever held it.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 
+use tokio::runtime::Handle;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tower_service::Service;
-use towline_core::{BoxError, Error, Event, Poolable, ReadyCall, Sent};
+use towline_core::sync::after;
+use towline_core::{BoxError, ConnectionId, Error, Event, Kind, Phase, Poolable, ReadyCall, Sent};
 
-use crate::core::DialPermit;
+use crate::bell::Bell;
+use crate::check::HealthCheck;
+use crate::checkout::Checkout;
+use crate::config::Limits;
+use crate::core::{DialPermit, Need};
+use crate::lend::Wish;
 use crate::shared::Shared;
 
 pub(crate) struct Driver<M: Service<T>, T>
 where
     M::Response: Poolable,
 {
-    shared: Arc<Shared<M::Response>>,
+    shared: Weak<Shared<M::Response>>,
+    bell: Arc<Bell>,
+    limits: Limits,
     make: M,
     target: T,
+    check: Option<HealthCheck<M::Response>>,
     dials: Vec<Dial<M, T>>,
+    checks: Vec<Check>,
     sleep: Option<Pin<Box<Sleep>>>,
+    /// Has looked after what it found at its start.
+    started: bool,
 }
 
 struct Dial<M: Service<T>, T> {
     /// Taken when the dial ends.
     permit: Option<DialPermit>,
     started: Instant,
-    future: Pin<Box<ReadyCall<M, T>>>,
+    deadline: Instant,
+    /// None when the maker panicked at once.
+    future: Result<Pin<Box<ReadyCall<M, T>>>, Error>,
 }
 
-// Dials and the timer are boxed; nothing else is pinned.
+struct Check {
+    connection: ConnectionId,
+    deadline: Instant,
+    future: Option<Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>>,
+}
+
+// Dials, checks and the timer are boxed; nothing else is pinned.
 impl<M: Service<T>, T> Unpin for Driver<M, T> where M::Response: Poolable {}
 
 impl<M, T> Driver<M, T>
@@ -42,33 +64,82 @@ where
     M::Error: Into<BoxError>,
     T: Clone,
 {
-    pub(crate) fn new(shared: Arc<Shared<M::Response>>, make: M, target: T) -> Self {
-        Self { shared, make, target, dials: Vec::new(), sleep: None }
+    pub(crate) fn new(
+        shared: &Arc<Shared<M::Response>>,
+        make: M,
+        target: T,
+        check: Option<HealthCheck<M::Response>>,
+    ) -> Self {
+        Self {
+            bell: shared.bell.clone(),
+            limits: shared.limits,
+            shared: Arc::downgrade(shared),
+            make,
+            target,
+            check,
+            dials: Vec::new(),
+            checks: Vec::new(),
+            sleep: None,
+            started: false,
+        }
     }
 
-    fn start_dials(&mut self, now: Instant) {
-        while let Some(permit) = self.shared.change(|core, _| core.start_dial(now)) {
-            let future = Box::pin(ReadyCall::new(self.make.clone(), self.target.clone()));
-            self.dials.push(Dial { permit: Some(permit), started: now, future });
+    /// Looks after connections that rang, and does what is due. Whether the pool is closed, and has connections left.
+    fn look(&mut self, shared: &Shared<M::Response>, now: Instant) -> (bool, bool) {
+        let rung = self.bell.take();
+        let first = !std::mem::replace(&mut self.started, true);
+        let runtime = Handle::try_current().ok().filter(|_| first);
+        shared.change(|core, effects| {
+            if let Some(runtime) = runtime {
+                core.driven_on(runtime.id());
+            }
+            rung.into_iter().for_each(|slot| core.rang(slot, now, effects));
+            if first || core.looks_at().is_some_and(|at| at <= now) {
+                core.look(now, effects);
+            }
+            (core.is_closed(), core.has_live())
+        })
+    }
+
+    // === Dials ===
+
+    /// Starts what is due. When to try again, if there is no room for what is wanted ahead.
+    fn start_dials(&mut self, shared: &Shared<M::Response>, now: Instant) -> Option<Instant> {
+        loop {
+            let Some(need) = shared.read(|core| core.need(now)) else {
+                shared.wants_no_place();
+                return None;
+            };
+            let Some(place) = shared.place(need, now) else {
+                return (need == Need::Warmth).then(|| after(now, self.limits.tick()));
+            };
+            match shared.change(|core, _| core.start_dial(place, now)) {
+                Ok(permit) => {
+                    let future = guard(|| Box::pin(ReadyCall::new(self.make.clone(), self.target.clone())));
+                    let deadline = after(now, self.limits.dial_deadline);
+                    self.dials.push(Dial { permit: Some(permit), started: now, deadline, future });
+                }
+                Err(unused) => drop(unused),
+            }
         }
     }
 
     /// The pool is closed: dropping the dials closes what they had opened.
-    fn give_up_dials(&mut self) {
-        let permits: Vec<_> = self.dials.drain(..).filter_map(|dial| dial.permit).collect();
-        if !permits.is_empty() {
-            self.shared.change(|core, effects| core.dials_given_up(permits, effects));
+    fn give_up(&mut self, shared: &Shared<M::Response>) {
+        self.checks.clear();
+        for permit in self.dials.drain(..).filter_map(|dial| dial.permit) {
+            shared.change(|core, effects| core.dial_given_up(permit, effects));
         }
     }
 
     /// Whether a dial has ended.
-    fn poll_dials(&mut self, cx: &mut Context<'_>) -> bool {
+    fn poll_dials(&mut self, shared: &Shared<M::Response>, cx: &mut Context<'_>) -> bool {
         let mut ended = false;
         for dial in &mut self.dials {
-            let Poll::Ready(result) = dial.future.as_mut().poll(cx) else { continue };
+            let Poll::Ready(result) = dial.poll(self.limits, cx) else { continue };
             let Some(permit) = dial.permit.take() else { continue };
             ended = true;
-            let (shared, now) = (&self.shared, Instant::now());
+            let now = Instant::now();
             match result {
                 Ok(made) => {
                     let connection = shared.change(|core, effects| core.dial_succeeded(permit, made, now, effects));
@@ -77,8 +148,7 @@ where
                 }
                 Err(error) => {
                     // Whatever a foreign maker fails with, no request was sent.
-                    let error = Error::unreachable(error).with_sent(Sent::Never);
-                    let error = error.or_endpoint(&shared.name);
+                    let error = error.with_sent(Sent::Never).or_endpoint(&shared.name);
                     let next = shared.change(|core, effects| core.dial_failed(permit, error.clone(), now, effects));
                     let next_in = next.saturating_duration_since(now);
                     shared.observers.emit(Event::DialFailed { endpoint: &shared.name, error: &error, next_in });
@@ -88,6 +158,76 @@ where
         self.dials.retain(|dial| dial.permit.is_some());
         ended
     }
+
+    // === Health checks ===
+
+    fn start_checks(&mut self, shared: &Arc<Shared<M::Response>>, now: Instant) {
+        let Some(check) = &self.check else { return };
+        while self.checks.len() < self.limits.max_dials {
+            let Some(grant) = shared.change(|core, effects| core.start_check(now, effects)) else { return };
+            let connection = grant.slot.id;
+            let checkout = Checkout::new(shared.clone(), grant, Wish::default());
+            let future = guard(|| check.begin(checkout)).ok();
+            self.checks.push(Check { connection, deadline: after(now, check.deadline), future });
+        }
+    }
+
+    /// Whether a check has ended.
+    fn poll_checks(&mut self, shared: &Shared<M::Response>, cx: &mut Context<'_>) -> bool {
+        let before = self.checks.len();
+        self.checks.retain_mut(|check| {
+            let Poll::Ready(healthy) = check.poll(cx) else { return true };
+            // Gives the connection back, before it is judged.
+            check.future = None;
+            let now = Instant::now();
+            shared.change(|core, effects| core.checked(check.connection, !healthy, now, effects));
+            false
+        });
+        self.checks.len() < before
+    }
+}
+
+impl<M, T> Dial<M, T>
+where
+    M: Service<T>,
+    M::Error: Into<BoxError>,
+{
+    fn poll(&mut self, limits: Limits, cx: &mut Context<'_>) -> Poll<Result<M::Response, Error>> {
+        let future = match &mut self.future {
+            Ok(future) => future.as_mut(),
+            Err(panicked) => return Poll::Ready(Err(panicked.clone())),
+        };
+        match guard(|| future.poll(cx)) {
+            Ok(Poll::Ready(result)) => Poll::Ready(result.map_err(Error::unreachable)),
+            Ok(Poll::Pending) if Instant::now() < self.deadline => Poll::Pending,
+            Ok(Poll::Pending) => Poll::Ready(Err(Error::new(Kind::Timeout, Phase::Dial).with_message(format!(
+                "the maker made no connection within {} ms (dial_deadline)",
+                limits.dial_deadline.as_millis()
+            )))),
+            Err(panicked) => Poll::Ready(Err(panicked)),
+        }
+    }
+}
+
+impl Check {
+    /// Whether the connection is well, once that is known.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        let Some(future) = &mut self.future else { return Poll::Ready(false) };
+        match guard(|| future.as_mut().poll(cx)) {
+            Ok(Poll::Ready(result)) => Poll::Ready(result.is_ok()),
+            Ok(Poll::Pending) if Instant::now() < self.deadline => Poll::Pending,
+            Ok(Poll::Pending) | Err(_) => Poll::Ready(false),
+        }
+    }
+}
+
+/// Runs foreign code; its panic is an error of the dial or check that it belongs to, not the end of the pool.
+fn guard<R>(run: impl FnOnce() -> R) -> Result<R, Error> {
+    catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+        Error::new(Kind::Other, Phase::Dial).with_message(format!("the maker panicked: {text}"))
+    })
 }
 
 impl<M, T> Future for Driver<M, T>
@@ -101,32 +241,33 @@ where
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        this.shared.bell.register(cx.waker());
+        this.bell.register(cx.waker());
+        // Held for the time of this poll: if it becomes the last, dropping it calls this task again.
+        let Some(shared) = this.shared.upgrade() else { return Poll::Ready(()) };
         loop {
             let now = Instant::now();
-            let rung = this.shared.bell.take();
-            let (closed, live, next) = this.shared.change(|core, effects| {
-                for slot in rung {
-                    core.rang(slot, now, effects);
-                }
-                let next = core.expire(now, effects);
-                (core.is_closed(), core.has_live(), next)
-            });
+            let (closed, live) = this.look(&shared, now);
             if closed {
-                this.give_up_dials();
+                this.give_up(&shared);
                 // Connections in use may come back with their response unread, and settle.
                 return if live { Poll::Pending } else { Poll::Ready(()) };
             }
-            this.start_dials(now);
-            if this.poll_dials(cx) {
+            let again = this.start_dials(&shared, now);
+            this.start_checks(&shared, now);
+            if this.poll_dials(&shared, cx) | this.poll_checks(&shared, cx) {
                 continue;
             }
-            let Some(next) = next else {
+            let dials = this.dials.iter().map(|dial| dial.deadline);
+            let checks = this.checks.iter().map(|check| check.deadline);
+            let look = shared.read(|core| core.looks_at());
+            let Some(next) = look.into_iter().chain(again).chain(dials).chain(checks).min() else {
                 this.sleep = None;
                 return Poll::Pending;
             };
             let sleep = this.sleep.get_or_insert_with(|| Box::pin(sleep_until(next)));
-            sleep.as_mut().reset(next);
+            if sleep.deadline() != next {
+                sleep.as_mut().reset(next);
+            }
             if sleep.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
@@ -140,6 +281,10 @@ where
 {
     fn drop(&mut self) {
         let lost = self.dials.drain(..).filter_map(|dial| dial.permit).collect();
-        self.shared.undriven(lost);
+        // Their connections go back, or close.
+        self.checks.clear();
+        if let Some(shared) = self.shared.upgrade() {
+            shared.undriven(lost);
+        }
     }
 }

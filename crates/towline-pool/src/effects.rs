@@ -1,21 +1,61 @@
 //! What follows from a change of the core and must not happen under its lock: foreign code runs when wakers are woken,
-//! connections dropped and observers told.
+//! connections dropped, places passed on and observers told.
 
+use std::sync::Arc;
 use std::task::Waker;
 
 use towline_core::{CloseReason, ConnectionId};
 
+use crate::bell::Ring;
+use crate::total::Place;
+
 /// What has to happen once the lock is released.
 #[must_use]
 pub(crate) struct Effects<C> {
-    pub(crate) wake: Vec<Waker>,
-    pub(crate) closed: Vec<(ConnectionId, CloseReason, Option<C>)>,
-    pub(crate) dropped: Vec<C>,
+    /// Mostly there is one to wake: that costs no memory.
+    first: Option<Waker>,
+    others: Vec<Waker>,
+    pub(crate) closed: Vec<Closed<C>>,
+    pub(crate) places: Vec<Place>,
     pub(crate) wake_driver: bool,
+    /// A connection is idle, and other endpoints want its place.
+    pub(crate) feed: bool,
+}
+
+/// A connection that is no longer in its slot.
+pub(crate) struct Closed<C> {
+    pub(crate) id: ConnectionId,
+    pub(crate) reason: CloseReason,
+    /// Absent when it is lent exclusively.
+    pub(crate) connection: Option<C>,
+    /// Given when the calls on it are to end now.
+    pub(crate) cut: Option<Arc<Ring>>,
+    pub(crate) place: Place,
+}
+
+impl<C> Effects<C> {
+    pub(crate) fn wake(&mut self, waker: Waker) {
+        match self.first {
+            None => self.first = Some(waker),
+            Some(_) => self.others.push(waker),
+        }
+    }
+
+    /// Whom to wake, in this order.
+    pub(crate) fn take_wakers(&mut self) -> impl Iterator<Item = Waker> + use<C> {
+        self.first.take().into_iter().chain(std::mem::take(&mut self.others))
+    }
 }
 
 impl<C> Default for Effects<C> {
     fn default() -> Self {
-        Self { wake: Vec::new(), closed: Vec::new(), dropped: Vec::new(), wake_driver: false }
+        Self {
+            first: None,
+            others: Vec::new(),
+            closed: Vec::new(),
+            places: Vec::new(),
+            wake_driver: false,
+            feed: false,
+        }
     }
 }

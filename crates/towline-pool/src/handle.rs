@@ -2,27 +2,30 @@
 
 use std::fmt;
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
+use tokio::time::{Instant, sleep};
+use tower::load::Load;
 use tower_service::Service;
 use towline_core::{CallContext, EndpointKey, Error, GiveBack, Lend, Poolable, Room};
 
 use crate::call::PooledCall;
 use crate::core::Core;
 use crate::lend::{DRIVES, LendFuture, nobody_drives};
-use crate::shared::{Shared, Users};
+use crate::shared::Shared;
 use crate::stats::Stats;
 
 /// A handle to one endpoint's pool: a `Service` for what its connections serve, and a [`Lend`] for balancers.
 ///
-/// Clones share the pool. When the last is dropped, and no call waits, idle connections close at once, those in use
-/// after their call, and the pool's task ends.
+/// Clones share the pool. When the last is dropped, and the last call and [`Checkout`](crate::Checkout) with it, the
+/// connections close and the pool's task ends.
 ///
 /// Ready unless nothing is connected and the first connection is under way or backs off; then it wakes when one is
 /// there. Ready or not, it holds nothing: a connection is acquired in the call's future.
 pub struct Handle<C: Poolable> {
-    shared: Arc<Users<C>>,
+    shared: Arc<Shared<C>>,
     /// Has said that it is ready, and stays so until its call.
     ready: bool,
     watching: Option<usize>,
@@ -31,7 +34,7 @@ pub struct Handle<C: Poolable> {
 }
 
 impl<C: Poolable> Handle<C> {
-    pub(crate) fn new(shared: Arc<Users<C>>) -> Self {
+    pub(crate) fn new(shared: Arc<Shared<C>>) -> Self {
         Self { shared, ready: false, watching: None, drives: 0 }
     }
 
@@ -64,12 +67,34 @@ impl<C: Poolable> Handle<C> {
     }
 
     /// Ends the pool: no call gets a connection any more, waiters fail with
-    /// [`Kind::Closed`](towline_core::Kind::Closed), calls in flight finish. Resolves when the last connection is
-    /// closed; dropping the future changes nothing.
+    /// [`Kind::Closed`](towline_core::Kind::Closed), calls in flight finish, and are cut off with the same error after
+    /// the [`close_deadline`](crate::PoolBuilder::close_deadline). Resolves when the last connection is closed. A
+    /// [`Checkout`](crate::Checkout) that is still held by then keeps its connection until it is dropped.
+    ///
+    /// Dropping the future leaves the pool closed, and calls in flight all the time they want.
     pub async fn close(&self) {
         self.shared.shut_down();
-        // Nothing fails here: what is closed needs no driver but the one that is there.
-        let _closed = self.wait_until(|core| core.is_empty().then_some(Ok(())), || Ok(())).await;
+        // What is closed needs no driver but the one that is there: nothing fails here.
+        let mut closed = pin!(self.wait_until(|core| core.is_empty().then_some(Ok(())), || Ok(())));
+        // Outside of a runtime there is no time to keep.
+        let timer = tokio::runtime::Handle::try_current().is_ok();
+        let mut timer = pin!(timer.then(|| sleep(self.shared.limits.close_deadline)));
+        poll_fn(|cx| {
+            if closed.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            ready!(timer.as_mut().as_pin_mut().map_or(Poll::Pending, |timer| timer.poll(cx)));
+            let now = Instant::now();
+            self.shared.change(|core, effects| core.cut(now, effects));
+            Poll::Ready(())
+        })
+        .await;
+    }
+
+    /// Closes all its connections, those in use after their call, and dials anew for whoever comes or waits.
+    pub fn evict(&self) {
+        let now = Instant::now();
+        self.shared.change(|core, effects| core.evict(now, effects));
     }
 
     /// What the pool has and what it did.
@@ -82,8 +107,8 @@ impl<C: Poolable> Handle<C> {
         &self.shared.name
     }
 
-    pub(crate) fn shut_down(&self) {
-        self.shared.shut_down();
+    pub(crate) fn drive(&self) -> Result<(), Error> {
+        self.shared.drive()
     }
 
     /// Waits for `done`, which is asked after every change; `wait` is called before each wait.
@@ -163,6 +188,15 @@ impl<C: Poolable> Lend for Handle<C> {
 
     fn lend(&self, context: Option<&CallContext>) -> LendFuture<C> {
         LendFuture::new(self.shared.clone(), context)
+    }
+}
+
+/// Calls in flight and waiting, over all clones.
+impl<C: Poolable> Load for Handle<C> {
+    type Metric = usize;
+
+    fn load(&self) -> usize {
+        self.shared.read(|core| core.load())
     }
 }
 

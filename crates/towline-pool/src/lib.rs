@@ -39,22 +39,29 @@
 
 mod bell;
 mod call;
+mod check;
+mod checkout;
 mod config;
 mod core;
 mod driver;
 mod effects;
 mod handle;
-mod health;
 mod lend;
+mod list;
 mod pool;
 mod queue;
+mod reach;
 mod shared;
 mod slot;
 mod stats;
+mod sync;
+mod total;
 
 pub use self::call::PooledCall;
-pub use self::config::PoolBuilder;
+pub use self::check::HealthCheck;
+pub use self::checkout::Checkout;
+pub use self::config::{IdleOrder, PoolBuilder};
 pub use self::handle::Handle;
-pub use self::lend::{Checkout, LendFuture};
+pub use self::lend::LendFuture;
 pub use self::pool::Pool;
-pub use self::stats::Stats;
+pub use self::stats::{Closed, Stats};

@@ -7,19 +7,22 @@ use std::hash::Hash;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 
+use futures_util::future::join_all;
 use tower_service::Service;
 use towline_core::sync::Lock;
-use towline_core::{BoxError, EndpointKey, Error, Kind, Observers, Phase, Poolable, SharedExecutor};
+use towline_core::{BoxError, EndpointKey, Error, Kind, Phase, Poolable, SharedExecutor};
 
-use crate::config::Limits;
+use crate::check::HealthCheck;
 use crate::driver::Driver;
 use crate::handle::Handle;
-use crate::shared::{Shared, Users};
+use crate::shared::{Common, Shared};
+use crate::stats::Stats;
 
 /// A `MakeService` over targets: for each, a [`Handle`] that serves requests over many connections.
 ///
 /// Clones share everything. Targets are compared by value; asking for one that is in use yields another handle to
-/// the same connections. Endpoints share nothing but their settings: no lock is common to two of them.
+/// the same connections. Endpoints share nothing but their settings, and the cap over all if there is one: no lock on the
+/// path of a call is common to two of them.
 pub struct Pool<M, T>
 where
     M: Service<T>,
@@ -34,14 +37,14 @@ where
     M::Response: Poolable,
 {
     make: Lock<M>,
+    check: Option<HealthCheck<M::Response>>,
     endpoints: Lock<Endpoints<T, M::Response>>,
-    limits: Limits,
+    common: Common,
     executor: SharedExecutor,
-    observers: Observers,
 }
 
 struct Endpoints<T, C: Poolable> {
-    by_target: HashMap<T, Weak<Users<C>>>,
+    by_target: HashMap<T, Weak<Shared<C>>>,
     closed: bool,
 }
 
@@ -51,23 +54,46 @@ where
     M::Response: Poolable,
     T: Clone + Eq + Hash,
 {
-    pub(crate) fn new(make: M, limits: Limits, executor: SharedExecutor, observers: Observers) -> Self {
+    pub(crate) fn new(
+        make: M,
+        check: Option<HealthCheck<M::Response>>,
+        common: Common,
+        executor: SharedExecutor,
+    ) -> Self {
         let endpoints = Lock::new(Endpoints { by_target: HashMap::new(), closed: false });
-        Self { inner: Arc::new(Inner { make: Lock::new(make), endpoints, limits, executor, observers }) }
+        Self { inner: Arc::new(Inner { make: Lock::new(make), check, endpoints, common, executor }) }
     }
 
-    /// Closes every endpoint, see [`Handle::close`], and refuses new targets.
+    /// Closes every endpoint, all at the same time, see [`Handle::close`], and refuses new targets.
     pub async fn close(&self) {
-        let handles: Vec<_> = {
+        let handles = {
             let mut endpoints = self.inner.endpoints.lock();
             endpoints.closed = true;
-            endpoints.by_target.values().filter_map(Weak::upgrade).map(Handle::new).collect()
+            endpoints.handles()
         };
-        // All of them at once, before waiting for the first.
-        handles.iter().for_each(Handle::shut_down);
-        for handle in &handles {
-            handle.close().await;
-        }
+        join_all(handles.iter().map(Handle::close)).await;
+    }
+
+    /// Closes the connections to this target, those in use after their call, see [`Handle::evict`]. Whether the target
+    /// is in use.
+    pub fn evict(&self, target: &T) -> bool {
+        let endpoint = self.inner.endpoints.lock().by_target.get(target).and_then(Weak::upgrade);
+        let known = endpoint.map(Handle::new);
+        known.as_ref().map(Handle::evict).is_some()
+    }
+
+    /// What all endpoints have, and did: also those that are gone.
+    pub fn stats(&self) -> Stats {
+        let handles = self.inner.endpoints.lock().handles();
+        let mut sum = *self.inner.common.past.lock();
+        handles.iter().for_each(|handle| sum += handle.stats());
+        sum
+    }
+}
+
+impl<T, C: Poolable> Endpoints<T, C> {
+    fn handles(&self) -> Vec<Handle<C>> {
+        self.by_target.values().filter_map(Weak::upgrade).map(Handle::new).collect()
     }
 }
 
@@ -87,7 +113,7 @@ where
     M::Response: Poolable,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pool").field("limits", &self.inner.limits).finish_non_exhaustive()
+        f.debug_struct("Pool").field("limits", &self.inner.common.limits).finish_non_exhaustive()
     }
 }
 
@@ -122,27 +148,37 @@ where
     T: Clone + Eq + Hash + fmt::Display + Send + Sync + 'static,
 {
     fn handle(&self, target: T) -> Result<Handle<M::Response>, Error> {
+        let handle = self.known_or_new(target)?;
+        let limits = &self.common.limits;
+        if limits.warm > 0 || limits.min_idle > 0 {
+            handle.drive()?;
+        }
+        Ok(handle)
+    }
+
+    fn known_or_new(&self, target: T) -> Result<Handle<M::Response>, Error> {
         let mut endpoints = self.endpoints.lock();
         if endpoints.closed {
             return Err(Error::new(Kind::Closed, Phase::Queue).with_message("the pool is closed"));
         }
-        // One whose last user is gone is shutting down: its connections end, and a new life begins.
         let known = endpoints.by_target.get(&target).and_then(Weak::upgrade);
-        if let Some(users) = known.filter(|users| !users.read(|core| core.is_closed())) {
-            return Ok(Handle::new(users));
+        // One that was closed by its handle is over: a new life begins.
+        if let Some(shared) = known.filter(|shared| !shared.read(|core| core.is_closed())) {
+            return Ok(Handle::new(shared));
         }
         endpoints.by_target.retain(|_, shared| shared.strong_count() > 0);
         let name = EndpointKey::new(target.to_string());
-        let (make, executor, key) = (Lock::new(self.make.lock().clone()), self.executor.clone(), target.clone());
-        let spawn = Box::new(move |shared: Arc<Shared<M::Response>>| {
-            executor.spawn(Box::pin(Driver::new(shared, make.lock().clone(), key.clone())))
+        let (make, check) = (Lock::new(self.make.lock().clone()), self.check.clone());
+        let (executor, key) = (self.executor.clone(), target.clone());
+        let spawn = Box::new(move |shared: Weak<Shared<M::Response>>| match shared.upgrade() {
+            Some(shared) => {
+                let driver = Driver::new(&shared, make.lock().clone(), key.clone(), check.clone());
+                executor.spawn(Box::pin(driver))
+            }
+            None => Ok(()), // Nobody is left to drive for.
         });
-        let users = Users::of(Shared::new(self.limits, name, self.observers.clone(), spawn));
-        endpoints.by_target.insert(target, Arc::downgrade(&users));
-        drop(endpoints);
-        if self.limits.warm > 0 {
-            users.drive()?;
-        }
-        Ok(Handle::new(users))
+        let shared = Shared::new(name, &self.common, spawn);
+        endpoints.by_target.insert(target, Arc::downgrade(&shared));
+        Ok(Handle::new(shared))
     }
 }

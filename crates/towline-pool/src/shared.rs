@@ -1,88 +1,86 @@
 //! The core behind its lock, and what happens outside it.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Weak};
-use std::task::Waker;
 
 use tokio::time::Instant;
-use towline_core::sync::Lock;
 use towline_core::{EndpointKey, Error, Event, Observers, Poolable, Rng, Room};
 
-use crate::bell::Bell;
+use crate::bell::{Bell, Ring};
 use crate::config::Limits;
-use crate::core::{Core, DialPermit};
-use crate::effects::Effects;
+use crate::core::{Core, DialPermit, Need};
+use crate::effects::{Closed, Effects};
+use crate::slot::SlotId;
+use crate::stats::Stats;
+use crate::sync::{AtomicBool, AtomicU8, Lock, Ordering};
+use crate::total::{Member, Place, Total};
 
 /// Starts the driver of an endpoint.
-pub(crate) type SpawnDriver<C> = Box<dyn Fn(Arc<Shared<C>>) -> Result<(), Error> + Send + Sync>;
+pub(crate) type SpawnDriver<C> = Box<dyn Fn(Weak<Shared<C>>) -> Result<(), Error> + Send + Sync>;
 
-/// What handles and waiting calls hold: the pool is open as long as one of them is there.
-pub(crate) struct Users<C: Poolable>(Arc<Shared<C>>);
-
-impl<C: Poolable> Users<C> {
-    pub(crate) fn of(shared: Shared<C>) -> Arc<Self> {
-        let shared = Arc::new(shared);
-        let users = Arc::new(Self(shared.clone()));
-        *shared.users.lock() = Arc::downgrade(&users);
-        users
-    }
-
-    pub(crate) fn shared(&self) -> &Arc<Shared<C>> {
-        &self.0
-    }
-}
-
-impl<C: Poolable> std::ops::Deref for Users<C> {
-    type Target = Arc<Shared<C>>;
-
-    fn deref(&self) -> &Arc<Shared<C>> {
-        &self.0
-    }
-}
-
-impl<C: Poolable> Drop for Users<C> {
-    fn drop(&mut self) {
-        self.0.shut_down();
-    }
-}
-
-/// One endpoint's pool: shared by its users, checkouts and the driver.
+/// One endpoint's pool: open as long as a handle, a call or a checkout holds it. The driver does not.
 pub(crate) struct Shared<C: Poolable> {
     core: Lock<Core<C>>,
+    /// What the core says of its room, readable without the lock.
+    room: AtomicU8,
+    driving: AtomicBool,
     pub(crate) bell: Arc<Bell>,
     pub(crate) limits: Limits,
     pub(crate) name: EndpointKey,
     pub(crate) observers: Observers,
-    users: Lock<Weak<Users<C>>>,
-    /// What the core says of its room, readable without the lock.
-    room: AtomicU8,
-    driving: AtomicBool,
+    total: Option<Share<C>>,
+    /// What endpoints did that are gone.
+    past: Arc<Lock<Stats>>,
+    itself: Weak<Self>,
     spawn: SpawnDriver<C>,
+}
+
+/// An endpoint's part in the cap over all.
+struct Share<C: Poolable> {
+    total: Arc<Total>,
+    itself: Weak<dyn Member>,
+    /// Places that came for what was claimed, while a driver is there to use them.
+    granted: Lock<Option<Vec<Place>>>,
+    _connections: std::marker::PhantomData<fn(C)>,
 }
 
 const ROOMS: [Room; 4] = [Room::Ready, Room::Cold, Room::Full, Room::Down];
 
+/// What an endpoint has in common with the others of its pool.
+pub(crate) struct Common {
+    pub(crate) limits: Limits,
+    pub(crate) observers: Observers,
+    pub(crate) total: Option<Arc<Total>>,
+    pub(crate) past: Arc<Lock<Stats>>,
+}
+
 impl<C: Poolable> Shared<C> {
-    pub(crate) fn new(limits: Limits, name: EndpointKey, observers: Observers, spawn: SpawnDriver<C>) -> Self {
-        let bell = Arc::<Bell>::default();
-        let core = Core::new(limits, bell.clone(), Rng::new());
-        Self {
+    pub(crate) fn new(name: EndpointKey, common: &Common, spawn: SpawnDriver<C>) -> Arc<Self> {
+        let bell = Arc::new(Bell::new());
+        let hunger = common.total.as_ref().map(|total| total.hunger());
+        let core = Core::new(common.limits, bell.clone(), hunger, Rng::new(), Instant::now());
+        let shared = Arc::new_cyclic(|itself: &Weak<Self>| Self {
             room: AtomicU8::new(core.room() as u8),
             core: Lock::new(core),
-            bell,
-            limits,
-            name,
-            observers,
-            users: Lock::new(Weak::new()),
             driving: AtomicBool::new(false),
+            bell,
+            limits: common.limits,
+            name,
+            observers: common.observers.clone(),
+            total: common.total.clone().map(|total| Share {
+                total,
+                itself: itself.clone(),
+                granted: Lock::new(None),
+                _connections: std::marker::PhantomData,
+            }),
+            past: common.past.clone(),
+            itself: itself.clone(),
             spawn,
+        });
+        if let Some(share) = &shared.total {
+            share.total.join(share.itself.clone());
         }
-    }
-
-    /// Its users, unless the last is gone.
-    pub(crate) fn users(&self) -> Option<Arc<Users<C>>> {
-        self.users.lock().upgrade()
+        shared
     }
 
     /// Changes the core, and does what follows from it once the lock is released.
@@ -91,20 +89,30 @@ impl<C: Poolable> Shared<C> {
         let result = {
             let mut core = self.core.lock();
             let result = change(&mut core, &mut effects);
-            self.room.store(core.room() as u8, Ordering::Release);
+            let room = core.room() as u8;
+            // Others read it all the time: it is written only when it is new.
+            if self.room.load(Ordering::Relaxed) != room {
+                self.room.store(room, Ordering::Release);
+            }
             result
         };
-        let Effects { wake, closed, dropped, wake_driver } = effects;
-        if wake_driver {
+        self.follow(effects);
+        result
+    }
+
+    fn follow(&self, mut effects: Effects<C>) {
+        if effects.wake_driver {
             self.bell.wake_driver();
         }
-        wake.into_iter().for_each(Waker::wake);
-        drop(dropped);
-        for (connection, reason, dropped) in closed {
-            drop(dropped);
-            self.observers.emit(Event::Closed { endpoint: &self.name, connection, reason });
+        effects.take_wakers().for_each(std::task::Waker::wake);
+        for Closed { id, reason, connection, cut, place } in std::mem::take(&mut effects.closed) {
+            end(connection, cut);
+            drop(place);
+            self.observers.emit(Event::Closed { endpoint: &self.name, connection: id, reason });
         }
-        result
+        if let Some(share) = self.total.as_ref().filter(|_| effects.feed) {
+            share.total.feed();
+        }
     }
 
     /// Reads the core.
@@ -116,14 +124,24 @@ impl<C: Poolable> Shared<C> {
         ROOMS[usize::from(self.room.load(Ordering::Acquire))]
     }
 
+    /// What ends the call on an exclusive connection.
+    pub(crate) fn ring(&self, slot: SlotId) -> Option<Arc<Ring>> {
+        self.read(|core| core.ring(slot))
+    }
+
+    // === The driver ===
+
     pub(crate) fn is_driven(&self) -> bool {
         self.driving.load(Ordering::Acquire)
     }
 
     /// Starts the driver unless it runs.
-    pub(crate) fn drive(self: &Arc<Self>) -> Result<(), Error> {
+    pub(crate) fn drive(&self) -> Result<(), Error> {
         if !self.is_driven() && !self.driving.swap(true, Ordering::AcqRel) {
-            return (self.spawn)(self.clone()); // A task that is refused is dropped, which says `undriven`.
+            if let Some(share) = &self.total {
+                *share.granted.lock() = Some(Vec::new());
+            }
+            return (self.spawn)(self.itself.clone()); // A task that is refused is dropped, which says `undriven`.
         }
         Ok(())
     }
@@ -131,16 +149,99 @@ impl<C: Poolable> Shared<C> {
     /// The driver has ended, with these dials in progress; the next who waits starts another.
     pub(crate) fn undriven(&self, lost: Vec<DialPermit>) {
         let now = Instant::now();
+        let unused = self.total.as_ref().and_then(|share| share.granted.lock().take());
         self.change(|core, effects| {
             // Under the lock: who is woken by this must find that nobody drives.
             self.driving.store(false, Ordering::Release);
             core.driver_gone(lost, now, effects);
         });
+        drop(unused);
+    }
+
+    /// Room for another connection, where there is a cap over all.
+    pub(crate) fn place(&self, need: Need, now: Instant) -> Option<Place> {
+        let Some(share) = &self.total else { return Some(Place::default()) };
+        if let Some(place) = share.granted() {
+            return Some(place);
+        }
+        match need {
+            Need::Waiter => {
+                let destitute = self.read(|core| core.is_empty());
+                share.total.claim(&share.itself, destitute).or_else(|| {
+                    share.total.evict();
+                    share.granted()
+                })
+            }
+            Need::Recovery => share.total.claim(&share.itself, true),
+            Need::Warmth => share.total.take().or_else(|| {
+                self.change(|core, effects| core.retire(now, effects));
+                share.total.take()
+            }),
+        }
+    }
+
+    /// Nothing is to be dialled now.
+    pub(crate) fn wants_no_place(&self) {
+        if let Some(share) = &self.total {
+            share.total.withdraw(&share.itself);
+            while let Some(place) = share.granted() {
+                drop(place);
+            }
+        }
     }
 
     pub(crate) fn shut_down(&self) {
         let now = Instant::now();
         self.change(|core, effects| core.shut_down(now, effects));
+    }
+}
+
+impl<C: Poolable> Share<C> {
+    fn granted(&self) -> Option<Place> {
+        self.granted.lock().as_mut()?.pop()
+    }
+}
+
+/// A connection that is closed; with the calls on it, if they are to end.
+fn end<C: Poolable>(mut connection: Option<C>, cut: Option<Arc<Ring>>) {
+    if let Some(ring) = cut {
+        ring.cut();
+        if let Some(connection) = &mut connection {
+            connection.abort();
+        }
+    }
+}
+
+impl<C: Poolable> Member for Shared<C> {
+    fn offer(&self, place: Place) -> Option<Place> {
+        let Some(share) = &self.total else { return Some(place) };
+        match &mut *share.granted.lock() {
+            Some(granted) => granted.push(place),
+            None => return Some(place),
+        }
+        self.bell.wake_driver();
+        None
+    }
+
+    fn nudge(&self) {
+        self.bell.wake_driver();
+    }
+
+    fn least_recent(&self) -> Option<Instant> {
+        self.read(|core| core.least_recent())
+    }
+
+    fn evict_least_recent(&self) -> bool {
+        let now = Instant::now();
+        self.change(|core, effects| core.evict_least_recent(now, effects))
+    }
+}
+
+// Whoever held the pool is gone: idle connections close, and the driver ends.
+impl<C: Poolable> Drop for Shared<C> {
+    fn drop(&mut self) {
+        self.shut_down();
+        *self.past.lock() += self.read(|core| core.stats());
     }
 }
 

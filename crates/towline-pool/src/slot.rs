@@ -2,16 +2,13 @@
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use tokio::time::Instant;
-use towline_core::sync::after;
-use towline_core::{CloseReason, ConnectionId, Poolable, State};
+use towline_core::{CloseReason, ConnectionId, Poolable, Sharing, State};
 
 use crate::bell::Ring;
-
-/// How long a connection is idle before it is trimmed.
-pub(crate) const TRIM: Duration = Duration::from_secs(1);
+use crate::list::{Linked, Links};
+use crate::total::Place;
 
 /// A connection, or a share of one, on its way to a caller.
 #[derive(Debug)]
@@ -33,22 +30,41 @@ pub(crate) struct Slot<C> {
     pub(crate) id: ConnectionId,
     /// Absent while an exclusive connection is lent.
     pub(crate) connection: Option<C>,
+    pub(crate) exclusive: bool,
     /// Calls that it carries at once.
     pub(crate) limit: usize,
     pub(crate) in_use: usize,
-    pub(crate) lent_before: bool,
+    pub(crate) calls: u64,
+    /// After so many calls it is closed.
+    pub(crate) max_calls: u64,
     pub(crate) succeeded: bool,
     /// Came back while its response was still being read.
     pub(crate) settling: bool,
     /// Takes no more calls, and is closed after the last for this reason.
     pub(crate) draining: Option<CloseReason>,
     pub(crate) expires: Option<Instant>,
+    /// Old, but kept until its replacement is there.
+    pub(crate) expired: bool,
     pub(crate) born: Instant,
+    /// By the pool's own clock, which is up to a tick slow.
     pub(crate) idle_since: Instant,
+    /// When it was last found well, and when it will be looked into again.
+    pub(crate) check_at: Option<Instant>,
+    pub(crate) checking: bool,
     /// Has no memory to give back.
     pub(crate) trimmed: bool,
+    /// Is in the list of idle connections, at these links.
+    pub(crate) listed: bool,
+    pub(crate) links: Links,
     pub(crate) ring: Arc<Ring>,
     pub(crate) waker: Waker,
+    pub(crate) place: Place,
+}
+
+impl<C> Linked for Slot<C> {
+    fn links(&mut self) -> &mut Links {
+        &mut self.links
+    }
 }
 
 impl<C> Slot<C> {
@@ -62,9 +78,11 @@ impl<C> Slot<C> {
 }
 
 impl<C: Poolable> Slot<C> {
-    /// The connection has said that it takes no more calls.
-    pub(crate) fn drain(&mut self) {
-        self.draining = Some(self.close_reason());
+    /// Asks for its limit anew: a peer may change it at any time.
+    pub(crate) fn learn_limit(&mut self) {
+        if let Some(connection) = &self.connection {
+            self.limit = limit_of(connection);
+        }
     }
 
     /// Why the connection says that it drains, or is closed.
@@ -72,20 +90,18 @@ impl<C: Poolable> Slot<C> {
         self.connection.as_ref().map_or(CloseReason::Failed, Poolable::close_reason)
     }
 
-    /// Trims a connection that has been idle for [`TRIM`]; when, if it has not yet.
-    pub(crate) fn trim(&mut self, now: Instant) -> Option<Instant> {
-        let connection = self.connection.as_mut().filter(|_| self.in_use == 0 && !self.trimmed)?;
-        let at = after(self.idle_since, TRIM);
-        if now < at {
-            return Some(at);
+    /// Gives memory back that only a busy connection needs.
+    pub(crate) fn trim(&mut self) {
+        if let Some(connection) = self.connection.as_mut().filter(|_| !self.trimmed) {
+            connection.trim();
         }
-        connection.trim();
         self.trimmed = true;
-        None
     }
 
     /// Looks at a connection that is not lent exclusively: pending while it can take calls, else what it has become.
+    /// From then on it rings when that changes.
     pub(crate) fn watch(&mut self) -> Poll<State> {
+        self.ring.rearm();
         let Some(connection) = self.connection.as_mut() else { return Poll::Ready(State::Closed) };
         let mut cx = Context::from_waker(&self.waker);
         let mut seen = State::Idle;
@@ -97,5 +113,13 @@ impl<C: Poolable> Slot<C> {
                 _ => return Poll::Pending,
             }
         }
+    }
+}
+
+/// How many calls it carries at once.
+pub(crate) fn limit_of(connection: &impl Poolable) -> usize {
+    match connection.sharing() {
+        Sharing::Exclusive => 1,
+        Sharing::Shared { limit } => limit.max(1),
     }
 }

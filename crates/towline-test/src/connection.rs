@@ -243,6 +243,10 @@ impl Poolable for ScriptedConnection {
         }
     }
 
+    fn abort(&mut self) {
+        self.wire.close(CloseReason::Shutdown);
+    }
+
     fn close_reason(&self) -> CloseReason {
         let wire = self.wire.0.lock();
         wire.closed.unwrap_or(if wire.draining { CloseReason::Drained } else { CloseReason::Failed })

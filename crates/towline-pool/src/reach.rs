@@ -5,7 +5,7 @@ use towline_core::sync::after;
 use towline_core::{Backoff, Error, Rng};
 
 #[derive(Debug, Default)]
-pub(crate) struct Health {
+pub(crate) struct Reach {
     /// Failures in a row: dials, and connections that died as they were born.
     row: u32,
     /// Failures in all.
@@ -16,7 +16,7 @@ pub(crate) struct Health {
     down: bool,
 }
 
-impl Health {
+impl Reach {
     /// A dial failed; when the next may start.
     pub(crate) fn failed(&mut self, error: Error, now: Instant, backoff: Backoff, rng: &mut Rng) -> Instant {
         let at = after(now, backoff.delay(self.row, rng));

@@ -1,0 +1,247 @@
+//! When a connection is made, and what comes of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use slab::Slab;
+use tokio::time::Instant;
+use towline_core::sync::after;
+use towline_core::{ConnectionId, Error, Kind, Phase, Poolable, Sharing};
+
+use super::{Core, closed};
+use crate::bell::Ring;
+use crate::effects::Effects;
+use crate::list::Links;
+use crate::slot::{Slot, limit_of};
+use crate::total::Place;
+
+/// The right to dial once; counted until it is handed back with the result.
+#[must_use = "a permit that is not handed back counts as a dial for ever"]
+pub(crate) struct DialPermit(Place);
+
+/// What a dial is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// Somebody waits.
+    Waiter,
+    /// Nobody can be served, and the last dial failed.
+    Recovery,
+    /// Connections are wanted ahead.
+    Warmth,
+}
+
+/// Who wants connections ahead.
+pub(super) struct Warmth {
+    /// So many, once.
+    want: usize,
+    wishes: Slab<Wish>,
+}
+
+struct Wish {
+    want: usize,
+    reached: bool,
+    failures_before: u64,
+}
+
+impl Warmth {
+    pub(super) fn new(want: usize) -> Self {
+        Self { want, wishes: Slab::new() }
+    }
+}
+
+impl<C: Poolable> Core<C> {
+    /// Whether a dial is due, and for what.
+    pub(crate) fn need(&self, now: Instant) -> Option<Need> {
+        let live_or_dialling = self.slots.len() + self.dialling;
+        if self.closed
+            || live_or_dialling >= self.limits.max_connections
+            || self.dialling >= self.limits.max_dials
+            || self.reach.backs_off(now)
+        {
+            return None;
+        }
+        // The first dial goes alone: until it is done nobody knows how many calls a connection carries, and an
+        // endpoint that is down needs one probe, not four.
+        let alone = self.capacity.is_none() || self.reach.is_suspect();
+        if alone && self.dialling > 0 {
+            return None;
+        }
+        if self.queue.in_line() > self.dialling * self.capacity.unwrap_or(1) {
+            Some(Need::Waiter)
+        } else if self.is_down() && self.dialling == 0 {
+            Some(Need::Recovery)
+        } else if live_or_dialling < self.warmth.want || self.lasting_idle() + self.dialling < self.limits.min_idle {
+            Some(Need::Warmth)
+        } else {
+            None
+        }
+    }
+
+    /// Connections that nobody uses and whose time is not over.
+    pub(super) fn lasting_idle(&self) -> usize {
+        if self.limits.min_idle == 0 {
+            return 0;
+        }
+        self.slots.iter().filter(|(_, slot)| slot.is_idle() && slot.has_room() && !slot.expired).count()
+    }
+
+    /// A dial begins, if it is still due.
+    pub(crate) fn start_dial(&mut self, place: Place, now: Instant) -> Result<DialPermit, Place> {
+        if self.need(now).is_none() {
+            return Err(place);
+        }
+        self.dialling += 1;
+        Ok(DialPermit(place))
+    }
+
+    /// A dial has ended well: whichever came first, this or a return, serves the oldest waiter.
+    pub(crate) fn dial_succeeded(
+        &mut self,
+        DialPermit(place): DialPermit,
+        connection: C,
+        now: Instant,
+        effects: &mut Effects<C>,
+    ) -> ConnectionId {
+        self.dial_ended(effects);
+        let limit = limit_of(&connection);
+        let exclusive = connection.sharing() == Sharing::Exclusive;
+        self.capacity = Some(limit);
+        self.shared += usize::from(!exclusive);
+        self.reach.opened();
+        // Connections that were opened together are not to end together.
+        let first_life = self.counts.opened < self.limits.max_connections as u64;
+        let (low, span) = if first_life { (0.5, 0.5) } else { (0.9, 0.2) };
+        self.counts.opened += 1;
+        let life = self.limits.max_lifetime.map(|life| after(now, times(life, low + span * self.rng.unit())));
+        let calls = self.limits.max_calls.map(|calls| calls as f64 * (low + span * self.rng.unit()));
+        let check_at = self.limits.check_every.map(|every| after(now, times(every, 0.9 + 0.2 * self.rng.unit())));
+        let id = ConnectionId::fresh();
+        let entry = self.slots.vacant_entry();
+        let index = entry.key();
+        let ring = Arc::new(Ring::new(self.bell.clone(), index));
+        entry.insert(Slot {
+            id,
+            connection: Some(connection),
+            exclusive,
+            limit,
+            in_use: 0,
+            calls: 0,
+            max_calls: calls.map_or(u64::MAX, |calls| (calls as u64).max(1)),
+            succeeded: false,
+            settling: false,
+            draining: None,
+            expires: life,
+            expired: false,
+            born: now,
+            idle_since: now,
+            check_at,
+            checking: false,
+            trimmed: true,
+            listed: false,
+            links: Links::default(),
+            waker: ring.clone().into(),
+            ring,
+            place,
+        });
+        for at in life.into_iter().chain(check_at) {
+            self.look_by(at, effects);
+        }
+        let live = self.slots.len();
+        if live >= self.warmth.want {
+            self.warmth.want = 0; // Reached; from here on connections come and go with the calls.
+        }
+        self.warmth.wishes.iter_mut().for_each(|(_, wish)| wish.reached |= live >= wish.want);
+        if self.check(index, || now, effects) {
+            self.becomes_free(index, || now, effects);
+        }
+        self.retire_replaced(now, effects);
+        id
+    }
+
+    /// A dial has failed. Waiters learn the cause at once, unless somebody can still serve them. Returns when the
+    /// next dial may start.
+    pub(crate) fn dial_failed(
+        &mut self,
+        permit: DialPermit,
+        error: Error,
+        now: Instant,
+        effects: &mut Effects<C>,
+    ) -> Instant {
+        self.dial_given_up(permit, effects);
+        self.counts.dials_failed += 1;
+        let at = self.failed(error, now, effects);
+        self.fail_whom_nobody_serves(effects);
+        at
+    }
+
+    pub(crate) fn dial_given_up(&mut self, DialPermit(place): DialPermit, effects: &mut Effects<C>) {
+        effects.places.push(place);
+        self.dial_ended(effects);
+    }
+
+    fn dial_ended(&mut self, effects: &mut Effects<C>) {
+        self.dialling -= 1;
+        self.wake_watchers(effects);
+        effects.wake_driver = true;
+    }
+
+    /// The endpoint could not be reached; when it may be dialled again.
+    pub(super) fn failed(&mut self, error: Error, now: Instant, effects: &mut Effects<C>) -> Instant {
+        let at = self.reach.failed(error, now, self.limits.dial_backoff, &mut self.rng);
+        self.look_by(at, effects);
+        at
+    }
+
+    pub(super) fn unreachable(&self) -> Error {
+        let unknown = || Error::new(Kind::Unavailable, Phase::Dial);
+        self.reach.last_error().cloned().unwrap_or_else(unknown)
+    }
+
+    /// Nothing is open or under way, and the last dial failed: whoever waits would wait for a backoff.
+    pub(super) fn fail_whom_nobody_serves(&mut self, effects: &mut Effects<C>) {
+        if self.is_empty() && self.is_down() {
+            self.fail_waiters(&self.unreachable(), effects);
+        }
+    }
+
+    /// Fails everybody in the line for any connection.
+    pub(super) fn fail_waiters(&mut self, error: &Error, effects: &mut Effects<C>) {
+        while let Ok(waker) = self.queue.serve_first(None, Err(error.clone())) {
+            effects.wake(waker);
+        }
+    }
+
+    // === Warmth ===
+
+    /// Wants at least this many connections open, once and within the cap. Ask with the key, and end with it.
+    pub(crate) fn start_warming(&mut self, connections: usize, effects: &mut Effects<C>) -> usize {
+        let want = connections.min(self.limits.max_connections);
+        let reached = self.slots.len() >= want;
+        if !reached {
+            self.warmth.want = self.warmth.want.max(want);
+            effects.wake_driver = true;
+        }
+        self.warmth.wishes.insert(Wish { want, reached, failures_before: self.reach.failures() })
+    }
+
+    /// Whether they were all open at some time; the first failure since the wish ends it.
+    pub(crate) fn is_warm(&self, key: usize) -> Option<Result<(), Error>> {
+        let Wish { reached, failures_before, .. } = &self.warmth.wishes[key];
+        if *reached {
+            return Some(Ok(()));
+        }
+        if self.closed {
+            return Some(Err(closed()));
+        }
+        (self.reach.failures() > *failures_before).then(|| Err(self.unreachable()))
+    }
+
+    pub(crate) fn end_warming(&mut self, key: usize) {
+        self.warmth.wishes.remove(key);
+    }
+}
+
+/// A part of `span`, or a little more than it; settings may be as long as "never".
+pub(super) fn times(span: Duration, factor: f64) -> Duration {
+    Duration::try_from_secs_f64(span.as_secs_f64() * factor).unwrap_or(Duration::MAX)
+}
