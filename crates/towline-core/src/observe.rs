@@ -144,12 +144,15 @@ impl Observers {
     }
 
     /// Passes `event` on.
+    #[inline]
     pub fn emit(&self, event: Event<'_>) {
         if let Some(observer) = &self.0 {
             observer.on(&event);
         }
         #[cfg(feature = "tracing")]
-        trace(&event);
+        if tracing::level_filters::LevelFilter::current() != tracing::level_filters::LevelFilter::OFF {
+            trace(&event);
+        }
     }
 }
 

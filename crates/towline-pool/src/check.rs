@@ -93,6 +93,9 @@ impl<C: Poolable> Clone for HealthCheck<C> {
 
 impl<C: Poolable> fmt::Debug for HealthCheck<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HealthCheck").field("every", &self.every).field("deadline", &self.deadline).finish_non_exhaustive()
+        f.debug_struct("HealthCheck")
+            .field("every", &self.every)
+            .field("deadline", &self.deadline)
+            .finish_non_exhaustive()
     }
 }

@@ -9,11 +9,11 @@ use tower_service::Service;
 use towline_core::sync::Lock;
 use towline_core::{Backoff, Error, Kind, Observers, Phase, Poolable, SharedExecutor, TokioExecutor};
 
+use crate::Pool;
 use crate::check::HealthCheck;
 use crate::shared::Common;
 use crate::stats::Stats;
 use crate::total::Total;
-use crate::Pool;
 
 /// Which idle connection is handed out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -304,7 +304,9 @@ impl Limits {
         };
         for (name, ahead) in [("warm", warm), ("min_idle", min_idle)] {
             if ahead > cap {
-                return refuse(format!("{name} is {ahead}, more than {capped_by}, which is {cap}; lower the one or raise the other"));
+                return refuse(format!(
+                    "{name} is {ahead}, more than {capped_by}, which is {cap}; lower the one or raise the other"
+                ));
             }
         }
         Ok(())

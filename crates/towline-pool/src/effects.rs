@@ -12,14 +12,19 @@ use crate::total::Place;
 /// What has to happen once the lock is released.
 #[must_use]
 pub(crate) struct Effects<C> {
-    /// Mostly there is one to wake: that costs no memory.
-    first: Option<Waker>,
-    others: Vec<Waker>,
-    pub(crate) closed: Vec<Closed<C>>,
-    pub(crate) places: Vec<Place>,
     pub(crate) wake_driver: bool,
     /// A connection is idle, and other endpoints want its place.
     pub(crate) feed: bool,
+    /// Mostly there is one to wake: that costs no memory.
+    pub(crate) wake: Option<Waker>,
+    pub(crate) others: Vec<Effect<C>>,
+}
+
+pub(crate) enum Effect<C> {
+    Wake(Waker),
+    Closed(Closed<C>),
+    /// To be dropped.
+    Unused(Place),
 }
 
 /// A connection that is no longer in its slot.
@@ -35,27 +40,15 @@ pub(crate) struct Closed<C> {
 
 impl<C> Effects<C> {
     pub(crate) fn wake(&mut self, waker: Waker) {
-        match self.first {
-            None => self.first = Some(waker),
-            Some(_) => self.others.push(waker),
+        match self.wake {
+            None => self.wake = Some(waker),
+            Some(_) => self.others.push(Effect::Wake(waker)),
         }
-    }
-
-    /// Whom to wake, in this order.
-    pub(crate) fn take_wakers(&mut self) -> impl Iterator<Item = Waker> + use<C> {
-        self.first.take().into_iter().chain(std::mem::take(&mut self.others))
     }
 }
 
 impl<C> Default for Effects<C> {
     fn default() -> Self {
-        Self {
-            first: None,
-            others: Vec::new(),
-            closed: Vec::new(),
-            places: Vec::new(),
-            wake_driver: false,
-            feed: false,
-        }
+        Self { wake_driver: false, feed: false, wake: None, others: Vec::new() }
     }
 }

@@ -65,7 +65,7 @@ pin_project_lite::pin_project! {
 #[derive(Clone, Default)]
 pub(crate) struct Wish {
     deadline: Option<Instant>,
-    pin: Option<ConnectionPin>,
+    pub(crate) pin: Option<ConnectionPin>,
     report: Option<Arc<Report>>,
 }
 
@@ -100,6 +100,19 @@ impl<C: Poolable> Future for LendFuture<C> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
+        if this.waiting.is_none() {
+            // Mostly one is idle, and nothing has to be thought of.
+            if let Some(shared) = this.shared.take_if(|_| this.wish.pin.is_none()) {
+                match Checkout::idle(shared, std::mem::take(this.wish)) {
+                    Ok(checkout) => {
+                        announce(&checkout, None);
+                        return Poll::Ready(Ok(checkout));
+                    }
+                    Err((shared, wish)) => (*this.shared, *this.wish) = (Some(shared), wish),
+                }
+            }
+            progress::enter(Phase::Queue);
+        }
         loop {
             let shared = this.shared.as_ref().expect("polled after completion");
             let lent = match this.waiting {
@@ -119,23 +132,22 @@ impl<C: Poolable> Future for LendFuture<C> {
             let (grant, waited) = lent.map_err(|error| error.or_endpoint(&shared.name))?;
             // First of all in hands that give it back: pins, reports and observers are not ours.
             let checkout = Checkout::new(shared, grant, std::mem::take(this.wish));
-            match accept(&checkout, waited) {
-                true => return Poll::Ready(Ok(checkout)),
-                false => (*this.shared, *this.wish) = (Some(checkout.shared().clone()), checkout.wish().clone()),
+            if checkout.is_bound() {
+                announce(&checkout, waited);
+                return Poll::Ready(Ok(checkout));
             }
+            // It goes back, and the call goes where another has bound its session meanwhile.
+            (*this.shared, *this.wish) = (Some(checkout.shared().clone()), checkout.wish().clone());
         }
     }
 }
 
-/// Tells whom it concerns. Refuses a connection when another call has bound the session elsewhere meanwhile: it goes
-/// back, and the caller asks again.
-fn accept<C: Poolable>(checkout: &Checkout<C>, waited: Option<Duration>) -> bool {
-    let (connection, reused, wish, shared) = (checkout.id(), checkout.is_reused(), checkout.wish(), checkout.shared());
+/// Tells whoever wants to know which connection it is.
+#[inline]
+pub(crate) fn announce<C: Poolable>(checkout: &Checkout<C>, waited: Option<Duration>) {
+    let (connection, reused, shared) = (checkout.id(), checkout.is_reused(), checkout.shared());
     let endpoint = &shared.name;
-    if wish.pin.as_ref().is_some_and(|pin| !pin.bind(connection)) {
-        return false;
-    }
-    if let Some(report) = &wish.report {
+    if let Some(report) = &checkout.wish().report {
         report.connected(connection, reused);
     }
     if let Some(took) = waited {
@@ -144,7 +156,6 @@ fn accept<C: Poolable>(checkout: &Checkout<C>, waited: Option<Duration>) -> bool
     if reused {
         shared.observers.emit(Event::Reused { endpoint, connection });
     }
-    true
 }
 
 enum Asked<C> {
@@ -154,14 +165,14 @@ enum Asked<C> {
 
 /// Asks for a connection, and joins the queue when there is none.
 fn ask<C: Poolable>(shared: &Shared<C>, wish: &Wish, cx: &mut Context<'_>) -> Result<Asked<C>, Error> {
-    progress::enter(Phase::Queue);
     let pin = wish.pin.as_ref().and_then(ConnectionPin::connection);
     let asked = shared.change(|core, effects| {
         let slot = match core.lend(pin, Instant::now, effects)? {
             Lent::Granted(grant) => return Ok(Asked::Granted(grant)),
             Lent::Wait(slot) => slot,
         };
-        let runtime = Handle::try_current().map_err(|_| no_runtime("no tokio runtime to wait on; call from within one"))?;
+        let runtime =
+            Handle::try_current().map_err(|_| no_runtime("no tokio runtime to wait on; call from within one"))?;
         let since = Instant::now();
         let until = after(since, shared.limits.wait_deadline);
         let timer = match wish.deadline.filter(|deadline| *deadline < until) {

@@ -34,10 +34,6 @@ impl List {
         self.first
     }
 
-    pub(crate) fn last(&self) -> Option<usize> {
-        self.last
-    }
-
     pub(crate) fn push(&mut self, entries: &mut Slab<impl Linked>, entry: usize) {
         *entries[entry].links() = Links { before: self.last, after: None };
         match self.last {

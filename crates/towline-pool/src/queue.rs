@@ -60,6 +60,10 @@ impl<G> Queue<G> {
         self.waiting
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting == 0
+    }
+
     /// How many of them take any connection.
     pub(crate) fn in_line(&self) -> usize {
         self.line.len()

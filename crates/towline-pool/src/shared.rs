@@ -8,8 +8,8 @@ use towline_core::{EndpointKey, Error, Event, Observers, Poolable, Rng, Room};
 
 use crate::bell::{Bell, Ring};
 use crate::config::Limits;
-use crate::core::{Core, DialPermit, Need};
-use crate::effects::{Closed, Effects};
+use crate::core::{Core, DialPermit, Need, Use};
+use crate::effects::{Closed, Effect, Effects};
 use crate::slot::SlotId;
 use crate::stats::Stats;
 use crate::sync::{AtomicBool, AtomicU8, Lock, Ordering};
@@ -89,29 +89,75 @@ impl<C: Poolable> Shared<C> {
         let result = {
             let mut core = self.core.lock();
             let result = change(&mut core, &mut effects);
-            let room = core.room() as u8;
-            // Others read it all the time: it is written only when it is new.
-            if self.room.load(Ordering::Relaxed) != room {
-                self.room.store(room, Ordering::Release);
-            }
+            self.publish(core.room());
             result
         };
-        self.follow(effects);
+        let Effects { wake_driver, feed, wake, others } = effects;
+        if wake_driver {
+            self.bell.wake_driver();
+        }
+        if let Some(waker) = wake {
+            waker.wake();
+        }
+        if !others.is_empty() {
+            self.follow(others);
+        }
+        if feed {
+            self.feed();
+        }
         result
     }
 
-    fn follow(&self, mut effects: Effects<C>) {
-        if effects.wake_driver {
-            self.bell.wake_driver();
+    fn follow(&self, effects: Vec<Effect<C>>) {
+        for effect in effects {
+            match effect {
+                Effect::Wake(waker) => waker.wake(),
+                Effect::Unused(place) => drop(place),
+                Effect::Closed(Closed { id, reason, connection, cut, place }) => {
+                    end(connection, cut);
+                    drop(place);
+                    self.observers.emit(Event::Closed { endpoint: &self.name, connection: id, reason });
+                }
+            }
         }
-        effects.take_wakers().for_each(std::task::Waker::wake);
-        for Closed { id, reason, connection, cut, place } in std::mem::take(&mut effects.closed) {
-            end(connection, cut);
-            drop(place);
-            self.observers.emit(Event::Closed { endpoint: &self.name, connection: id, reason });
-        }
-        if let Some(share) = self.total.as_ref().filter(|_| effects.feed) {
+    }
+
+    /// What is idle here may be evicted for whoever wants its place.
+    fn feed(&self) {
+        if let Some(share) = &self.total {
             share.total.feed();
+        }
+    }
+
+    /// Others read it all the time: it is written only when it is new.
+    fn publish(&self, room: Room) {
+        if self.room.load(Ordering::Relaxed) != room as u8 {
+            self.room.store(room as u8, Ordering::Release);
+        }
+    }
+
+    /// An idle connection, if that has no further effect: most calls need no more. Tells whether it was used before.
+    #[inline]
+    pub(crate) fn take_idle(&self, into: &mut Option<C>) -> Option<(SlotId, bool)> {
+        let mut core = self.core.lock();
+        let taken = core.take_idle(into);
+        if !core.has_idle() {
+            self.publish(core.room());
+        }
+        taken
+    }
+
+    /// Takes back what was lent, if it is still there, see [`Core::give_back`].
+    pub(crate) fn give_back(&self, slot: SlotId, lent: &mut Option<C>, how: Use) {
+        {
+            let mut core = self.core.lock();
+            if core.give_back_idle(slot, lent, how) {
+                return self.publish(Room::Ready);
+            }
+        }
+        if let Some(connection) = lent.take() {
+            let rest = self.change(|core, effects| core.give_back(slot, connection, how, Instant::now, effects));
+            drop(rest);
         }
     }
 

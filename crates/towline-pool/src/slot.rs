@@ -7,7 +7,6 @@ use tokio::time::Instant;
 use towline_core::{CloseReason, ConnectionId, Poolable, Sharing, State};
 
 use crate::bell::Ring;
-use crate::list::{Linked, Links};
 use crate::total::Place;
 
 /// A connection, or a share of one, on its way to a caller.
@@ -53,23 +52,21 @@ pub(crate) struct Slot<C> {
     pub(crate) checking: bool,
     /// Has no memory to give back.
     pub(crate) trimmed: bool,
-    /// Is in the list of idle connections, at these links.
+    /// Is in the list of idle connections.
     pub(crate) listed: bool,
-    pub(crate) links: Links,
     pub(crate) ring: Arc<Ring>,
     pub(crate) waker: Waker,
     pub(crate) place: Place,
 }
 
-impl<C> Linked for Slot<C> {
-    fn links(&mut self) -> &mut Links {
-        &mut self.links
-    }
-}
-
 impl<C> Slot<C> {
     pub(crate) fn is_idle(&self) -> bool {
         self.in_use == 0
+    }
+
+    /// Nothing is to be seen to when it comes back.
+    pub(crate) fn is_simple(&self) -> bool {
+        self.exclusive && self.draining.is_none() && !self.expired && !self.checking
     }
 
     pub(crate) fn has_room(&self) -> bool {

@@ -74,19 +74,8 @@ impl fmt::Debug for Closed {
 
 impl AddAssign for Stats {
     fn add_assign(&mut self, other: Self) {
-        let Self {
-            in_use,
-            idle,
-            dialling,
-            waiting,
-            live,
-            opened,
-            reused,
-            closed,
-            dials_failed,
-            waits,
-            wait_time,
-        } = other;
+        let Self { in_use, idle, dialling, waiting, live, opened, reused, closed, dials_failed, waits, wait_time } =
+            other;
         self.in_use += in_use;
         self.idle += idle;
         self.dialling += dialling;

@@ -10,8 +10,7 @@ use towline_core::{ConnectionId, Error, Kind, Phase, Poolable, Sharing};
 
 use super::{Core, closed};
 use crate::bell::Ring;
-use crate::effects::Effects;
-use crate::list::Links;
+use crate::effects::{Effect, Effects};
 use crate::slot::{Slot, limit_of};
 use crate::total::Place;
 
@@ -138,7 +137,6 @@ impl<C: Poolable> Core<C> {
             checking: false,
             trimmed: true,
             listed: false,
-            links: Links::default(),
             waker: ring.clone().into(),
             ring,
             place,
@@ -175,7 +173,7 @@ impl<C: Poolable> Core<C> {
     }
 
     pub(crate) fn dial_given_up(&mut self, DialPermit(place): DialPermit, effects: &mut Effects<C>) {
-        effects.places.push(place);
+        effects.others.push(Effect::Unused(place));
         self.dial_ended(effects);
     }
 

@@ -20,6 +20,7 @@
 mod dials;
 mod upkeep;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -34,7 +35,6 @@ pub(crate) use self::dials::{DialPermit, Need};
 use crate::bell::{Bell, Ring};
 use crate::config::{IdleOrder, Limits};
 use crate::effects::Effects;
-use crate::list::List;
 use crate::queue::{Place, Queue, Wait};
 use crate::reach::Reach;
 use crate::slot::{Grant, Slot, SlotId};
@@ -47,7 +47,7 @@ pub(crate) struct Core<C> {
     rng: Rng,
     slots: Slab<Slot<C>>,
     /// Exclusive connections that are idle, the most recently used last.
-    idle: List,
+    idle: VecDeque<usize>,
     /// How many are shared.
     shared: usize,
     queue: Queue<Result<Grant<C>, Error>>,
@@ -112,7 +112,7 @@ impl<C: Poolable> Core<C> {
             bell,
             rng,
             slots: Slab::new(),
-            idle: List::default(),
+            idle: VecDeque::new(),
             shared: 0,
             queue: Queue::new(),
             dialling: 0,
@@ -198,6 +198,69 @@ impl<C: Poolable> Core<C> {
 
     // === Lending ===
 
+    /// The most common case of [`lend`](Self::lend), and nothing else: an idle connection about which there is nothing
+    /// to find out, and that has no effect on anybody. Tells whether it was used before.
+    #[inline]
+    pub(crate) fn take_idle(&mut self, into: &mut Option<C>) -> Option<(SlotId, bool)> {
+        let index = self.next_idle().filter(|_| self.clock.fresh)?;
+        let slot = self.slots.get_mut(index)?;
+        if slot.ring.has_rung() || slot.calls + 1 >= slot.max_calls {
+            return None;
+        }
+        *into = slot.connection.take();
+        let (id, reused) = (SlotId { index, id: slot.id }, slot.calls > 0);
+        slot.calls += 1;
+        slot.in_use = 1;
+        slot.listed = false;
+        self.pop_next();
+        self.counts.reused += u64::from(reused);
+        Some((id, reused))
+    }
+
+    /// The most common case of [`give_back`](Self::give_back), and nothing else: a connection that was left clean, for
+    /// which nobody waits and whose time is not over. Takes nothing otherwise.
+    #[inline]
+    pub(crate) fn give_back_idle(&mut self, slot: SlotId, lent: &mut Option<C>, how: Use) -> bool {
+        let index = slot.index;
+        let wanted = self.hunger.as_ref().is_some_and(|hunger| hunger.get() != Want::Nobody);
+        let simple = self.clock.fresh && self.queue.is_empty() && !self.closed && !wanted && !how.poisoned;
+        let (Some(slot), Some(connection)) = (
+            self.slots.get_mut(index).filter(|known| simple && known.id == slot.id && known.is_simple()),
+            lent.as_mut(),
+        ) else {
+            return false;
+        };
+        if how.succeeded && (!slot.succeeded || self.reach.is_suspect()) {
+            return false;
+        }
+        slot.ring.rearm();
+        let mut cx = Context::from_waker(&slot.waker);
+        let clean = connection.poll_change(State::Busy, &mut cx) == Poll::Ready(State::Idle);
+        if !clean || connection.poll_change(State::Idle, &mut cx).is_ready() {
+            return false;
+        }
+        slot.connection = lent.take();
+        slot.in_use = 0;
+        slot.succeeded = true;
+        slot.idle_since = self.clock.now;
+        slot.trimmed = false;
+        slot.listed = true;
+        self.clock.used = true;
+        self.idle.push_back(index);
+        true
+    }
+
+    pub(crate) fn has_idle(&self) -> bool {
+        !self.idle.is_empty()
+    }
+
+    fn next_idle(&self) -> Option<usize> {
+        match self.limits.idle_order {
+            IdleOrder::MostRecent => self.idle.back().copied(),
+            IdleOrder::LeastRecent => self.idle.front().copied(),
+        }
+    }
+
     /// A free connection at once; the caller waits otherwise. `pin` says that it has to be this one.
     pub(crate) fn lend(
         &mut self,
@@ -238,13 +301,7 @@ impl<C: Poolable> Core<C> {
     }
 
     /// Waits for a connection; to be called when [`lend`](Self::lend) had none, under the same lock.
-    pub(crate) fn join(
-        &mut self,
-        slot: Option<usize>,
-        wait: Wait,
-        waker: Waker,
-        effects: &mut Effects<C>,
-    ) -> Place {
+    pub(crate) fn join(&mut self, slot: Option<usize>, wait: Wait, waker: Waker, effects: &mut Effects<C>) -> Place {
         self.look_by(wait.until, effects);
         let place = self.queue.join(slot, wait, waker);
         effects.wake_driver |= self.need(wait.since).is_some();
@@ -274,11 +331,7 @@ impl<C: Poolable> Core<C> {
     /// A connection with room that is still alive: of exclusive ones by the idle order, of shared ones the least busy.
     fn take_free(&mut self, now: impl Fn() -> Instant + Copy, effects: &mut Effects<C>) -> Option<Grant<C>> {
         loop {
-            let idle = match self.limits.idle_order {
-                IdleOrder::MostRecent => self.idle.last(),
-                IdleOrder::LeastRecent => self.idle.first(),
-            };
-            let index = match idle {
+            let index = match self.next_idle() {
                 Some(index) => index,
                 None if self.shared == 0 => return None,
                 None => {
@@ -293,12 +346,7 @@ impl<C: Poolable> Core<C> {
     }
 
     /// The connection at `index`, which has room; `None`, and it is closed, when it is not alive.
-    fn take(
-        &mut self,
-        index: usize,
-        now: impl Fn() -> Instant + Copy,
-        effects: &mut Effects<C>,
-    ) -> Option<Grant<C>> {
+    fn take(&mut self, index: usize, now: impl Fn() -> Instant + Copy, effects: &mut Effects<C>) -> Option<Grant<C>> {
         let connection = self.hand_out(index, now, effects)?;
         let slot = &mut self.slots[index];
         let reused = slot.calls > 0;
@@ -448,14 +496,29 @@ impl<C: Poolable> Core<C> {
         let slot = &mut self.slots[index];
         if slot.exclusive {
             slot.listed = true;
-            self.idle.push(&mut self.slots, index);
+            self.idle.push_back(index);
+        }
+    }
+
+    /// Takes the one that is handed out next out of the list.
+    #[inline]
+    fn pop_next(&mut self) {
+        match self.limits.idle_order {
+            IdleOrder::MostRecent => drop(self.idle.pop_back()),
+            IdleOrder::LeastRecent => {
+                self.idle.pop_front();
+                self.surplus.saw(self.idle.len());
+            }
         }
     }
 
     fn unlist(&mut self, index: usize) {
         if std::mem::take(&mut self.slots[index].listed) {
-            self.idle.remove(&mut self.slots, index);
-            self.surplus.saw(self.idle.len());
+            if self.next_idle() == Some(index) {
+                self.pop_next();
+            } else {
+                self.idle.retain(|idle| *idle != index);
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 //! What becomes of connections: looking after them, and ending them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -8,8 +9,9 @@ use towline_core::{CloseReason, ConnectionId, Error, Kind, Phase, Poolable};
 
 use super::dials::times;
 use super::{Core, DialPermit, closed};
+use crate::bell::Ring;
 use crate::config::IdleOrder;
-use crate::effects::{self, Effects};
+use crate::effects::{Closed, Effect, Effects};
 use crate::slot::{Grant, Slot, SlotId};
 
 /// A connection that its peer ends within this time, before it served a call, counts as a failed dial. One that ends
@@ -123,7 +125,8 @@ impl<C: Poolable> Core<C> {
 
     /// Closes what is idle for too long, but for what `min_idle` keeps, and trims what was not used for two ticks.
     fn look_at_idle(&mut self, now: Instant, next: &mut Next, effects: &mut Effects<C>) {
-        let mut spare = self.slots.iter().filter(|(_, slot)| slot.is_idle()).count().saturating_sub(self.limits.min_idle);
+        let mut spare =
+            self.slots.iter().filter(|(_, slot)| slot.is_idle()).count().saturating_sub(self.limits.min_idle);
         let trim = self.limits.tick() * 2;
         let mut over = Vec::new();
         // Those that were idle for longest first.
@@ -193,7 +196,7 @@ impl<C: Poolable> Core<C> {
         }
         let unused = self.surplus.ended(self.idle.len(), now, window).unwrap_or(0);
         for _ in self.limits.min_idle..unused {
-            let Some(index) = self.idle.first() else { break };
+            let Some(index) = self.idle.front().copied() else { break };
             self.close(index, CloseReason::Surplus, now, effects);
         }
         next.at(self.surplus.ends);
@@ -285,7 +288,7 @@ impl<C: Poolable> Core<C> {
             let idle = self.slots.iter().filter(|(_, slot)| !slot.exclusive && slot.is_idle());
             idle.min_by_key(|(_, slot)| slot.idle_since).map(|(index, _)| index)
         };
-        self.idle.first().or_else(shared)
+        self.idle.front().copied().or_else(shared)
     }
 
     /// No more lending; waiters fail, idle connections close, those in use when they come back.
@@ -310,10 +313,7 @@ impl<C: Poolable> Core<C> {
     pub(crate) fn cut(&mut self, now: Instant, effects: &mut Effects<C>) {
         for index in self.indices(|_| true) {
             let ring = self.slots[index].ring.clone();
-            self.close(index, CloseReason::Shutdown, now, effects);
-            if let Some(closed) = effects.closed.last_mut() {
-                closed.cut = Some(ring);
-            }
+            self.end(index, CloseReason::Shutdown, Some(ring), now, effects);
         }
     }
 
@@ -347,6 +347,17 @@ impl<C: Poolable> Core<C> {
     }
 
     pub(super) fn close(&mut self, index: usize, reason: CloseReason, now: Instant, effects: &mut Effects<C>) {
+        self.end(index, reason, None, now, effects);
+    }
+
+    fn end(
+        &mut self,
+        index: usize,
+        reason: CloseReason,
+        cut: Option<Arc<Ring>>,
+        now: Instant,
+        effects: &mut Effects<C>,
+    ) {
         self.unlist(index);
         self.unpin(index, effects);
         let slot = self.slots.remove(index);
@@ -367,7 +378,7 @@ impl<C: Poolable> Core<C> {
         }
         self.fail_whom_nobody_serves(effects);
         let Slot { id, connection, place, .. } = slot;
-        effects.closed.push(effects::Closed { id, reason, connection, cut: None, place });
+        effects.others.push(Effect::Closed(Closed { id, reason, connection, cut, place }));
         if self.slots.is_empty() {
             self.wake_watchers(effects);
         }

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use tokio_test::task::spawn;
 use tower::{Service, ServiceExt};
 use towline_core::sync::Lock;
-use towline_core::{BoxTask, Error, Event, Executor, Kind, Observer, Observers, Phase, Poolable, Sharing, State};
+use towline_core::{BoxTask, Error, Event, Executor, Kind, Lend, Observer, Observers, Phase, Poolable, Sharing, State};
 use towline_pool::{Pool, PoolBuilder};
 use towline_test::{ScriptedMaker, settle};
 
@@ -103,7 +103,7 @@ async fn a_failed_spawn_strands_nobody_who_came_meanwhile() {
     let make = ScriptedMaker::exclusive();
     let executor = Arc::new(Flaky(Lock::new(None)));
     let handle = handle(PoolBuilder::new().executor(executor.clone()), &make).await;
-    let other: Arc<Lock<Lending>> = Arc::new(Lock::new(Box::pin(handle.checkout())));
+    let other: Arc<Lock<Lending>> = Arc::new(Lock::new(Box::pin(handle.lend(None))));
     let during = other.clone();
     *executor.0.lock() = Some(Box::new(move || {
         // Another thread, within a runtime, asks at this moment.
