@@ -38,6 +38,10 @@ impl<S: Poolable> Poolable for UnwrapCall<S> {
         self.0.trim();
     }
 
+    fn abort(&mut self) {
+        self.0.abort();
+    }
+
     fn close_reason(&self) -> CloseReason {
         self.0.close_reason()
     }

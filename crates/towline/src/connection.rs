@@ -184,6 +184,10 @@ where
         each!(self, connection => connection.trim());
     }
 
+    fn abort(&mut self) {
+        each!(self, connection => connection.abort());
+    }
+
     fn close_reason(&self) -> CloseReason {
         each!(self, connection => connection.close_reason())
     }

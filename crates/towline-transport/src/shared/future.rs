@@ -3,7 +3,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use towline_core::{Phase, Rejected, progress};
 
@@ -58,7 +58,6 @@ impl<Req, Res> Future for SharedFuture<Req, Res> {
         let Stage::Waiting(id) = *stage else { panic!("polled after completion") };
         let mut after = After::default();
         let answer = users.table().poll_answer(id, cx.waker(), &mut after);
-        after.watcher.into_iter().for_each(Waker::wake);
         if after.tell {
             users.wake();
         }

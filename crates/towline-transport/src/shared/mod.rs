@@ -68,20 +68,27 @@ impl<Req, Res> std::ops::Deref for Users<Req, Res> {
 
 impl<Req, Res> Drop for Users<Req, Res> {
     fn drop(&mut self) {
-        self.0.abandoned.store(true, Ordering::Release);
-        self.0.link.wake();
+        self.0.abandon();
     }
 }
 
 /// What users and the driver hold.
 struct Owned<Req, Res, E: ?Sized = dyn engine::Run<Req, Res>> {
-    /// The last of the [`Users`] is gone.
+    /// Nobody wants it any more: the last of the [`Users`] is gone, or it was aborted.
     abandoned: AtomicBool,
     /// The table takes no more calls.
     shut: Arc<AtomicBool>,
     limit: usize,
     _calls: std::marker::PhantomData<fn(Req) -> Res>,
     link: Link<Table<Req, Res>, E>,
+}
+
+impl<Req, Res> Owned<Req, Res> {
+    /// The driver ends the connection.
+    fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Release);
+        self.link.wake();
+    }
 }
 
 impl<Req, Res> Shared<Req, Res>
@@ -201,7 +208,8 @@ impl<Req: Send + 'static, Res: Send + 'static> Poolable for Shared<Req, Res> {
         Sharing::Shared { limit: self.users.0.limit }
     }
 
-    /// Only the task that asked last is woken: the pool asks one handle of each connection.
+    /// Only the task that asked last is woken, when the connection drains or closes: the pool asks one handle of each
+    /// connection, and knows its calls.
     fn poll_change(&mut self, seen: State, cx: &mut Context<'_>) -> Poll<State> {
         let (change, _old) = self.users.table().poll_change(seen, cx);
         change
@@ -209,6 +217,10 @@ impl<Req: Send + 'static, Res: Send + 'static> Poolable for Shared<Req, Res> {
 
     fn share(&self) -> Option<Self> {
         Some(self.clone())
+    }
+
+    fn abort(&mut self) {
+        self.users.0.abandon();
     }
 
     fn close_reason(&self) -> CloseReason {

@@ -27,7 +27,6 @@ pub(super) enum Answer<Req, Res> {
 /// What follows from the end of a call once the lock is released.
 #[derive(Debug, Default)]
 pub(super) struct After {
-    pub(super) watcher: Option<Waker>,
     /// The driver has something to do.
     pub(super) tell: bool,
     /// To be dropped.
@@ -187,7 +186,8 @@ impl<Req, Res> Table<Req, Res> {
         self.draining.is_some() && self.in_flight == 0
     }
 
-    /// Also returns a waker that is to be dropped once the lock is released.
+    /// Wakes when the connection drains or closes: who counts its calls knows whether it is idle. Also returns a waker that
+    /// is to be dropped once the lock is released.
     pub(super) fn poll_change(&mut self, seen: State, cx: &mut Context<'_>) -> (Poll<State>, Option<Waker>) {
         let state = match self {
             Self { closed: Some(_), .. } => State::Closed,
@@ -197,6 +197,9 @@ impl<Req, Res> Table<Req, Res> {
         };
         if state != seen {
             return (Poll::Ready(state), None);
+        }
+        if self.watcher.as_ref().is_some_and(|watcher| watcher.will_wake(cx.waker())) {
+            return (Poll::Pending, None);
         }
         (Poll::Pending, self.watcher.replace(cx.waker().clone()))
     }
@@ -267,7 +270,6 @@ impl<Req, Res> Table<Req, Res> {
         // Of the caller's own task, which is at work: it needs no waking.
         let mut after = After { old: entry.waker.take(), ..After::default() };
         self.vacated(id, &mut after);
-        effects.wake.extend(after.watcher);
         let mut left = Left { taken: true, tell: after.tell, old: after.old };
         match stage {
             Stage::Vacant => {}
@@ -418,7 +420,7 @@ impl<Req, Res> Table<Req, Res> {
         self.free.push(self.bits.index(id) as u32);
         self.in_flight -= 1;
         if self.in_flight == 0 {
-            (after.watcher, after.tell) = (self.watcher.take(), self.draining.is_some());
+            after.tell = self.draining.is_some();
         }
     }
 

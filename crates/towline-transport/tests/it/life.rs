@@ -39,6 +39,24 @@ async fn times_out(connection: &Connection, wait: Duration) {
 
 const LONG: Duration = Duration::from_secs(1);
 
+#[tokio::test(start_paused = true)]
+async fn aborted_a_connection_ends_at_once_with_the_calls_in_flight_on_it() {
+    let (connection, script) = connection(config(8));
+    let (mut call, mut same) = (spawn(connection.clone().call("1|never".into())), connection.clone());
+    assert!(call.poll().is_pending());
+    settle().await;
+    same.abort();
+    settle().await;
+    let Poll::Ready(Err(error)) = call.poll() else { panic!("it was to fail") };
+    assert_eq!(said(&error), (Kind::Closed, Sent::Maybe, None));
+    assert_eq!(
+        (state(&connection, State::Idle).await, connection.close_reason()),
+        (State::Closed, CloseReason::Shutdown)
+    );
+    assert!(script.said_goodbye());
+    assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 0);
+}
+
 // F10
 #[tokio::test(start_paused = true)]
 async fn timeouts_one_after_another_retire_the_connection() {
