@@ -30,6 +30,7 @@ pub enum IdleOrder {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     pub(crate) max_connections: usize,
+    pub(crate) max_total: Option<usize>,
     pub(crate) max_dials: usize,
     pub(crate) max_waiters: usize,
     pub(crate) wait_deadline: Duration,
@@ -66,7 +67,6 @@ impl Limits {
 #[must_use]
 pub struct PoolBuilder {
     limits: Limits,
-    max_total: Option<usize>,
     executor: SharedExecutor,
     observers: Observers,
 }
@@ -76,6 +76,7 @@ impl Default for PoolBuilder {
         Self {
             limits: Limits {
                 max_connections: 32,
+                max_total: None,
                 max_dials: 4,
                 max_waiters: 1_024,
                 wait_deadline: Duration::from_secs(5),
@@ -90,7 +91,6 @@ impl Default for PoolBuilder {
                 dial_backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(2)),
                 warm: 0,
             },
-            max_total: None,
             executor: Arc::new(TokioExecutor::current()),
             observers: Observers::default(),
         }
@@ -116,7 +116,7 @@ impl PoolBuilder {
     /// any endpoint. When none is idle, places that become free go to endpoints in the order in which they asked, and an
     /// endpoint that has no connection at all gets that of the next call that ends elsewhere.
     pub fn max_total(mut self, max: impl Into<Option<usize>>) -> Self {
-        self.max_total = max.into();
+        self.limits.max_total = max.into();
         self
     }
 
@@ -244,18 +244,19 @@ impl PoolBuilder {
         M::Response: Poolable,
         T: Clone + Eq + Hash,
     {
-        let Self { limits, max_total, executor, observers } = self;
-        limits.check(max_total)?;
-        let total = max_total.map(|max| Arc::new(Total::new(max)));
+        let Self { limits, executor, observers } = self;
+        limits.check()?;
+        let total = limits.max_total.map(|max| Arc::new(Total::new(max)));
         let past = Arc::new(Lock::new(Stats::default()));
         Ok(Pool::new(make, check, Common { limits, observers, total, past }, executor))
     }
 }
 
 impl Limits {
-    fn check(&self, max_total: Option<usize>) -> Result<(), Error> {
+    fn check(&self) -> Result<(), Error> {
         let Self {
             max_connections,
+            max_total,
             max_dials,
             max_waiters,
             wait_deadline,
@@ -315,10 +316,9 @@ impl Limits {
 
 impl fmt::Debug for PoolBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { limits, max_total, executor, observers } = self;
+        let Self { limits, executor, observers } = self;
         f.debug_struct("PoolBuilder")
             .field("limits", limits)
-            .field("max_total", max_total)
             .field("executor", executor)
             .field("observers", observers)
             .finish()

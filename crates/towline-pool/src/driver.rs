@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tower_service::Service;
-use towline_core::sync::after;
+use towline_core::sync::{Lock, after};
 use towline_core::{BoxError, ConnectionId, Error, Event, Kind, Phase, Poolable, ReadyCall, Sent};
 
 use crate::bell::Bell;
@@ -29,7 +29,8 @@ where
     shared: Weak<Shared<M::Response>>,
     bell: Arc<Bell>,
     limits: Limits,
-    make: M,
+    /// Shared with the pool, which need not be `Sync` for it.
+    make: Arc<Lock<M>>,
     target: T,
     check: Option<HealthCheck<M::Response>>,
     dials: Vec<Dial<M, T>>,
@@ -66,7 +67,7 @@ where
 {
     pub(crate) fn new(
         shared: &Arc<Shared<M::Response>>,
-        make: M,
+        make: Arc<Lock<M>>,
         target: T,
         check: Option<HealthCheck<M::Response>>,
     ) -> Self {
@@ -115,7 +116,10 @@ where
             };
             match shared.change(|core, _| core.start_dial(place, now)) {
                 Ok(permit) => {
-                    let future = guard(|| Box::pin(ReadyCall::new(self.make.clone(), self.target.clone())));
+                    let future = guard(|| {
+                        let make = self.make.lock().clone();
+                        Box::pin(ReadyCall::new(make, self.target.clone()))
+                    });
                     let deadline = after(now, self.limits.dial_deadline);
                     self.dials.push(Dial { permit: Some(permit), started: now, deadline, future });
                 }

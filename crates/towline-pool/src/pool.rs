@@ -36,7 +36,7 @@ where
     M: Service<T>,
     M::Response: Poolable,
 {
-    make: Lock<M>,
+    make: Arc<Lock<M>>,
     check: Option<HealthCheck<M::Response>>,
     endpoints: Lock<Endpoints<T, M::Response>>,
     common: Common,
@@ -61,7 +61,7 @@ where
         executor: SharedExecutor,
     ) -> Self {
         let endpoints = Lock::new(Endpoints { by_target: HashMap::new(), closed: false });
-        Self { inner: Arc::new(Inner { make: Lock::new(make), check, endpoints, common, executor }) }
+        Self { inner: Arc::new(Inner { make: Arc::new(Lock::new(make)), check, endpoints, common, executor }) }
     }
 
     /// Closes every endpoint, all at the same time, see [`Handle::close`], and refuses new targets.
@@ -168,11 +168,11 @@ where
         }
         endpoints.by_target.retain(|_, shared| shared.strong_count() > 0);
         let name = EndpointKey::new(target.to_string());
-        let (make, check) = (Lock::new(self.make.lock().clone()), self.check.clone());
+        let (make, check) = (self.make.clone(), self.check.clone());
         let (executor, key) = (self.executor.clone(), target.clone());
         let spawn = Box::new(move |shared: Weak<Shared<M::Response>>| match shared.upgrade() {
             Some(shared) => {
-                let driver = Driver::new(&shared, make.lock().clone(), key.clone(), check.clone());
+                let driver = Driver::new(&shared, make.clone(), key.clone(), check.clone());
                 executor.spawn(Box::pin(driver))
             }
             None => Ok(()), // Nobody is left to drive for.

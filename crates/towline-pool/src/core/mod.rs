@@ -202,7 +202,8 @@ impl<C: Poolable> Core<C> {
     /// to find out, and that has no effect on anybody. Tells whether it was used before.
     #[inline]
     pub(crate) fn take_idle(&mut self, into: &mut Option<C>) -> Option<(SlotId, bool)> {
-        let index = self.next_idle().filter(|_| self.clock.fresh)?;
+        // With `min_idle`, somebody may have to see to the next.
+        let index = self.next_idle().filter(|_| self.clock.fresh && self.idle.len() > self.limits.min_idle)?;
         let slot = self.slots.get_mut(index)?;
         if slot.ring.has_rung() || slot.calls + 1 >= slot.max_calls {
             return None;
@@ -374,6 +375,7 @@ impl<C: Poolable> Core<C> {
         };
         slot.in_use += 1;
         self.unlist(index);
+        effects.wake_driver |= self.lasting_idle() < self.limits.min_idle;
         Some(connection)
     }
 

@@ -109,8 +109,10 @@ impl<C: Poolable> Core<C> {
     /// What a caller hears who waited this long, in a queue that it is still in.
     pub(crate) fn waited_in_vain(&self, waited: Duration) -> Error {
         let stats = self.stats();
+        let total =
+            self.limits.max_total.map(|max| format!(", max_total {max} over all endpoints")).unwrap_or_default();
         let error = Error::new(Kind::Timeout, Phase::Queue).with_message(format!(
-            "no connection within {} ms: {} in use, {} dialling, {} waiting (max_connections {})",
+            "no connection within {} ms: {} in use, {} dialling, {} waiting (max_connections {}{total})",
             waited.as_millis(),
             stats.in_use,
             stats.dialling,

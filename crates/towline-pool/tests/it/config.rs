@@ -16,6 +16,11 @@ fn zero_caps_and_contradictions_are_refused_with_what_to_change() {
         (PoolBuilder::new().idle_timeout(Duration::ZERO), "use None"),
         (PoolBuilder::new().max_lifetime(Duration::ZERO), "use None"),
         (PoolBuilder::new().max_connections(2).warm(3), "more than max_connections, which is 2"),
+        (PoolBuilder::new().max_connections(2).min_idle(3), "more than max_connections, which is 2"),
+        (PoolBuilder::new().max_total(4).warm(5), "warm is 5, more than max_total, which is 4"),
+        (PoolBuilder::new().max_total(0), "max_total is 0"),
+        (PoolBuilder::new().max_calls(0), "max_calls is 0"),
+        (PoolBuilder::new().dial_deadline(Duration::ZERO), "dial_deadline is 0"),
     ] {
         let error = builder.build::<_, &str>(ScriptedMaker::exclusive()).unwrap_err();
         assert_eq!(error.kind(), Kind::Config);

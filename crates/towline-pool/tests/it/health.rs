@@ -1,41 +1,21 @@
 //! Dead, old and idle connections.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 use tower::Service;
-use towline_core::sync::Lock;
-use towline_core::{CloseReason, ConnectionId, Event, Kind, Lend, Observer, Observers, Room, Sent};
+use towline_core::{CloseReason, Kind, Lend, Room, Sent};
 use towline_pool::PoolBuilder;
 use towline_test::{ScriptedMaker, settle};
 
-use super::{capped, check, handle};
-
-/// Remembers why connections were closed, and when.
-#[derive(Clone, Default)]
-struct Closed(Arc<Lock<Vec<(ConnectionId, CloseReason, Instant)>>>);
-
-impl Observer for Closed {
-    fn on(&self, event: &Event<'_>) {
-        if let Event::Closed { connection, reason, .. } = event {
-            self.0.lock().push((*connection, *reason, Instant::now()));
-        }
-    }
-}
-
-impl Closed {
-    fn reasons(&self) -> Vec<CloseReason> {
-        self.0.lock().iter().map(|(_, reason, _)| *reason).collect()
-    }
-}
+use super::{Closed, capped, check, handle};
 
 // F5, F7
 #[tokio::test(start_paused = true)]
 async fn a_connection_that_dies_idle_is_evicted_without_a_caller_and_no_call_notices() {
     for reason in [CloseReason::Peer, CloseReason::Stray] {
         let (make, closed) = (ScriptedMaker::exclusive(), Closed::default());
-        let mut handle = handle(PoolBuilder::new().observers(Observers::new(closed.clone())), &make).await;
+        let mut handle = handle(PoolBuilder::new().observers(closed.observers()), &make).await;
         assert_eq!(handle.call("a").await.unwrap().0, 0);
         make.wires()[0].close(reason);
         settle().await;
@@ -81,7 +61,7 @@ async fn a_request_is_handed_on_a_bounded_number_of_times() {
 async fn idle_connections_close_after_the_idle_timeout_and_used_ones_do_not() {
     let (make, closed) = (ScriptedMaker::exclusive(), Closed::default());
     let builder = PoolBuilder::new().idle_timeout(Duration::from_secs(10));
-    let mut handle = handle(builder.observers(Observers::new(closed.clone())), &make).await;
+    let mut handle = handle(builder.observers(closed.observers()), &make).await;
     let start = Instant::now();
     handle.warm(2).await.unwrap();
     for _ in 0..5 {
@@ -102,7 +82,7 @@ async fn idle_connections_close_after_the_idle_timeout_and_used_ones_do_not() {
 async fn connections_opened_together_do_not_end_together_and_no_call_is_cut() {
     let (make, closed) = (ScriptedMaker::exclusive(), Closed::default());
     let builder = PoolBuilder::new().max_connections(101).max_lifetime(Duration::from_secs(1_000)).idle_timeout(None);
-    let handle = handle(builder.observers(Observers::new(closed.clone())), &make).await;
+    let handle = handle(builder.observers(closed.observers()), &make).await;
     let held = handle.checkout().await.unwrap();
     handle.warm(101).await.unwrap();
     let start = Instant::now();
@@ -119,6 +99,7 @@ async fn connections_opened_together_do_not_end_together_and_no_call_is_cut() {
     assert_eq!(handle.stats().live, 0, "the one in use ends when it comes back");
 }
 
+// F38
 #[tokio::test(start_paused = true)]
 async fn a_draining_connection_finishes_its_calls_and_takes_no_more() {
     let make = ScriptedMaker::shared(8);
@@ -166,7 +147,7 @@ async fn a_warm_connection_that_the_peer_closes_after_long_idleness_is_no_failed
 #[tokio::test(start_paused = true)]
 async fn an_idle_connection_that_drains_is_closed_as_drained_and_is_no_failed_dial() {
     let (make, closed) = (ScriptedMaker::shared(8), Closed::default());
-    let handle = handle(PoolBuilder::new().observers(Observers::new(closed.clone())), &make).await;
+    let handle = handle(PoolBuilder::new().observers(closed.observers()), &make).await;
     handle.warm(1).await.unwrap();
     sleep(Duration::from_secs(2)).await;
     make.wires()[0].drain();
@@ -183,4 +164,15 @@ async fn a_connection_returned_idle_closes_after_the_idle_timeout() {
     drop(held);
     sleep(Duration::from_secs(60)).await;
     assert_eq!(handle.stats().live, 0, "idle for a minute");
+}
+
+// F39
+#[tokio::test(start_paused = true)]
+async fn after_a_long_sleep_of_the_machine_a_connection_is_looked_at_before_it_is_used() {
+    let make = ScriptedMaker::exclusive();
+    let mut handle = handle(PoolBuilder::new().idle_timeout(None).max_lifetime(None), &make).await;
+    handle.call("a").await.unwrap();
+    sleep(Duration::from_secs(8 * 3600)).await;
+    make.wires()[0].close(CloseReason::Peer); // and nobody heard it
+    assert_eq!(handle.call("b").await.unwrap(), (1, "b"));
 }

@@ -1,16 +1,28 @@
 //! What the pool guarantees, each test named after the guarantee. All on the paused clock, without sockets.
 
+mod age;
 mod cancel;
+mod check;
 mod config;
 mod dial;
+mod ending;
+mod fates;
 mod health;
 mod lend;
 mod limits;
+mod maker;
+mod pin;
 mod runtime;
 mod shared;
+mod stats;
+mod total;
 
+use std::sync::Arc;
+
+use tokio::time::Instant;
 use tower::{Service, ServiceExt};
-use towline_core::{Error, Kind, Phase};
+use towline_core::sync::Lock;
+use towline_core::{CloseReason, ConnectionId, Error, Event, Kind, Observer, Observers, Phase};
 use towline_pool::{Handle, Pool, PoolBuilder};
 use towline_test::{ScriptedConnection, ScriptedMaker};
 
@@ -36,4 +48,31 @@ fn check(handle: &Endpoint) {
     let stats = handle.stats();
     assert_eq!(stats.opened - stats.closed.total(), stats.live as u64, "{stats:?}");
     assert!(stats.idle + stats.in_use >= stats.live, "{stats:?}");
+}
+
+/// Remembers why connections were closed, and when.
+#[derive(Clone, Default)]
+struct Closed(Arc<Lock<Vec<(ConnectionId, CloseReason, Instant)>>>);
+
+impl Observer for Closed {
+    fn on(&self, event: &Event<'_>) {
+        if let Event::Closed { connection, reason, .. } = event {
+            self.0.lock().push((*connection, *reason, Instant::now()));
+        }
+    }
+}
+
+impl Closed {
+    fn observers(&self) -> Observers {
+        Observers::new(self.clone())
+    }
+
+    fn reasons(&self) -> Vec<CloseReason> {
+        self.0.lock().iter().map(|(_, reason, _)| *reason).collect()
+    }
+}
+
+/// How many tasks there are.
+fn tasks() -> usize {
+    tokio::runtime::Handle::current().metrics().num_alive_tasks()
 }

@@ -1,0 +1,122 @@
+//! How long connections live, and how many are kept.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use tower::Service;
+use towline_core::CloseReason;
+use towline_pool::{IdleOrder, PoolBuilder};
+use towline_test::{ScriptedMaker, settle};
+
+use super::{Closed, check, handle, refused};
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_is_replaced_after_its_calls_and_not_all_at_once() {
+    for make in [ScriptedMaker::exclusive(), ScriptedMaker::shared(4)] {
+        let closed = Closed::default();
+        let builder = PoolBuilder::new().max_connections(1).max_calls(100).observers(closed.observers());
+        let mut handle = handle(builder, &make).await;
+        for i in 0..1_000 {
+            assert_eq!(handle.call(i).await.unwrap().1, i);
+        }
+        let calls: Vec<_> = make.wires().iter().map(towline_test::Wire::calls).collect();
+        assert!((50..=100).contains(&calls[0]), "a first life is short: {calls:?}");
+        let later = &calls[1..calls.len() - 1];
+        assert!(later.len() > 7 && later.iter().all(|calls| (90..=110).contains(calls)), "{calls:?}");
+        assert!(closed.reasons().iter().all(|reason| *reason == CloseReason::MaxCalls));
+        check(&handle);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shared_connection_that_has_had_its_calls_finishes_those_in_flight() {
+    let make = ScriptedMaker::shared(100);
+    let handle = handle(PoolBuilder::new().max_calls(10), &make).await;
+    let held: Vec<_> = futures_util::future::try_join_all((0..15).map(|_| handle.checkout())).await.unwrap();
+    assert_eq!((make.open(), handle.stats().in_use), (2, 15));
+    drop(held);
+    assert_eq!((make.open(), handle.stats().closed.by(CloseReason::MaxCalls)), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn min_idle_connects_ahead_and_keeps_so_many_idle() {
+    let make = ScriptedMaker::exclusive();
+    let mut handle = handle(PoolBuilder::new().min_idle(3).max_connections(6), &make).await;
+    settle().await;
+    assert_eq!(handle.stats().idle, 3, "before the first call");
+    let held = (handle.checkout().await.unwrap(), handle.checkout().await.unwrap());
+    settle().await;
+    assert_eq!((handle.stats().idle, handle.stats().live), (3, 5));
+    let _more = (handle.checkout().await.unwrap(), handle.checkout().await.unwrap());
+    settle().await;
+    assert_eq!((handle.stats().idle, handle.stats().live), (2, 6), "within the cap");
+    drop(held);
+    sleep(Duration::from_secs(300)).await;
+    assert_eq!(handle.stats().idle, 3, "the idle timeout leaves as many");
+    make.wires()[3].close(CloseReason::Peer);
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(handle.stats().idle, 3);
+    handle.call(()).await.unwrap();
+}
+
+// F31
+#[tokio::test(start_paused = true)]
+async fn where_min_idle_asks_for_it_an_old_connection_stays_until_its_replacement_is_there() {
+    let (make, closed) = (ScriptedMaker::exclusive(), Closed::default());
+    let builder = PoolBuilder::new().min_idle(2).max_connections(4).max_lifetime(Duration::from_secs(100));
+    let handle = handle(builder.observers(closed.observers()), &make).await;
+    settle().await;
+    make.fail(Some(refused()));
+    sleep(Duration::from_secs(200)).await;
+    assert_eq!((handle.stats().idle, closed.reasons().len()), (2, 0), "old ones are better than none");
+    make.fail(None);
+    for _ in 0..2_000 {
+        sleep(Duration::from_millis(250)).await;
+        assert!(handle.stats().idle >= 2, "{:?}", handle.stats());
+    }
+    let lives = closed.reasons().len();
+    assert!(lives >= 8 && closed.reasons().iter().all(|reason| *reason == CloseReason::Lifetime), "{lives}");
+    check(&handle);
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_the_cap_an_old_connection_goes_before_its_replacement_comes() {
+    let make = ScriptedMaker::exclusive();
+    let builder = PoolBuilder::new().min_idle(2).max_connections(2).max_lifetime(Duration::from_secs(100));
+    let handle = handle(builder, &make).await;
+    sleep(Duration::from_secs(1_000)).await;
+    let stats = handle.stats();
+    assert!(stats.live == 2 && stats.closed.by(CloseReason::Lifetime) >= 16, "{stats:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_most_recently_used_is_handed_out_first_unless_the_least_recent_is_asked_for() {
+    for (order, expected) in [(IdleOrder::MostRecent, [2, 2, 2, 2]), (IdleOrder::LeastRecent, [0, 1, 2, 0])] {
+        let make = ScriptedMaker::exclusive();
+        let mut handle = handle(PoolBuilder::new().idle_order(order), &make).await;
+        handle.warm(3).await.unwrap();
+        let mut used = Vec::new();
+        for _ in 0..4 {
+            used.push(handle.call(()).await.unwrap().0);
+        }
+        assert_eq!(used, expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_the_least_recent_first_surplus_connections_are_closed_although_all_are_used() {
+    let (make, closed) = (ScriptedMaker::exclusive(), Closed::default());
+    let builder = PoolBuilder::new().idle_order(IdleOrder::LeastRecent).idle_timeout(Duration::from_secs(10));
+    let mut handle = handle(builder.observers(closed.observers()), &make).await;
+    handle.warm(8).await.unwrap();
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(40) {
+        // Three at once are needed, and no connection is ever idle for longer than a second.
+        let held = (handle.checkout().await.unwrap(), handle.checkout().await.unwrap());
+        handle.call(()).await.unwrap();
+        drop(held);
+        sleep(Duration::from_millis(300)).await;
+    }
+    assert_eq!((handle.stats().live, closed.reasons()), (3, vec![CloseReason::Surplus; 5]));
+    assert_eq!(make.dials(), 8);
+}
