@@ -9,7 +9,7 @@ use towline_core::{BoxError, Error, Kind, Phase, Poolable};
 
 use crate::Checkout;
 
-type BoxCheck = Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>;
+pub(crate) type BoxCheck = Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>;
 
 /// Looks into idle connections from time to time, with a function of one's own: a ping, a trivial query.
 ///

@@ -15,11 +15,11 @@ use towline_core::sync::{Lock, after};
 use towline_core::{BoxError, ConnectionId, Error, Event, Kind, Phase, Poolable, ReadyCall, Sent};
 
 use crate::bell::Bell;
-use crate::check::HealthCheck;
+use crate::check::{BoxCheck, HealthCheck};
 use crate::checkout::Checkout;
-use crate::config::Limits;
 use crate::core::{DialPermit, Need};
 use crate::lend::Wish;
+use crate::limits::Limits;
 use crate::shared::Shared;
 
 pub(crate) struct Driver<M: Service<T>, T>
@@ -52,7 +52,7 @@ struct Dial<M: Service<T>, T> {
 struct Check {
     connection: ConnectionId,
     deadline: Instant,
-    future: Option<Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>>,
+    future: Option<BoxCheck>,
 }
 
 // Dials, checks and the timer are boxed; nothing else is pinned.

@@ -7,9 +7,9 @@ use tokio::time::Instant;
 use towline_core::{EndpointKey, Error, Event, Observers, Poolable, Rng, Room};
 
 use crate::bell::{Bell, Ring};
-use crate::config::Limits;
 use crate::core::{Core, DialPermit, Need, Use};
 use crate::effects::{Closed, Effect, Effects};
+use crate::limits::Limits;
 use crate::slot::SlotId;
 use crate::stats::Stats;
 use crate::sync::{AtomicBool, AtomicU8, Lock, Ordering};

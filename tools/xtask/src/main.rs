@@ -21,7 +21,8 @@ cargo xtask COMMAND
   bench    bench [echo] [tls] [memory] [instructions] [head-to-head] [--json] [--quick] [--docs]: towline beside its
            peers; --quick ends within two minutes once it is built, --docs writes docs/benchmarks.md
   soak     soak transport: ten million calls against a server without manners (minutes)
-  model    checks the hand-off between callers and connections in every interleaving (minutes; --quick: in most)
+  model    checks the hand-off between callers, connections and pools in every interleaving (minutes; --quick: in
+           most)
   fuzz     fuzz [frames] [prost_codec] [shared] [--seconds N] [--merge]: 15 minutes each unless told otherwise;
            --merge keeps what earlier runs found in tools/fuzz/corpus
   proto    writes the code generated from proto/echo.proto anew
@@ -110,8 +111,8 @@ fn tools() -> Result<(), String> {
     for (tool, features) in [("bench", machine.feature_of("vendored")), ("fuzz", vec![]), ("model", vec![])] {
         let (manifest, target) = (format!("tools/{tool}/Cargo.toml"), format!("target/{tool}"));
         let manifest = ["--manifest-path", manifest.as_str()];
-        run(cargo(&["fmt", "--check"]).args(manifest))?;
-        let mut clippy = cargo(&["clippy", "--locked", "--all-targets", "--target-dir", &target]);
+        run(cargo(&["fmt", "--all", "--check"]).args(manifest))?;
+        let mut clippy = cargo(&["clippy", "--workspace", "--locked", "--all-targets", "--target-dir", &target]);
         run(clippy.args(manifest).args(features).args(["--", "-D", "warnings"]))?;
     }
     fuzz::fuzz(["--seconds", "10"].map(str::to_owned).into_iter())?;
@@ -126,14 +127,15 @@ fn bench() -> Result<(), String> {
 }
 
 fn model(option: Option<&str>) -> Result<(), String> {
-    let mut model = cargo(&["test", "--manifest-path", "tools/model/Cargo.toml", "--target-dir", "target/model"]);
+    let mut model = cargo(&["test", "--workspace", "--manifest-path", "tools/model/Cargo.toml"]);
+    model.args(["--target-dir", "target/model"]);
     match option {
         None => {}
         // Nearly every race needs no more preemptions than this.
         Some("--quick") => drop(model.env("LOOM_MAX_PREEMPTIONS", "2")),
         Some(other) => return Err(format!("no option {other}: there is --quick")),
     }
-    run(&mut model)
+    run(model.args(["--", "models"]))
 }
 
 /// Settings of one's own go before defaults.

@@ -33,8 +33,8 @@ use towline_core::{CloseReason, ConnectionId, Error, Kind, Phase, Poolable, Rng,
 
 pub(crate) use self::dials::{DialPermit, Need};
 use crate::bell::{Bell, Ring};
-use crate::config::{IdleOrder, Limits};
 use crate::effects::Effects;
+use crate::limits::{IdleOrder, Limits};
 use crate::queue::{Place, Queue, Wait};
 use crate::reach::Reach;
 use crate::slot::{Grant, Slot, SlotId};

@@ -10,8 +10,8 @@ use towline_core::{CloseReason, ConnectionId, Error, Kind, Phase, Poolable};
 use super::dials::times;
 use super::{Core, DialPermit, closed};
 use crate::bell::Ring;
-use crate::config::IdleOrder;
 use crate::effects::{Closed, Effect, Effects};
+use crate::limits::IdleOrder;
 use crate::slot::{Grant, Slot, SlotId};
 
 /// A connection that its peer ends within this time, before it served a call, counts as a failed dial. One that ends
