@@ -1,0 +1,117 @@
+//! The body of a response, which knows when it was read to its end.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use towline_core::Error;
+
+use crate::error::read_failed;
+use crate::http1;
+use crate::http2;
+
+/// The body of a response, of [`Http1`](crate::Http1) and [`Http2`](crate::Http2) alike.
+///
+/// It is part of its call. Dropping it before its end closes an HTTP/1 connection, whose next answer would begin
+/// somewhere in this one; on HTTP/2 it resets the stream, and the connection goes on. Held and not read, it keeps an HTTP/1
+/// connection from being used again, and a stream of an HTTP/2 connection taken.
+///
+/// # Errors
+///
+/// [`Error`] in [`Phase::Read`](towline_core::Phase::Read), with hyper's error as its source;
+/// [`Kind::UnexpectedEof`](towline_core::Kind::UnexpectedEof) when the body was cut short. The request has been sent.
+pub struct ResponseBody {
+    incoming: Incoming,
+    /// Until the end, or an error.
+    lease: Option<Lease>,
+}
+
+/// What a body keeps from others.
+pub(crate) enum Lease {
+    /// A connection.
+    Exclusive(Arc<http1::Status>),
+    /// A stream of one.
+    Shared(http2::Stream),
+}
+
+impl ResponseBody {
+    pub(crate) fn new(incoming: Incoming, lease: Lease) -> Self {
+        let mut body = Self { incoming, lease: Some(lease) };
+        if body.incoming.is_end_stream() {
+            body.finish();
+        }
+        body
+    }
+
+    fn finish(&mut self) {
+        match self.lease.take() {
+            Some(Lease::Exclusive(status)) => status.read(),
+            Some(Lease::Shared(stream)) => drop(stream),
+            None => {}
+        }
+    }
+
+    fn fail(&mut self) {
+        match self.lease.take() {
+            Some(Lease::Exclusive(status)) => status.failed(),
+            Some(Lease::Shared(stream)) => drop(stream),
+            None => {}
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let this = &mut *self;
+        let frame = ready!(Pin::new(&mut this.incoming).poll_frame(cx));
+        Poll::Ready(match frame {
+            Some(Ok(frame)) => {
+                if this.incoming.is_end_stream() {
+                    this.finish();
+                }
+                Some(Ok(frame))
+            }
+            Some(Err(error)) => {
+                this.fail();
+                Some(Err(read_failed(error)))
+            }
+            None => {
+                this.finish();
+                None
+            }
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        match self.lease.take() {
+            Some(Lease::Exclusive(status)) => {
+                status.abandon();
+            }
+            Some(Lease::Shared(stream)) => drop(stream),
+            None => {}
+        }
+    }
+}
+
+impl fmt::Debug for ResponseBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseBody").field("read", &self.lease.is_none()).finish_non_exhaustive()
+    }
+}

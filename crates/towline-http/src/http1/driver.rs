@@ -1,0 +1,56 @@
+//! The task of one HTTP/1 connection: runs hyper's connection, says how it ended, and bounds its goodbye.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use super::status::{Drive, Status};
+use crate::goodbye::Goodbye;
+
+pub(super) struct Driver<C> {
+    /// Until it has ended.
+    connection: Option<C>,
+    status: Arc<Status>,
+    goodbye: Goodbye,
+}
+
+impl<C> Driver<C> {
+    pub(super) fn new(connection: C, status: Arc<Status>) -> Self {
+        Self { connection: Some(connection), status, goodbye: Goodbye::default() }
+    }
+}
+
+impl<C> Future for Driver<C>
+where
+    C: Future<Output = hyper::Result<()>> + Unpin,
+{
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let Self { connection, status, goodbye } = &mut *self;
+        loop {
+            let (drive, Some(running)) = (status.drive(cx.waker()), connection.as_mut()) else {
+                return Poll::Ready(());
+            };
+            if drive != Drive::Cut {
+                match Pin::new(running).poll(cx) {
+                    Poll::Ready(result) => status.finished(result.is_ok()),
+                    // The stream may have told something meanwhile.
+                    Poll::Pending if status.drive(cx.waker()) != drive => continue,
+                    Poll::Pending if drive == Drive::On || goodbye.poll(cx).is_pending() => return Poll::Pending,
+                    Poll::Pending => {}
+                }
+            }
+            *connection = None;
+        }
+    }
+}
+
+/// The task was dropped (its runtime ended, or it panicked): nobody may wait for it.
+impl<C> Drop for Driver<C> {
+    fn drop(&mut self) {
+        if self.connection.is_some() {
+            self.status.lost();
+        }
+    }
+}
