@@ -21,11 +21,24 @@ fn find<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Optio
     None
 }
 
-/// A call has failed; `lost` when the connection's task is gone.
-pub(crate) fn call_failed(error: hyper::Error, phase: Phase, lost: bool) -> Error {
+/// What became of the connection's task, where hyper only says that it is gone.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) enum Task {
+    #[default]
+    Runs,
+    /// It was told to drop everything.
+    Aborted,
+    /// It was dropped.
+    Lost,
+}
+
+/// A call has failed.
+pub(crate) fn call_failed(error: hyper::Error, phase: Phase, task: Task) -> Error {
     let answer = |kind| Error::new(kind, phase);
-    let converted = if lost {
+    let converted = if task == Task::Lost {
         answer(Kind::Runtime).with_message("the connection's task ended before the call; is its runtime gone?")
+    } else if task == Task::Aborted {
+        answer(Kind::Closed).with_message("the connection was ended with the calls on it")
     } else if error.is_timeout() {
         answer(Kind::Timeout).with_message("the peer did not answer a ping")
     } else if let Some(error) = find::<h2::Error>(&error) {
@@ -46,12 +59,12 @@ pub(crate) fn call_failed(error: hyper::Error, phase: Phase, lost: bool) -> Erro
 
 /// A response's body has failed.
 pub(crate) fn read_failed(error: hyper::Error) -> Error {
-    call_failed(error, Phase::Read, false).with_sent(Sent::Maybe)
+    call_failed(error, Phase::Read, Task::Runs).with_sent(Sent::Maybe)
 }
 
 /// No connection came out of the stream.
 pub(crate) fn handshake_failed(error: hyper::Error) -> Error {
-    call_failed(error, Phase::Handshake, false).with_sent(Sent::Never)
+    call_failed(error, Phase::Handshake, Task::Runs).with_sent(Sent::Never)
 }
 
 /// A request came too late.

@@ -34,7 +34,7 @@ where
             };
             if drive != Drive::Cut {
                 match Pin::new(running).poll(cx) {
-                    Poll::Ready(result) => status.finished(result.is_ok()),
+                    Poll::Ready(result) => status.finished(&result),
                     // The stream may have told something meanwhile.
                     Poll::Pending if status.drive(cx.waker()) != drive => continue,
                     Poll::Pending if drive == Drive::On || goodbye.poll(cx).is_pending() => return Poll::Pending,

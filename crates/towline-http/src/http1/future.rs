@@ -12,9 +12,9 @@ use towline_core::{Error, Kind, Phase, Rejected, Sent, progress};
 
 use super::Users;
 use super::status::{Refused, Status};
+use crate::Sending;
 use crate::body::{Lease, ResponseBody};
 use crate::error::{already_closed, call_failed};
-use crate::Sending;
 
 /// The response of an [`Http1`](crate::Http1) connection: its head, with the body still to be read. Does nothing until it
 /// is polled; dropped after that, it closes the connection.
@@ -23,6 +23,7 @@ pub struct Http1Future<B> {
     stage: Stage<B>,
 }
 
+#[allow(clippy::large_enum_variant, reason = "the request is on its way to hyper; a box would cost every call")]
 enum Stage<B> {
     New { users: Arc<Users<B>>, request: Request<B> },
     Sent(Sending<B>),
@@ -59,7 +60,7 @@ where
                 self.status.failed();
                 let error = match request.is_some() {
                     true => self.closed().with_source(failed.into_error()),
-                    false => call_failed(failed.into_error(), phase, self.status.is_lost()).with_sent(sent),
+                    false => call_failed(failed.into_error(), phase, self.status.task()).with_sent(sent),
                 };
                 Err(Rejected { error, request })
             }

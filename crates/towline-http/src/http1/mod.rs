@@ -17,9 +17,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tower_service::Service;
 use towline_core::sync::Lock;
-use towline_core::{
-    BoxError, CloseReason, Error, Executor, Kind, Phase, Poolable, Rejected, Sharing, State, progress,
-};
+use towline_core::{BoxError, CloseReason, Error, Executor, Kind, Phase, Poolable, Rejected, Sharing, State, progress};
 
 use self::driver::Driver;
 pub use self::future::Http1Future;

@@ -16,6 +16,8 @@ use std::task::Waker;
 use towline_core::sync::Lock;
 use towline_core::{CloseReason, State};
 
+use crate::error::Task;
+
 pub(crate) struct Status(Lock<Inner>);
 
 struct Inner {
@@ -29,10 +31,11 @@ struct Inner {
     last: bool,
     /// How the stream ended.
     end: Option<CloseReason>,
+    /// How hyper ended.
+    finished: Option<Finished>,
     /// The handle is gone.
     orphan: bool,
-    /// The task was dropped before the connection ended.
-    lost: bool,
+    task: Task,
     watcher: Option<Waker>,
     driver: Option<Waker>,
 }
@@ -44,6 +47,13 @@ enum Stage {
     Reading,
     /// The response was read, and hyper cannot take another call yet.
     Settling,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Finished {
+    Well,
+    Badly,
+    Unasked,
 }
 
 /// What the task has to do.
@@ -60,6 +70,19 @@ pub(super) enum Drive {
 impl Inner {
     fn end_with(&mut self, reason: CloseReason) {
         self.over.get_or_insert(reason);
+    }
+
+    /// Says why hyper has ended, if it has.
+    fn end_as_finished(&mut self) {
+        let Some(finished) = self.finished else { return };
+        let reason = match (self.end, finished) {
+            _ if self.last => CloseReason::Drained,
+            (Some(end), _) => end,
+            (None, Finished::Unasked) => CloseReason::Stray,
+            (None, Finished::Well) if !self.is_in_flight() => CloseReason::Drained,
+            (None, _) => CloseReason::Failed,
+        };
+        self.end_with(reason);
     }
 
     fn is_in_flight(&self) -> bool {
@@ -92,8 +115,9 @@ impl Status {
             attempted: false,
             last: false,
             end: None,
+            finished: None,
             orphan: false,
-            lost: false,
+            task: Task::Runs,
             watcher: None,
             driver: None,
         }))
@@ -177,6 +201,7 @@ impl Status {
         self.change(|inner| {
             inner.last |= last;
             inner.stage = Stage::Reading;
+            inner.end_as_finished();
         });
     }
 
@@ -261,31 +286,32 @@ impl Status {
         drive
     }
 
-    /// hyper has ended the connection.
-    pub(super) fn finished(&self, in_good_order: bool) {
+    /// hyper has ended the connection, with an error when there was no call to hand it to.
+    pub(super) fn finished(&self, result: &hyper::Result<()>) {
         self.change(|inner| {
-            let reason = match inner.end {
-                _ if inner.last => CloseReason::Drained,
-                Some(end) => end,
-                None if inner.is_in_flight() => CloseReason::Failed,
-                None if in_good_order => CloseReason::Drained,
-                // Nothing was asked, and the stream is well: what came with the end of the last response was too much.
-                None => CloseReason::Stray,
-            };
-            inner.end_with(reason);
+            inner.finished = Some(match result {
+                Ok(()) => Finished::Well,
+                Err(error) if error.is_user() => Finished::Badly,
+                // The stream is well and no response is awaited: what came with the end of the last one was too much.
+                Err(_) => Finished::Unasked,
+            });
+            // A response may be on its way to its caller, and say more.
+            if inner.stage != Stage::Calling {
+                inner.end_as_finished();
+            }
         });
     }
 
     /// The task is gone.
     pub(super) fn lost(&self) {
         self.change(|inner| {
-            inner.lost = inner.over.is_none();
+            inner.task = Task::Lost;
             inner.end_with(CloseReason::Failed);
         });
     }
 
-    pub(super) fn is_lost(&self) -> bool {
-        self.0.lock().lost
+    pub(super) fn task(&self) -> Task {
+        self.0.lock().task
     }
 }
 

@@ -20,6 +20,7 @@ pub struct Http2Future<B> {
     stage: Stage<B>,
 }
 
+#[allow(clippy::large_enum_variant, reason = "the request is on its way to hyper; a box would cost every call")]
 enum Stage<B> {
     Waiting { connection: Http2<B>, request: Option<Request<B>>, ticket: Option<Ticket> },
     // In this order: hyper hears that nobody waits before another gets the stream.
@@ -61,11 +62,9 @@ where
                 }
             }
         }
-        let Stage::Sent { sending, stream } = stage else { panic!("polled after completion") };
+        let Stage::Sent { sending, .. } = stage else { panic!("polled after completion") };
         progress::enter(Phase::Read);
         let result = ready!(sending.as_mut().poll(cx));
-        let lost = stream.link().is_lost();
-        let over = stream.link().over();
         let Stage::Sent { mut stream, .. } = std::mem::replace(stage, Stage::Done) else { unreachable!("just seen") };
         Poll::Ready(match result {
             Ok(response) => {
@@ -74,9 +73,10 @@ where
             }
             Err(mut failed) => match failed.take_message() {
                 Some(request) => {
-                    Err(Rejected::unsent(already_closed(over).with_source(failed.into_error()), request))
+                    let error = already_closed(stream.link().over()).with_source(failed.into_error());
+                    Err(Rejected::unsent(error, request))
                 }
-                None => Err(call_failed(failed.into_error(), Phase::Read, lost).into()),
+                None => Err(call_failed(failed.into_error(), Phase::Read, stream.link().task()).into()),
             },
         })
     }

@@ -11,6 +11,8 @@ use std::task::{Context, Poll, Waker};
 use towline_core::sync::Lock;
 use towline_core::{CloseReason, State};
 
+use crate::error::Task;
+
 pub(super) struct Link(Lock<Inner>);
 
 struct Inner {
@@ -27,8 +29,7 @@ struct Inner {
     over: Option<CloseReason>,
     /// The stream below is gone.
     closed: bool,
-    cut: bool,
-    lost: bool,
+    task: Task,
     watcher: Option<(State, Waker)>,
     driver: Option<Waker>,
 }
@@ -67,7 +68,7 @@ impl Inner {
 
     fn drive(&self) -> Drive {
         match self.over {
-            _ if self.cut => Drive::Cut,
+            _ if self.task == Task::Aborted => Drive::Cut,
             Some(_) if self.streams == 0 || self.closed => Drive::Leave,
             _ => Drive::On,
         }
@@ -107,8 +108,7 @@ impl Link {
             next: 0,
             over: None,
             closed: false,
-            cut: false,
-            lost: false,
+            task: Task::Runs,
             watcher: None,
             driver: None,
         }))
@@ -157,7 +157,7 @@ impl Link {
     pub(super) fn abort(&self) {
         self.change(|inner| {
             inner.over.get_or_insert(CloseReason::Shutdown);
-            inner.cut = true;
+            inner.task = Task::Aborted;
         });
     }
 
@@ -235,14 +235,14 @@ impl Link {
     /// The task was dropped before the connection ended.
     pub(super) fn lost(&self) {
         self.change(|inner| {
-            inner.lost = inner.over.is_none();
+            inner.task = Task::Lost;
             inner.over.get_or_insert(CloseReason::Failed);
             inner.closed = true;
         });
     }
 
-    pub(super) fn is_lost(&self) -> bool {
-        self.0.lock().lost
+    pub(super) fn task(&self) -> Task {
+        self.0.lock().task
     }
 }
 

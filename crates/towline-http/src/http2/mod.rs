@@ -19,9 +19,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 use tower_service::Service;
-use towline_core::{
-    BoxError, CloseReason, Error, Executor, Kind, Phase, Poolable, Rejected, Sharing, State, progress,
-};
+use towline_core::{BoxError, CloseReason, Error, Executor, Kind, Phase, Poolable, Rejected, Sharing, State, progress};
 
 pub use self::config::Http2Config;
 use self::driver::{Driver, Spawner};
