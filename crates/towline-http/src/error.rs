@@ -26,19 +26,23 @@ fn find<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Optio
 pub(crate) enum Task {
     #[default]
     Runs,
-    /// It was told to drop everything.
-    Aborted,
-    /// It was dropped.
+    /// It has ended, with whatever it had.
+    Ended,
+    /// It was dropped, by others.
     Lost,
 }
 
 /// A call has failed.
 pub(crate) fn call_failed(error: hyper::Error, phase: Phase, task: Task) -> Error {
     let answer = |kind| Error::new(kind, phase);
-    let converted = if task == Task::Lost {
-        answer(Kind::Runtime).with_message("the connection's task ended before the call; is its runtime gone?")
-    } else if task == Task::Aborted {
-        answer(Kind::Closed).with_message("the connection was ended with the calls on it")
+    let converted = if error.is_user() {
+        match task {
+            Task::Runs => answer(Kind::Other).with_message("the request's body failed"),
+            Task::Ended => answer(Kind::Closed).with_message("the connection was ended with the calls on it"),
+            Task::Lost => {
+                answer(Kind::Runtime).with_message("the connection's task ended before the call; is its runtime gone?")
+            }
+        }
     } else if error.is_timeout() {
         answer(Kind::Timeout).with_message("the peer did not answer a ping")
     } else if let Some(error) = find::<h2::Error>(&error) {
@@ -49,8 +53,6 @@ pub(crate) fn call_failed(error: hyper::Error, phase: Phase, task: Task) -> Erro
         answer(Kind::Malformed)
     } else if error.is_canceled() || error.is_closed() {
         answer(Kind::Closed)
-    } else if error.is_user() {
-        answer(Kind::Other).with_message("the request's body failed")
     } else {
         answer(of_io(&error))
     };
@@ -77,7 +79,8 @@ pub(crate) fn already_closed(reason: Option<CloseReason>) -> Error {
 
 fn of_io(error: &hyper::Error) -> Kind {
     match find::<io::Error>(error).map(io::Error::kind) {
-        Some(io::ErrorKind::UnexpectedEof) => Kind::UnexpectedEof,
+        // As which h2 passes on an early end.
+        Some(io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe) => Kind::UnexpectedEof,
         _ => Kind::Io,
     }
 }
@@ -94,8 +97,8 @@ fn of_h2(error: &h2::Error, phase: Phase) -> Error {
         }
         Some(Reason::ENHANCE_YOUR_CALM) if error.is_remote() => answer(Kind::Overloaded),
         Some(_) if error.is_remote() => answer(Kind::Server),
-        Some(_) => answer(Kind::Malformed),
-        None => answer(Kind::Other),
+        Some(_) if error.is_library() => answer(Kind::Malformed),
+        _ => answer(Kind::Other).with_message("the request's body failed"),
     }
 }
 

@@ -93,6 +93,7 @@ fn msrv() -> Result<(), String> {
         "towline-codec",
         "towline-connect",
         "towline-core",
+        "towline-http",
         "towline-pool",
         "towline-retry",
         "towline-sticky",

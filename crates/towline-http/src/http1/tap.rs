@@ -72,3 +72,24 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Tap<Io> {
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    // F3: hyper may be about to write on another thread.
+    #[test]
+    fn nothing_is_written_for_a_call_that_was_dropped() {
+        let status = Arc::new(Status::new());
+        let (io, mut peer) = tokio::io::duplex(64);
+        let mut tap = Tap::new(io, status.clone());
+        let mut cx = Context::from_waker(Waker::noop());
+        status.begin(false).unwrap();
+        assert!(!status.abandon(), "no byte has left");
+        assert!(matches!(Pin::new(&mut tap).poll_write(&mut cx, b"late"), Poll::Ready(Err(_))));
+        let mut buf = [0; 4];
+        assert!(Pin::new(&mut peer).poll_read(&mut cx, &mut ReadBuf::new(&mut buf)).is_pending());
+    }
+}

@@ -29,7 +29,8 @@ struct Inner {
     over: Option<CloseReason>,
     /// The stream below is gone.
     closed: bool,
-    task: Task,
+    cut: bool,
+    lost: bool,
     watcher: Option<(State, Waker)>,
     driver: Option<Waker>,
 }
@@ -68,7 +69,7 @@ impl Inner {
 
     fn drive(&self) -> Drive {
         match self.over {
-            _ if self.task == Task::Aborted => Drive::Cut,
+            _ if self.cut => Drive::Cut,
             Some(_) if self.streams == 0 || self.closed => Drive::Leave,
             _ => Drive::On,
         }
@@ -108,7 +109,8 @@ impl Link {
             next: 0,
             over: None,
             closed: false,
-            task: Task::Runs,
+            cut: false,
+            lost: false,
             watcher: None,
             driver: None,
         }))
@@ -157,7 +159,7 @@ impl Link {
     pub(super) fn abort(&self) {
         self.change(|inner| {
             inner.over.get_or_insert(CloseReason::Shutdown);
-            inner.task = Task::Aborted;
+            inner.cut = true;
         });
     }
 
@@ -235,14 +237,19 @@ impl Link {
     /// The task was dropped before the connection ended.
     pub(super) fn lost(&self) {
         self.change(|inner| {
-            inner.task = Task::Lost;
+            inner.lost = true;
             inner.over.get_or_insert(CloseReason::Failed);
             inner.closed = true;
         });
     }
 
     pub(super) fn task(&self) -> Task {
-        self.0.lock().task
+        let inner = self.0.lock();
+        match inner.over {
+            _ if inner.lost => Task::Lost,
+            Some(_) => Task::Ended,
+            None => Task::Runs,
+        }
     }
 }
 

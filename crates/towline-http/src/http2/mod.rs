@@ -43,7 +43,8 @@ use crate::error::{already_closed, handshake_failed};
 /// After a GOAWAY the connection is [`Draining`](State::Draining): calls that the peer takes finish, those that wait for
 /// a stream come back, and it is closed after the last.
 ///
-/// Requests go out as they are: their URI tells scheme and authority.
+/// Requests go out as they are: their URI tells scheme and authority. Tunnels (CONNECT) do not count as calls, and end with
+/// the connection.
 ///
 /// Everything of hyper's runs in one task, which ends with the connection. The goodbye takes one second at most.
 ///
@@ -53,8 +54,8 @@ use crate::error::{already_closed, handshake_failed};
 /// [`Kind::Overloaded`] when as many calls wait as the connection may carry. Else without it:
 /// [`Sent::Never`](towline_core::Sent::Never) when the peer says that it has not processed it (REFUSED_STREAM, or GOAWAY
 /// for calls that came too late), though then hyper has used the request up. [`Kind::Server`] when the peer reset the stream,
-/// [`Kind::Timeout`] when a ping was not answered, [`Kind::Io`] when the stream failed, [`Kind::Malformed`] when what
-/// came is not HTTP/2.
+/// [`Kind::Timeout`] when a ping was not answered, [`Kind::UnexpectedEof`] and [`Kind::Io`] when the stream below ended,
+/// [`Kind::Malformed`] when what came is not HTTP/2, [`Kind::Other`] when the request's body failed.
 ///
 /// hyper does not say whether it has written what it was given. A call that is dropped from then on may have been sent, and
 /// so may one that fails in any other way.

@@ -168,21 +168,30 @@ async fn an_answer_that_was_there_before_its_request_is_nobodys() {
 
 #[tokio::test(start_paused = true)]
 async fn bytes_that_come_with_the_end_of_a_response_evict() {
-    let (dials, mut peers) = net();
-    let (mut handle, closings) = pool(http1(dials), 1).await;
-    let mut first = handle.clone();
-    let call = tokio::spawn(async move { first.call(get("/first")).await });
-    let mut peer = peers.recv().await.unwrap();
-    request(&mut peer).await;
-    say(&mut peer, &(ok("first") + &ok("stray"))).await;
-    assert_eq!(text(call.await.unwrap().unwrap()).await, "first");
+    for head_first in [false, true] {
+        let (dials, mut peers) = net();
+        let (mut handle, closings) = pool(http1(dials), 1).await;
+        let call = tokio::spawn(handle.call(get("/first")));
+        let mut peer = peers.recv().await.unwrap();
+        request(&mut peer).await;
+        let (head, tail) = ("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n", "first".to_owned() + &ok("stray"));
+        if head_first {
+            say(&mut peer, head).await;
+            let response = call.await.unwrap().unwrap();
+            say(&mut peer, &tail).await;
+            assert_eq!(text(response).await, "first");
+        } else {
+            say(&mut peer, &(head.to_owned() + &tail)).await;
+            assert_eq!(text(call.await.unwrap().unwrap()).await, "first");
+        }
 
-    let next = tokio::spawn(async move { handle.call(get("/next")).await });
-    let mut peer = peers.recv().await.unwrap();
-    request(&mut peer).await;
-    say(&mut peer, &ok("next")).await;
-    assert_eq!(text(next.await.unwrap().unwrap()).await, "next");
-    assert_eq!(closings.seen(), [CloseReason::Stray]);
+        let next = tokio::spawn(handle.call(get("/next")));
+        let mut peer = peers.recv().await.unwrap();
+        request(&mut peer).await;
+        say(&mut peer, &ok("next")).await;
+        assert_eq!(text(next.await.unwrap().unwrap()).await, "next");
+        assert_eq!(closings.seen(), [CloseReason::Stray]);
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -336,6 +345,23 @@ async fn a_connection_carries_one_call_at_a_time() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn readiness_waits_until_the_response_before_was_read() {
+    let (io, script) = ScriptIo::new();
+    let mut connection = over(io).await;
+    script.reply("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n12");
+    let response = connection.ready().await.unwrap().call(get("/")).await.unwrap();
+    assert!(timeout(Duration::from_secs(1), connection.ready()).await.is_err());
+    script.deliver("34");
+    let reading = tokio::spawn(text(response));
+    timeout(Duration::from_secs(1), connection.ready()).await.unwrap().unwrap();
+    assert_eq!(reading.await.unwrap(), "1234");
+    script.end();
+    settle().await;
+    let refused = connection.ready().await.unwrap_err();
+    assert_eq!((refused.error.kind(), refused.error.sent()), (Kind::Closed, Sent::Never));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_service_that_is_dropped_for_its_answer_still_answers() {
     let (io, script) = ScriptIo::new();
     let connection = over(io).await;
@@ -353,10 +379,7 @@ async fn the_task_ends_with_the_last_handle_after_what_is_being_read() {
     let make = Http1Layer::<Body>::new().with_executor(Arc::new(tasks.clone())).layer(dials);
     let (mut handle, _) = pool(make, 4).await;
     let idle = handle.checkout().await.unwrap();
-    let call = tokio::spawn({
-        let call = handle.call(get("/slow"));
-        async move { call.await }
-    });
+    let call = tokio::spawn(handle.call(get("/slow")));
     let _idle_peer = peers.recv().await.unwrap();
     let mut peer = peers.recv().await.unwrap();
     request(&mut peer).await;
@@ -378,31 +401,54 @@ async fn the_task_ends_with_the_last_handle_after_what_is_being_read() {
 #[tokio::test(start_paused = true)]
 async fn a_goodbye_takes_a_second_at_most() {
     let tasks = Counting::default();
-    let connection: Http1<Body> = Http1::handshake(Clinging, &Builder::new(), &tasks).await.unwrap();
+    let (io, _script) = ScriptIo::new();
+    let connection: Http1<Body> = Http1::handshake(Clinging(io), &Builder::new(), &tasks).await.unwrap();
     drop(connection);
     settle().await;
     assert_eq!(tasks.running(), 1);
     tokio::time::sleep(Duration::from_secs(1)).await;
     settle().await;
     assert_eq!(tasks.running(), 0);
+
+    // What is being read is no goodbye yet; what is dropped needs none.
+    for read in [true, false] {
+        let (io, script) = ScriptIo::new();
+        let mut connection: Http1<Body> = Http1::handshake(Clinging(io), &Builder::new(), &tasks).await.unwrap();
+        script.reply("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 4\r\n\r\nlast");
+        let response = connection.call(get("/")).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert_eq!(tasks.running(), 1);
+        if read {
+            assert_eq!(text(response).await, "last");
+            settle().await;
+            assert_eq!(tasks.running(), 1);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        } else {
+            drop(response);
+        }
+        settle().await;
+        assert_eq!(tasks.running(), 0, "read: {read}");
+    }
 }
 
 /// A stream that never ends its shutdown.
-struct Clinging;
+struct Clinging(ScriptIo);
 
 impl AsyncRead for Clinging {
-    fn poll_read(self: Pin<&mut Self>, _cx: &mut Context<'_>, _buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Poll::Pending
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Clinging {
-    fn poll_write(self: Pin<&mut Self>, _cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Poll::Ready(Ok(buf.len()))
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
     }
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
     }
+
     fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Pending
     }

@@ -482,6 +482,45 @@ async fn a_watcher_hears_of_each_change() {
     assert_eq!(until(State::Draining).await, State::Closed);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_request_whose_body_fails_says_so_and_leaves_the_connection_usable() {
+    let (ours, theirs) = duplex(64 * 1024);
+    let mut server = Server::start(theirs, 1);
+    let executor = TokioExecutor::current();
+    let mut connection = Http2::handshake(ours, Http2Config::default(), &executor).await.unwrap();
+    for fails in [true, false] {
+        let last = match fails {
+            true => Err(std::io::Error::other("no body")),
+            false => Ok(http_body::Frame::data(bytes::Bytes::from("body"))),
+        };
+        let frames = futures_util::stream::once(async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            last
+        });
+        let body = http_body_util::StreamBody::new(Box::pin(frames));
+        let call = tokio::spawn(connection.call(Request::post("http://peer/").body(body).unwrap()));
+        let received = server.call().await;
+        if fails {
+            let error = call.await.unwrap().unwrap_err().error;
+            assert_eq!((error.kind(), error.sent()), (Kind::Other, Sent::Maybe));
+        } else {
+            received.answer("answer");
+            assert_eq!(text(call.await.unwrap().unwrap()).await, "answer");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_hangs_up_before_the_response_may_have_had_the_request() {
+    let (connection, mut server) = pair(100).await;
+    let call = ask(&connection, "/");
+    let _unanswered = server.call().await;
+    server.hang_up().await;
+    let error = call.await.unwrap().unwrap_err();
+    assert_eq!((error.kind(), error.phase(), error.sent()), (Kind::UnexpectedEof, Phase::Read, Sent::Maybe));
+    assert_eq!(connection.close_reason(), CloseReason::Peer);
+}
+
 // F2
 #[tokio::test(start_paused = true)]
 async fn dropped_at_any_poll_the_next_call_gets_its_own_answer() {
