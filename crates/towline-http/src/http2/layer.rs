@@ -17,6 +17,38 @@ use crate::make::MakeFuture;
 /// Makes [`Http2`] connections for requests with bodies `B` over a connector of streams.
 ///
 /// The peer must expect HTTP/2: over TLS by ALPN, which is the connector's business, else by prior knowledge.
+///
+/// ```
+/// use bytes::Bytes;
+/// use http::Request;
+/// use http_body_util::{BodyExt, Empty};
+/// use tower::{Layer, Service, ServiceExt, service_fn};
+/// use towline_core::{Poolable, Sharing};
+/// use towline_http::Http2Layer;
+/// # use http::Response;
+/// # use hyper_util::rt::{TokioExecutor, TokioIo};
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+/// # let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+/// # let address = listener.local_addr()?;
+/// # tokio::spawn(async move {
+/// #     let (io, _) = listener.accept().await.unwrap();
+/// #     let hello = hyper::service::service_fn(async |_request| {
+/// #         Ok::<_, hyper::Error>(Response::new("hello".to_owned()))
+/// #     });
+/// #     let mut server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+/// #     server.max_concurrent_streams(100).serve_connection(TokioIo::new(io), hello).await
+/// # });
+/// let connect = service_fn(tokio::net::TcpStream::connect); // or the connectors of towline-connect and towline-tls
+/// let mut connection = Http2Layer::new().layer(connect).oneshot(address).await?;
+/// assert_eq!(connection.sharing(), Sharing::Shared { limit: 100 }, "as the server says");
+///
+/// let request = Request::get("http://example.com/").body(Empty::<Bytes>::new())?;
+/// let response = connection.call(request).await?;
+/// assert_eq!(response.into_body().collect().await?.to_bytes(), "hello");
+/// # Ok::<(), towline_core::BoxError>(())
+/// # }).unwrap();
+/// ```
 pub struct Http2Layer<B> {
     config: Http2Config,
     executor: SharedExecutor,

@@ -194,6 +194,7 @@ async fn bytes_that_come_with_the_end_of_a_response_evict() {
     }
 }
 
+// F6
 #[tokio::test(start_paused = true)]
 async fn a_request_that_meets_a_fin_goes_to_another_connection() {
     let (dials, mut peers) = net();
@@ -250,6 +251,7 @@ async fn a_peer_that_hangs_up_before_the_response_may_have_had_the_request() {
     assert_eq!(closings.seen(), [CloseReason::Peer]);
 }
 
+// F4
 #[tokio::test(start_paused = true)]
 async fn a_body_that_is_cut_short_is_an_error_of_its_own() {
     let (dials, mut peers) = net();
@@ -280,6 +282,7 @@ async fn what_is_not_http_is_malformed() {
     assert_eq!(closings.seen(), [CloseReason::Failed]);
 }
 
+// F3, F8
 #[tokio::test(start_paused = true)]
 async fn a_stream_that_takes_no_byte_was_sent_none() {
     for (accepts, sent) in [(0, Sent::Never), (5, Sent::Maybe)] {
@@ -294,6 +297,7 @@ async fn a_stream_that_takes_no_byte_was_sent_none() {
     }
 }
 
+// F3
 #[tokio::test(start_paused = true)]
 async fn a_call_that_is_dropped_before_a_byte_left_says_so_and_nothing_leaves_after_it() {
     for (accepts, sent) in [(None, Sent::Never), (Some(5), Sent::Maybe)] {
@@ -545,7 +549,8 @@ async fn dropped_at_any_poll_the_next_call_gets_its_own_answer() {
     assert!(polls >= 3, "{polls} polls");
 }
 
-#[tokio::test]
+// F1, F2
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_callers_on_few_connections_never_mix_answers() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -567,7 +572,12 @@ async fn many_callers_on_few_connections_never_mix_answers() {
                 for turn in 0..40 {
                     let said = format!("{caller}:{turn}:").repeat(if turn == 25 { 200_000 } else { 1 + turn * 20 });
                     let request = http::Request::post("/").header("host", "peer").body(said.clone().into()).unwrap();
-                    let response = handle.ready().await.unwrap().call(request).await.unwrap();
+                    let call = handle.ready().await.unwrap().call(request);
+                    if turn % 7 == 6 {
+                        let _dropped_somewhere = timeout(Duration::from_micros(turn as u64 * 20), call).await;
+                        continue;
+                    }
+                    let response = call.await.unwrap();
                     if turn % 10 == 9 {
                         drop(response);
                     } else {

@@ -143,25 +143,29 @@ async fn a_call_without_a_stream_waits_its_turn() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_waiting_call_that_is_dropped_leaves_the_queue() {
+async fn a_waiting_call_that_is_dropped_leaves_the_queue_and_nobody_overtakes_it() {
     let (connection, mut server) = pair(1).await;
     let first = ask(&connection, "/first");
     let running = server.call().await;
     let mut progress = Progress::default();
     let mut dropped = Box::pin(connection.clone().call(get("/dropped")));
     progress.scope(|| assert!(dropped.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending()));
-    let last = ask(&connection, "/last");
+    let mut later = vec![("/second", ask(&connection, "/second"))];
     settle().await;
     running.answer("first");
     assert_eq!(first.await.unwrap().unwrap(), "first");
+    later.push(("/newcomer", ask(&connection, "/newcomer")));
     settle().await;
     assert!(server.is_quiet(), "its turn has come, and it does not take it");
+
     progress.scope(|| drop(dropped));
     assert_eq!(progress.sent(), Sent::Never);
-    let next = server.call().await;
-    assert_eq!(next.path, "/last");
-    next.answer("last");
-    assert_eq!(last.await.unwrap().unwrap(), "last");
+    for (path, call) in later {
+        let next = server.call().await;
+        assert_eq!(next.path, path);
+        next.answer("answer");
+        assert_eq!(call.await.unwrap().unwrap(), "answer");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -561,7 +565,8 @@ async fn dropped_at_any_poll_the_next_call_gets_its_own_answer() {
     assert_eq!(connection.sharing(), Sharing::Shared { limit: 2 }, "every stream was given back");
 }
 
-#[tokio::test]
+// F1, F2
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_callers_on_few_connections_never_mix_answers() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -584,7 +589,12 @@ async fn many_callers_on_few_connections_never_mix_answers() {
                 for turn in 0..40 {
                     let said = format!("{caller}:{turn}:").repeat(if turn == 25 { 200_000 } else { 1 + turn * 20 });
                     let request = Request::post("http://peer/").body(said.clone().into()).unwrap();
-                    let response = handle.ready().await.unwrap().call(request).await.unwrap();
+                    let call = handle.ready().await.unwrap().call(request);
+                    if turn % 7 == 6 {
+                        let _dropped_somewhere = timeout(Duration::from_micros(turn as u64 * 20), call).await;
+                        continue;
+                    }
+                    let response = call.await.unwrap();
                     if turn % 10 == 9 {
                         drop(response);
                     } else {
