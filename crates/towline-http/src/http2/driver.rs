@@ -5,7 +5,6 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use futures_util::StreamExt;
@@ -19,7 +18,6 @@ use towline_core::{BoxError, BoxTask, CloseReason};
 
 use super::config::NOT_YET;
 use super::link::{Drive, Link};
-use super::mark::Marked;
 use crate::error::close_reason;
 use crate::goodbye::Goodbye;
 
@@ -50,11 +48,9 @@ where
     B::Error: Into<BoxError>,
 {
     /// Takes requests, until it is over.
-    dispatch: Option<Connection<TokioIo<Marked<Io>>, B, Spawner>>,
+    dispatch: Option<Connection<TokioIo<Io>, B, Spawner>>,
     spawner: Spawner,
     tasks: FuturesUnordered<BoxTask>,
-    /// hyper has dropped the stream.
-    gone: Arc<AtomicBool>,
     link: Arc<Link>,
     max_streams: usize,
     error: Option<hyper::Error>,
@@ -70,9 +66,8 @@ where
     B::Error: Into<BoxError>,
 {
     pub(super) fn new(
-        dispatch: Connection<TokioIo<Marked<Io>>, B, Spawner>,
+        dispatch: Connection<TokioIo<Io>, B, Spawner>,
         spawner: Spawner,
-        gone: Arc<AtomicBool>,
         link: Arc<Link>,
         max_streams: usize,
     ) -> Self {
@@ -80,7 +75,6 @@ where
             dispatch: Some(dispatch),
             spawner,
             tasks: FuturesUnordered::new(),
-            gone,
             link,
             max_streams,
             error: None,
@@ -91,11 +85,11 @@ where
 
     /// Waits for the peer's SETTINGS. `Err` when the connection is over before, with the cause if there is one.
     pub(super) fn poll_settings(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Option<hyper::Error>>> {
-        let over = Pin::new(&mut *self).poll(cx).is_ready();
+        self.run(cx);
         match &self.dispatch {
-            Some(dispatch) if !over && dispatch.current_max_send_streams() != NOT_YET => Poll::Ready(Ok(())),
-            Some(_) if !over => Poll::Pending,
-            _ => Poll::Ready(Err(self.error.take())),
+            Some(dispatch) if dispatch.current_max_send_streams() != NOT_YET => Poll::Ready(Ok(())),
+            Some(_) => Poll::Pending,
+            None => Poll::Ready(Err(self.error.take())),
         }
     }
 
@@ -119,9 +113,6 @@ where
                     }
                 }
             }
-        }
-        if self.gone.load(Ordering::Acquire) {
-            self.link.closed();
         }
     }
 

@@ -27,7 +27,7 @@ struct Inner {
     next: u64,
     /// No more calls, for this reason.
     over: Option<CloseReason>,
-    /// The stream below is gone.
+    /// The task has ended, or everything that it ran.
     closed: bool,
     cut: bool,
     lost: bool,
@@ -70,7 +70,7 @@ impl Inner {
     fn drive(&self) -> Drive {
         match self.over {
             _ if self.cut => Drive::Cut,
-            Some(_) if self.streams == 0 || self.closed => Drive::Leave,
+            Some(_) if self.streams == 0 => Drive::Leave,
             _ => Drive::On,
         }
     }
@@ -226,7 +226,7 @@ impl Link {
         self.change(|inner| inner.over.get_or_insert(reason).to_owned());
     }
 
-    /// The stream below is gone.
+    /// Everything that the task ran has ended.
     pub(super) fn closed(&self) {
         self.change(|inner| {
             inner.over.get_or_insert(CloseReason::Failed);

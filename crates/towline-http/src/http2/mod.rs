@@ -5,7 +5,6 @@ mod driver;
 mod future;
 mod layer;
 mod link;
-mod mark;
 
 use std::fmt;
 use std::future::poll_fn;
@@ -27,7 +26,6 @@ pub use self::future::Http2Future;
 pub use self::layer::{Http2Layer, MakeHttp2};
 use self::link::Link;
 pub(crate) use self::link::Stream;
-use self::mark::Marked;
 use crate::ResponseBody;
 use crate::error::{already_closed, handshake_failed};
 
@@ -88,14 +86,13 @@ where
     {
         progress::enter(Phase::Handshake);
         let link = Arc::new(Link::new(config.max_streams));
-        let (spawner, gone) = (Spawner::default(), Arc::default());
+        let spawner = Spawner::default();
         let mut settings = Builder::new(spawner.clone());
         settings.timer(TokioTimer::new());
         config.apply(&mut settings);
-        let io = TokioIo::new(Marked::new(io, Arc::clone(&gone)));
         let handshake = async {
-            let (sender, dispatch) = settings.handshake(io).await.map_err(handshake_failed)?;
-            let mut driver = Driver::new(dispatch, spawner, gone, link.clone(), config.max_streams);
+            let (sender, dispatch) = settings.handshake(TokioIo::new(io)).await.map_err(handshake_failed)?;
+            let mut driver = Driver::new(dispatch, spawner, link.clone(), config.max_streams);
             poll_fn(|cx| driver.poll_settings(cx)).await.map_err(|cause| match cause {
                 Some(error) => handshake_failed(error),
                 None => Error::new(Kind::Closed, Phase::Handshake).with_message("the peer went away at once"),

@@ -525,6 +525,31 @@ async fn a_peer_that_hangs_up_before_the_response_may_have_had_the_request() {
     assert_eq!(connection.close_reason(), CloseReason::Peer);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_request_whose_body_never_ends_does_not_keep_a_connection_that_is_gone() {
+    let (ours, theirs) = duplex(64 * 1024);
+    let mut server = Server::start(theirs, 1);
+    let tasks = Counting::default();
+    let mut connection = Http2::handshake(ours, Http2Config::default(), &tasks).await.unwrap();
+    let endless = futures_util::stream::pending::<std::io::Result<http_body::Frame<bytes::Bytes>>>();
+    let request = Request::post("http://peer/").body(http_body_util::StreamBody::new(endless)).unwrap();
+    let call = tokio::spawn(connection.call(request));
+    let mut body = server.call().await.head();
+    let response = call.await.unwrap().unwrap();
+    body.send_data("some".into(), false).unwrap();
+    settle().await;
+    server.hang_up().await;
+    settle().await;
+    assert_eq!(
+        connection.poll_change(State::Busy, &mut Context::from_waker(Waker::noop())),
+        Poll::Ready(State::Closed)
+    );
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    settle().await;
+    assert_eq!(tasks.running(), 0);
+    assert!(read(response).await.is_err());
+}
+
 // F2
 #[tokio::test(start_paused = true)]
 async fn dropped_at_any_poll_the_next_call_gets_its_own_answer() {
