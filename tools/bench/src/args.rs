@@ -1,6 +1,17 @@
-//! The command line: `bench [CASE…] [--json] [--quick] [--docs]`.
+//! The command line: `bench [CASE…] [--json] [--quick] [--docs] [--check | --record]`.
 
 use crate::cases::Case;
+
+/// What to do with the record of instruction counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Recorded {
+    /// Nothing.
+    Show,
+    /// Fail when a count has grown.
+    Check,
+    /// Write it anew.
+    Write,
+}
 
 /// What was asked for.
 #[derive(Debug)]
@@ -13,19 +24,23 @@ pub(crate) struct Args {
     pub(crate) quick: bool,
     /// Writes `docs/benchmarks.md` and its pictures.
     pub(crate) docs: bool,
+    /// Of case `checkout-instructions`.
+    pub(crate) recorded: Recorded,
 }
 
 impl Args {
     /// The error names what would have been understood.
     pub(crate) fn parse(words: impl Iterator<Item = String>) -> Result<Self, String> {
-        let mut args = Self { cases: Vec::new(), json: false, quick: false, docs: false };
+        let mut args = Self { cases: Vec::new(), json: false, quick: false, docs: false, recorded: Recorded::Show };
         for word in words {
             match word.as_str() {
                 "--json" => args.json = true,
                 "--quick" => args.quick = true,
                 "--docs" => args.docs = true,
+                "--check" => args.recorded = Recorded::Check,
+                "--record" => args.recorded = Recorded::Write,
                 option if option.starts_with('-') => {
-                    return Err(format!("no option {option:?}; there are --json, --quick, --docs"));
+                    return Err(format!("no option {option:?}; there are --json, --quick, --docs, --check, --record"));
                 }
                 name => match Case::ALL.into_iter().find(|case| case.name() == name) {
                     Some(case) if args.cases.contains(&case) => {}
@@ -36,6 +51,9 @@ impl Args {
                     }
                 },
             }
+        }
+        if args.recorded != Recorded::Show && !args.cases.contains(&Case::CheckoutInstructions) {
+            return Err("--check and --record are for the case checkout-instructions: name it".to_owned());
         }
         if args.cases.is_empty() {
             args.cases = Case::ALL.to_vec();

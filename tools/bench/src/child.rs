@@ -18,6 +18,8 @@ pub(crate) const SERVE: &str = "child-serve";
 pub(crate) const HOLD: &str = "child-hold";
 /// The first argument of a process that makes a number of calls.
 pub(crate) const CALL: &str = "child-call";
+/// The first argument of a process that makes a number of checkouts.
+pub(crate) const CHECKOUT: &str = "child-checkout";
 
 /// What each of our processes does first.
 pub(crate) fn settle() -> Result<()> {

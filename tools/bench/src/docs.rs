@@ -22,6 +22,10 @@ answers included; calls per second are what client and server reach together on 
 A *floor* is hand-written code that does the same work with no library: `floor-exclusive` one request at a time on a
 connection per caller, `floor-multiplexed` one connection for all callers with batched writes. Absolute figures are the
 machine's; the ratios to the floor carry over.
+
+Checkouts from a pool need no server: tasks run on one thread, or on two workers with a core each. Their floors are
+`floor-lock`, one mutex over the idle connections and the queue of waiters, and `floor-semaphore`, tokio's semaphore and a
+mutex over a vector.
 ";
 
 fn docs() -> PathBuf {
@@ -31,7 +35,12 @@ fn docs() -> PathBuf {
 /// Writes what the cases have to say.
 pub(crate) fn write(reports: &[(Case, Report)], quick: bool) -> Result<()> {
     let path = docs().join("benchmarks.md");
-    let mut text = std::fs::read_to_string(&path).unwrap_or_else(|_| skeleton());
+    let mut text = std::fs::read_to_string(&path).unwrap_or_else(|_| format!("# Benchmarks\n{}", empty(INTRO)));
+    for case in Case::ALL {
+        if !text.contains(&markers(case.name()).0) {
+            text.push_str(&format!("\n## {}\n{}", heading(case), empty(case.name())));
+        }
+    }
     replace(&mut text, INTRO, INTRO_TEXT);
     let run = if quick { "A quick run" } else { "A full run" };
     for (case, report) in reports {
@@ -57,7 +66,13 @@ fn markers(name: &str) -> (String, String) {
     (format!("<!-- bench:{name} -->\n"), format!("<!-- /bench:{name} -->\n"))
 }
 
-/// Replaces what is between the markers of `name`; a section that is not there yet goes to the end.
+/// A section that waits for its figures.
+fn empty(name: &str) -> String {
+    let (begin, end) = markers(name);
+    format!("\n{begin}\nNot measured yet.\n\n{end}")
+}
+
+/// Replaces what is between the markers of `name`; a section that is not there goes to the end.
 fn replace(text: &mut String, name: &str, section: &str) {
     let (begin, end) = markers(name);
     let start = text.find(&begin).map(|at| at + begin.len());
@@ -75,18 +90,7 @@ fn heading(case: Case) -> &'static str {
         Case::Memory => "Memory of idle connections",
         Case::Instructions => "Instructions per call",
         Case::HeadToHead => "Head to head with tokio-tower",
+        Case::Checkout => "Checkouts from a pool",
+        Case::CheckoutInstructions => "Instructions per checkout",
     }
-}
-
-/// All headings, with nothing under them.
-fn skeleton() -> String {
-    let section = |name: &str| {
-        let (begin, end) = markers(name);
-        format!("{begin}\nNot measured yet.\n\n{end}")
-    };
-    let mut text = format!("# Benchmarks\n\n{}", section(INTRO));
-    for case in Case::ALL {
-        text.push_str(&format!("\n## {}\n\n{}", heading(case), section(case.name())));
-    }
-    text
 }

@@ -22,7 +22,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 
 use crate::args::Args;
-use crate::cases::{Bench, instructions, memory};
+use crate::cases::{Bench, checkout, instructions, memory};
 
 fn main() -> ExitCode {
     let words: Vec<_> = std::env::args().skip(1).collect();
@@ -30,6 +30,7 @@ fn main() -> ExitCode {
         Some((role, _)) if role == child::SERVE => server::serve(),
         Some((role, words)) if role == child::HOLD => memory::hold(words),
         Some((role, words)) if role == child::CALL => instructions::call(words),
+        Some((role, words)) if role == child::CHECKOUT => checkout::instructions::checkout(words),
         _ => match Args::parse(words.into_iter()) {
             Ok(args) => run(&args),
             Err(why) => {
@@ -55,7 +56,7 @@ fn run(args: &Args) -> Result<()> {
     let bench = Bench::start(args.quick)?;
     let mut reports = Vec::new();
     for case in &args.cases {
-        let report = case.run(&bench).with_context(|| format!("case {}", case.name()))?;
+        let report = case.run(&bench, args.recorded).with_context(|| format!("case {}", case.name()))?;
         if args.json {
             report.lines.iter().for_each(|line| println!("{line}"));
         } else {

@@ -86,8 +86,8 @@ pub(crate) type Round<'a> = Box<dyn FnOnce(&Runtime, &Plan, &mut Latencies) -> R
 
 /// What one round brought.
 pub(crate) struct Sample {
-    calls: u64,
-    used: Usage,
+    pub(crate) calls: u64,
+    pub(crate) used: Usage,
 }
 
 /// What all rounds of a row brought: medians, unless they say otherwise.

@@ -46,6 +46,15 @@ pub(crate) struct Extra {
     pub(crate) heap_bytes: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) instructions_per_op: Option<u64>,
+    /// How many a pool may have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) connections: Option<usize>,
+    /// Threads that the tasks run on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) workers: Option<usize>,
+    /// Whether a connection is held across an await.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) held: Option<bool>,
 }
 
 impl Row {

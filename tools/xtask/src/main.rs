@@ -18,8 +18,10 @@ cargo xtask COMMAND
   lint     format, clippy with warnings as errors on all targets and features
   docs     builds the documentation with warnings as errors
   msrv     checks the library crates with the oldest supported compiler, if rustup has it
-  bench    bench [echo] [tls] [memory] [instructions] [head-to-head] [--json] [--quick] [--docs]: towline beside its
-           peers; --quick ends within two minutes once it is built, --docs writes docs/benchmarks.md
+  bench    bench [echo] [tls] [memory] [instructions] [head-to-head] [checkout] [checkout-instructions] [--json] [--quick]
+           [--docs]: towline beside its peers; --quick ends within two minutes once it is built, --docs writes
+           docs/benchmarks.md; checkout-instructions --check fails when a checkout takes 5 % more instructions than are
+           recorded, --record records them
   soak     soak transport: ten million calls against a server without manners (minutes)
   model    checks the hand-off between callers, connections and pools in every interleaving (minutes; --quick: in
            most)

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::{Bench, EchoRound, names};
+use super::{Bench, EchoRound, names, pooled};
 use crate::dial::Tcp;
 use crate::peers::Peer;
 use crate::plot::lines::{self, Panel};
@@ -27,7 +27,11 @@ pub(super) fn run(bench: &Bench) -> Result<Report> {
         report.tables.push(summary(payload, &all));
         panels.push(Panel { title: format!("{} messages", size(payload)), series: series(&all) });
     }
+    let pooled = pooled::measure(bench)?;
+    report.add_lines(&pooled)?;
+    report.tables.push(pooled::table(&pooled));
     report.tables.append(&mut details);
+    report.note = pooled::NOTE;
     report.chart = Some(lines::draw("Echo over loopback TCP", "callers", "calls per second", &CONCURRENCIES, &panels));
     Ok(report)
 }

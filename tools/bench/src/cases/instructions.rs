@@ -1,11 +1,9 @@
 //! Instructions per call, which no neighbour on the machine can disturb: the client runs under callgrind twice, with
 //! different numbers of calls, and the difference is divided by the difference, so that start-up cancels out.
 
-use std::process::Command;
-
 use anyhow::{Context, Result, bail};
 
-use super::{Bench, names, runtime};
+use super::{Bench, callgrind, names, runtime};
 use crate::child::{self, CALL};
 use crate::dial::Tcp;
 use crate::measure::{Caller, Echo, Until, latencies, repeat};
@@ -29,19 +27,12 @@ const PEERS: [Peer; 8] = [
     Peer::HyperHttp1,
 ];
 
-/// Looks for what this case needs.
-pub(super) fn check() -> Result<()> {
-    if Command::new("valgrind").arg("--version").output().is_err() {
-        bail!("there is no valgrind; install it, on Debian and Ubuntu with: apt-get install -y valgrind");
-    }
-    Ok(())
-}
-
 pub(super) fn run(bench: &Bench) -> Result<Report> {
     let mut counts: Vec<(Peer, u64)> = Vec::new();
     for peer in PEERS {
         eprintln!("  {}", peer.name());
-        let [short, long] = CALLS.map(|calls| count(bench, peer, calls));
+        let count = |calls: u64| callgrind::count(bench, &[CALL, peer.name(), &calls.to_string()]);
+        let [short, long] = CALLS.map(count);
         counts.push((peer, (long? - short?) / ((CALLS[1] - CALLS[0]) * CALLERS as u64)));
     }
     let of = |peer| counts.iter().find(|(other, _)| *other == peer).map_or(0, |(_, count)| *count);
@@ -82,19 +73,6 @@ fn table(rows: &[Row]) -> Table {
         prose: false,
         detail: false,
     }
-}
-
-/// Instructions of a whole client process.
-fn count(bench: &Bench, peer: Peer, calls: u64) -> Result<u64> {
-    let program = std::env::current_exe()?;
-    let program = program.to_str().context("the path of this program is no text")?;
-    let callgrind = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"];
-    let calls = calls.to_string();
-    let words = [&callgrind[..], &[program, CALL, peer.name(), &calls]].concat();
-    let output = child::run_client(&words, &bench.server.addresses)?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    let collected = said.lines().find_map(|line| line.split_once("Collected :")).map(|(_, count)| count.trim().parse());
-    collected.with_context(|| format!("callgrind counted nothing: {said}"))?.context("callgrind's count")
 }
 
 /// The process under callgrind.

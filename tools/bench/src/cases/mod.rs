@@ -1,9 +1,12 @@
 //! What can be measured.
 
+mod callgrind;
+pub(crate) mod checkout;
 pub(crate) mod echo;
 pub(crate) mod head_to_head;
 pub(crate) mod instructions;
 pub(crate) mod memory;
+mod pooled;
 pub(crate) mod tls;
 
 use std::time::Duration;
@@ -11,6 +14,7 @@ use std::time::Duration;
 use anyhow::Result;
 use tokio::runtime::Runtime;
 
+use crate::args::Recorded;
 use crate::child::Server;
 use crate::measure::{Caller, Echo, Plan, Round, interleave, round};
 use crate::peers::{Peer, Visit};
@@ -24,10 +28,20 @@ pub(crate) enum Case {
     Memory,
     Instructions,
     HeadToHead,
+    Checkout,
+    CheckoutInstructions,
 }
 
 impl Case {
-    pub(crate) const ALL: [Self; 5] = [Self::Echo, Self::Tls, Self::Memory, Self::Instructions, Self::HeadToHead];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Echo,
+        Self::Tls,
+        Self::Memory,
+        Self::Instructions,
+        Self::HeadToHead,
+        Self::Checkout,
+        Self::CheckoutInstructions,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -36,18 +50,20 @@ impl Case {
             Self::Memory => "memory",
             Self::Instructions => "instructions",
             Self::HeadToHead => "head-to-head",
+            Self::Checkout => "checkout",
+            Self::CheckoutInstructions => "checkout-instructions",
         }
     }
 
     /// Says what the machine lacks for it.
     pub(crate) fn check(self) -> Result<()> {
         match self {
-            Self::Instructions => instructions::check(),
+            Self::Instructions | Self::CheckoutInstructions => callgrind::check(),
             _ => Ok(()),
         }
     }
 
-    pub(crate) fn run(self, bench: &Bench) -> Result<Report> {
+    pub(crate) fn run(self, bench: &Bench, recorded: Recorded) -> Result<Report> {
         eprintln!("{}:", self.name());
         match self {
             Self::Echo => echo::run(bench),
@@ -55,6 +71,8 @@ impl Case {
             Self::Memory => memory::run(bench),
             Self::Instructions => instructions::run(bench),
             Self::HeadToHead => head_to_head::run(bench),
+            Self::Checkout => checkout::run(bench),
+            Self::CheckoutInstructions => checkout::instructions::run(bench, recorded),
         }
     }
 }

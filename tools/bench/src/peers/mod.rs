@@ -2,13 +2,13 @@
 
 pub(crate) mod floor;
 mod http;
+pub(crate) mod pools;
 pub(crate) mod tokio_tower;
 pub(crate) mod towline;
 
 use anyhow::Result;
 
-use self::http::Hyper;
-pub(crate) use self::http::Tonic;
+pub(crate) use self::http::{Hyper, Tonic};
 use crate::dial::Dial;
 use crate::measure::Caller;
 use crate::server::Addresses;
@@ -96,7 +96,7 @@ impl Peer {
     }
 }
 
-async fn each<C>(callers: usize, connect: impl AsyncFn() -> Result<C>) -> Result<Vec<C>> {
+pub(crate) async fn each<C>(callers: usize, connect: impl AsyncFn() -> Result<C>) -> Result<Vec<C>> {
     let mut connected = Vec::with_capacity(callers);
     for _ in 0..callers {
         connected.push(connect().await?);

@@ -78,6 +78,11 @@ fn colour(peer: &str) -> &'static str {
         "hyper-http1" => "#8250df",
         "hyper-http2" => "#bf3989",
         "tonic" => "#1a7f37",
+        "towline-pool" => "#0550ae",
+        "hyper-util-cache" => "#8250df",
+        "deadpool-unmanaged" => "#1a7f37",
+        "deadpool-managed" => "#2da44e",
+        "bb8" => "#bc4c00",
         "framed" => "#9a6700",
         _ => "#8c959f",
     }
