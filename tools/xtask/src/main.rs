@@ -28,7 +28,8 @@ cargo xtask COMMAND
   fuzz     fuzz [frames] [prost_codec] [shared] [--seconds N] [--merge]: 15 minutes each unless told otherwise;
            --merge keeps what earlier runs found in tools/fuzz/corpus
   proto    writes the code generated from proto/echo.proto anew
-  tools    format and clippy in the workspaces under tools/, seconds of each fuzzer, the quick model
+  tools    format and clippy in the workspaces under tools/, the record of instructions per checkout, seconds of each
+           fuzzer, the quick model
   ci       lint, test, docs, demo, tools: what .ci/run runs";
 
 fn main() -> ExitCode {
@@ -40,7 +41,7 @@ fn main() -> ExitCode {
         Some("docs") => docs(),
         Some("msrv") => msrv(),
         Some("soak") => soak(std::env::args().nth(2).as_deref()),
-        Some("bench") => bench(),
+        Some("bench") => bench(std::env::args().skip(2)),
         Some("fuzz") => fuzz::fuzz(std::env::args().skip(2)),
         Some("model") => model(std::env::args().nth(2).as_deref()),
         Some("proto") => proto(),
@@ -118,15 +119,16 @@ fn tools() -> Result<(), String> {
         let mut clippy = cargo(&["clippy", "--workspace", "--locked", "--all-targets", "--target-dir", &target]);
         run(clippy.args(manifest).args(features).args(["--", "-D", "warnings"]))?;
     }
+    bench(["checkout-instructions", "--check"].map(str::to_owned).into_iter())?;
     fuzz::fuzz(["--seconds", "10"].map(str::to_owned).into_iter())?;
     model(Some("--quick"))
 }
 
-fn bench() -> Result<(), String> {
+fn bench(args: impl Iterator<Item = String>) -> Result<(), String> {
     let machine = Machine::look()?;
     let mut bench = cargo(&["run", "--release", "--locked", "--quiet", "--manifest-path", "tools/bench/Cargo.toml"]);
     bench.args(["--target-dir", "target/bench"]).args(machine.feature_of("vendored"));
-    run(bench.arg("--").args(std::env::args().skip(2)))
+    run(bench.arg("--").args(args))
 }
 
 fn model(option: Option<&str>) -> Result<(), String> {
