@@ -27,6 +27,9 @@ cargo xtask COMMAND
            most)
   fuzz     fuzz [frames] [prost_codec] [shared] [--seconds N] [--merge]: 15 minutes each unless told otherwise;
            --merge keeps what earlier runs found in tools/fuzz/corpus
+  field-bugs
+           replays bugs that users of other pools met against the released peers and against ours, and fails if we have one
+           (half a minute); --docs writes docs/field-bugs.md
   proto    writes the code generated from proto/echo.proto anew
   tools    format and clippy in the workspaces under tools/, the record of instructions per checkout, seconds of each
            fuzzer, the quick model
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         Some("soak") => soak(std::env::args().nth(2).as_deref()),
         Some("bench") => bench(std::env::args().skip(2)),
         Some("fuzz") => fuzz::fuzz(std::env::args().skip(2)),
+        Some("field-bugs") => field_bugs(std::env::args().nth(2).as_deref()),
         Some("model") => model(std::env::args().nth(2).as_deref()),
         Some("proto") => proto(),
         Some("tools") => tools(),
@@ -112,7 +116,8 @@ fn msrv() -> Result<(), String> {
 /// The workspaces that nobody else builds: else they would rot.
 fn tools() -> Result<(), String> {
     let machine = Machine::look()?;
-    for (tool, features) in [("bench", machine.feature_of("vendored")), ("fuzz", vec![]), ("model", vec![])] {
+    let vendored = machine.feature_of("vendored");
+    for (tool, features) in [("bench", vendored), ("field-bugs", vec![]), ("fuzz", vec![]), ("model", vec![])] {
         let (manifest, target) = (format!("tools/{tool}/Cargo.toml"), format!("target/{tool}"));
         let manifest = ["--manifest-path", manifest.as_str()];
         run(cargo(&["fmt", "--all", "--check"]).args(manifest))?;
@@ -129,6 +134,12 @@ fn bench(args: impl Iterator<Item = String>) -> Result<(), String> {
     let mut bench = cargo(&["run", "--release", "--locked", "--quiet", "--manifest-path", "tools/bench/Cargo.toml"]);
     bench.args(["--target-dir", "target/bench"]).args(machine.feature_of("vendored"));
     run(bench.arg("--").args(args))
+}
+
+fn field_bugs(option: Option<&str>) -> Result<(), String> {
+    Machine::look()?;
+    let mut replay = cargo(&["run", "--locked", "--quiet", "--manifest-path", "tools/field-bugs/Cargo.toml"]);
+    run(replay.args(["--target-dir", "target/field-bugs", "--"]).args(option))
 }
 
 fn model(option: Option<&str>) -> Result<(), String> {
