@@ -53,6 +53,14 @@ impl Ring {
         self.rung.load(Ordering::Acquire)
     }
 
+    /// Calls the driver to the connection.
+    pub(crate) fn ring(&self) {
+        if !self.rung.swap(true, Ordering::AcqRel) {
+            self.bell.rung.lock().push(self.slot);
+            self.bell.driver.wake();
+        }
+    }
+
     /// To be called before the connection is looked at.
     pub(crate) fn rearm(&self) {
         self.rung.store(false, Ordering::Release);
@@ -74,13 +82,10 @@ impl Ring {
 
 impl Wake for Ring {
     fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
+        self.ring();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if !self.rung.swap(true, Ordering::AcqRel) {
-            self.bell.rung.lock().push(self.slot);
-            self.bell.driver.wake();
-        }
+        self.ring();
     }
 }

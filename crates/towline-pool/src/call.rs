@@ -38,9 +38,9 @@ pin_project_lite::pin_project! {
         C: Poolable,
     {
         Lending { #[pin] lend: LendFuture<C>, request: Option<Req> },
-        Readying { checkout: Option<Checkout<C>>, request: Option<Req> },
+        Readying { checkout: Option<Checkout<'static, C>>, request: Option<Req> },
         // In this order: the call is dropped before its connection is given back.
-        Calling { #[pin] future: F, checkout: Checkout<C>, end: End },
+        Calling { #[pin] future: F, checkout: Checkout<'static, C>, end: End },
         Done,
     }
 }
@@ -53,7 +53,7 @@ where
         Self { state: State::Lending { lend, request: Some(request) }, handed_back: 0 }
     }
 
-    pub(crate) fn with_checkout(checkout: Option<Checkout<C>>, request: Req) -> Self {
+    pub(crate) fn with_checkout(checkout: Option<Checkout<'static, C>>, request: Req) -> Self {
         Self { state: State::Readying { checkout, request: Some(request) }, handed_back: 0 }
     }
 }
@@ -149,7 +149,7 @@ enum End {
 }
 
 impl End {
-    fn poll<C: Poolable>(&mut self, checkout: &Checkout<C>, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll<C: Poolable>(&mut self, checkout: &Checkout<'_, C>, cx: &mut Context<'_>) -> Poll<()> {
         if let Self::Unknown = self {
             *self = match (checkout.sharing(), checkout.shared().ring(checkout.slot())) {
                 (Sharing::Shared { .. }, _) => Self::WithConnection,
@@ -177,7 +177,7 @@ struct Again<C: Poolable> {
 }
 
 impl<C: Poolable> Again<C> {
-    fn after(checkout: &Checkout<C>) -> Self {
+    fn after(checkout: &Checkout<'_, C>) -> Self {
         Self { shared: checkout.shared().clone(), wish: checkout.wish().clone() }
     }
 

@@ -26,7 +26,7 @@ pub(crate) type BoxCheck = Pin<Box<dyn Future<Output = Result<(), BoxError>> + S
 /// # use towline_pool::Pool;
 ///
 /// # let make = ScriptedMaker::exclusive();
-/// let ping = HealthCheck::new(|mut connection: Checkout<Connection>| async move {
+/// let ping = HealthCheck::new(|mut connection: Checkout<'_, Connection>| async move {
 ///     connection.call("ping").await.map(drop)
 /// });
 /// let pool = PoolBuilder::new().build_checked(make, ping.every(Duration::from_secs(10)))?;
@@ -34,14 +34,14 @@ pub(crate) type BoxCheck = Pin<Box<dyn Future<Output = Result<(), BoxError>> + S
 /// # Ok::<(), towline_core::Error>(())
 /// ```
 pub struct HealthCheck<C: Poolable> {
-    check: Arc<dyn Fn(Checkout<C>) -> BoxCheck + Send + Sync>,
+    check: Arc<dyn Fn(Checkout<'static, C>) -> BoxCheck + Send + Sync>,
     pub(crate) every: Duration,
     pub(crate) deadline: Duration,
 }
 
 impl<C: Poolable> HealthCheck<C> {
     /// A check by this function, which fails when the connection is unfit.
-    pub fn new<F, E>(check: impl Fn(Checkout<C>) -> F + Send + Sync + 'static) -> Self
+    pub fn new<F, E>(check: impl Fn(Checkout<'static, C>) -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = Result<(), E>> + Send + 'static,
         E: Into<BoxError>,
@@ -68,7 +68,7 @@ impl<C: Poolable> HealthCheck<C> {
         self
     }
 
-    pub(crate) fn begin(&self, connection: Checkout<C>) -> BoxCheck {
+    pub(crate) fn begin(&self, connection: Checkout<'static, C>) -> BoxCheck {
         (self.check)(connection)
     }
 

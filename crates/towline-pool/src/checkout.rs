@@ -16,11 +16,12 @@ use crate::slot::{Grant, SlotId};
 
 /// A connection for one call, or for as long as it is held; dropping it gives it back.
 ///
-/// It dereferences to the connection, and serves one request as a `Service`. While it is held it keeps its pool open,
-/// as a handle does.
-pub struct Checkout<C: Poolable> {
+/// It dereferences to the connection, and serves one request as a `Service`. One that was made by
+/// [`Handle::checkout`](crate::Handle::checkout) borrows its pool; [`into_owned`](Self::into_owned) makes it free to go
+/// anywhere, and then it keeps its pool open, as a handle does.
+pub struct Checkout<'a, C: Poolable> {
     /// Both are present until a call has them.
-    shared: Option<Arc<Shared<C>>>,
+    home: Option<Home<'a, C>>,
     connection: Option<C>,
     slot: SlotId,
     reused: bool,
@@ -28,22 +29,55 @@ pub struct Checkout<C: Poolable> {
     wish: Wish,
 }
 
-impl<C: Poolable> Checkout<C> {
+/// The pool that a connection belongs to.
+enum Home<'a, C: Poolable> {
+    /// Counting references would cost as much as the lock.
+    Borrowed(&'a Arc<Shared<C>>),
+    Owned(Arc<Shared<C>>),
+}
+
+impl<C: Poolable> Deref for Home<'_, C> {
+    type Target = Arc<Shared<C>>;
+
+    #[inline]
+    fn deref(&self) -> &Arc<Shared<C>> {
+        match self {
+            Self::Borrowed(shared) => shared,
+            Self::Owned(shared) => shared,
+        }
+    }
+}
+
+impl<C: Poolable> Checkout<'static, C> {
     pub(crate) fn new(shared: Arc<Shared<C>>, grant: Grant<C>, wish: Wish) -> Self {
         let Grant { connection, slot, reused } = grant;
-        Self { shared: Some(shared), connection: Some(connection), slot, reused, how: Use::default(), wish }
+        let (home, connection) = (Some(Home::Owned(shared)), Some(connection));
+        Self { home, connection, slot, reused, how: Use::default(), wish }
+    }
+}
+
+impl<'a, C: Poolable> Checkout<'a, C> {
+    /// An idle connection, if there is one that needs no further thought.
+    #[inline]
+    pub(crate) fn idle(shared: &'a Arc<Shared<C>>) -> Option<Self> {
+        let mut connection = None;
+        let (slot, reused) = shared.take_idle(&mut connection)?;
+        let home = Some(Home::Borrowed(shared));
+        Some(Self { home, connection, slot, reused, how: Use::default(), wish: Wish::default() })
     }
 
-    /// An idle connection, if there is one that needs no further thought; else what it was made of.
-    #[inline]
-    pub(crate) fn idle(shared: Arc<Shared<C>>, wish: Wish) -> Result<Self, (Arc<Shared<C>>, Wish)> {
-        let mut connection = None;
-        match shared.take_idle(&mut connection) {
-            Some((slot, reused)) => {
-                Ok(Self { shared: Some(shared), connection, slot, reused, how: Use::default(), wish })
-            }
-            None => Err((shared, wish)),
-        }
+    /// The same connection, without the borrow.
+    pub fn into_owned(mut self) -> Checkout<'static, C> {
+        self.take()
+    }
+
+    fn take(&mut self) -> Checkout<'static, C> {
+        let home = self.home.take().map(|home| match home {
+            Home::Borrowed(shared) => Home::Owned(shared.clone()),
+            Home::Owned(shared) => Home::Owned(shared),
+        });
+        let Self { slot, reused, how, .. } = *self;
+        Checkout { home, connection: self.connection.take(), slot, reused, how, wish: std::mem::take(&mut self.wish) }
     }
 
     /// Which connection this is.
@@ -69,7 +103,7 @@ impl<C: Poolable> Checkout<C> {
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared<C>> {
-        self.shared.as_ref().expect(SPENT)
+        self.home.as_ref().expect(SPENT)
     }
 
     /// Whether its session, if it has one, is bound to this connection: by this call, if by none before.
@@ -88,7 +122,7 @@ impl<C: Poolable> Checkout<C> {
 
 const SPENT: &str = "a checkout serves one request, and its call has the connection";
 
-impl<C: Poolable> Deref for Checkout<C> {
+impl<C: Poolable> Deref for Checkout<'_, C> {
     type Target = C;
 
     fn deref(&self) -> &C {
@@ -96,24 +130,24 @@ impl<C: Poolable> Deref for Checkout<C> {
     }
 }
 
-impl<C: Poolable> DerefMut for Checkout<C> {
+impl<C: Poolable> DerefMut for Checkout<'_, C> {
     fn deref_mut(&mut self) -> &mut C {
         self.connection.as_mut().expect(SPENT)
     }
 }
 
-impl<C: Poolable> Drop for Checkout<C> {
+impl<C: Poolable> Drop for Checkout<'_, C> {
     fn drop(&mut self) {
-        if let Some(shared) = &self.shared {
-            shared.give_back(self.slot, &mut self.connection, self.how);
+        if let Some(home) = &self.home {
+            home.give_back(self.slot, &mut self.connection, self.how);
         }
     }
 }
 
-impl<C: Poolable> fmt::Debug for Checkout<C> {
+impl<C: Poolable> fmt::Debug for Checkout<'_, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Checkout")
-            .field("endpoint", &self.shared.as_ref().map(|shared| &shared.name))
+            .field("endpoint", &self.home.as_ref().map(|home| &home.name))
             .field("connection", &self.slot.id)
             .field("reused", &self.reused)
             .finish_non_exhaustive()
@@ -121,7 +155,7 @@ impl<C: Poolable> fmt::Debug for Checkout<C> {
 }
 
 /// One request: the call takes the connection, so the service is spent after it.
-impl<C, Req> Service<Req> for Checkout<C>
+impl<C, Req> Service<Req> for Checkout<'_, C>
 where
     C: Poolable + Service<Req>,
     C::Error: GiveBack<Req>,
@@ -136,14 +170,7 @@ where
     }
 
     fn call(&mut self, request: Req) -> Self::Future {
-        let checkout = self.connection.take().map(|connection| Self {
-            shared: self.shared.take(),
-            connection: Some(connection),
-            wish: std::mem::take(&mut self.wish),
-            slot: self.slot,
-            reused: self.reused,
-            how: self.how,
-        });
+        let checkout = self.connection.is_some().then(|| self.take());
         PooledCall::with_checkout(checkout, request)
     }
 }

@@ -14,7 +14,7 @@ use towline_core::{CallContext, EndpointKey, Error, GiveBack, Lend, Poolable, Ro
 use crate::call::PooledCall;
 use crate::checkout::Checkout;
 use crate::core::Core;
-use crate::lend::{DRIVES, LendFuture, Wish, announce, nobody_drives};
+use crate::lend::{DRIVES, LendFuture, announce, nobody_drives};
 use crate::shared::Shared;
 use crate::stats::Stats;
 
@@ -39,17 +39,17 @@ impl<C: Poolable> Handle<C> {
         Self { shared, ready: false, watching: None, drives: 0 }
     }
 
-    /// A connection to use directly, for any number of calls. Errors and cancellation as of [`LendFuture`], which
-    /// [`lend`](Lend::lend) returns: that one borrows nothing, for tasks of their own.
-    pub async fn checkout(&self) -> Result<Checkout<C>, Error> {
+    /// A connection to use directly, for any number of calls. Errors and cancellation as of [`LendFuture`].
+    ///
+    /// It borrows the handle, which saves counting references; [`into_owned`](Checkout::into_owned) and
+    /// [`lend`](Lend::lend) do not.
+    pub async fn checkout(&self) -> Result<Checkout<'_, C>, Error> {
         // Mostly one is idle, and there is no need for a place to wait in.
-        match Checkout::idle(self.shared.clone(), Wish::default()) {
-            Ok(checkout) => {
-                announce(&checkout, None);
-                Ok(checkout)
-            }
-            Err((shared, wish)) => LendFuture::again(shared, wish).await,
+        if let Some(checkout) = Checkout::idle(&self.shared) {
+            announce(&checkout, None);
+            return Ok(checkout);
         }
+        LendFuture::new(self.shared.clone(), None).await
     }
 
     /// Connects until at least `connections` are open (at most `max_connections`).
@@ -188,7 +188,7 @@ impl<C: Poolable> fmt::Debug for Handle<C> {
 }
 
 impl<C: Poolable> Lend for Handle<C> {
-    type Checkout = Checkout<C>;
+    type Checkout = Checkout<'static, C>;
     type Lend = LendFuture<C>;
 
     fn room(&self) -> Room {

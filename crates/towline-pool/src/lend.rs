@@ -13,7 +13,8 @@ use towline_core::sync::after;
 use towline_core::{CallContext, ConnectionPin, Error, Event, Kind, Phase, Poolable, Report, progress};
 
 use crate::checkout::Checkout;
-use crate::core::{Lent, Use};
+use crate::core::{Core, Lent, Use};
+use crate::effects::Effects;
 use crate::queue::{Place, Wait};
 use crate::shared::Shared;
 use crate::slot::Grant;
@@ -96,23 +97,10 @@ impl<C: Poolable> LendFuture<C> {
 }
 
 impl<C: Poolable> Future for LendFuture<C> {
-    type Output = Result<Checkout<C>, Error>;
+    type Output = Result<Checkout<'static, C>, Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        if this.waiting.is_none() {
-            // Mostly one is idle, and nothing has to be thought of.
-            if let Some(shared) = this.shared.take_if(|_| this.wish.pin.is_none()) {
-                match Checkout::idle(shared, std::mem::take(this.wish)) {
-                    Ok(checkout) => {
-                        announce(&checkout, None);
-                        return Poll::Ready(Ok(checkout));
-                    }
-                    Err((shared, wish)) => (*this.shared, *this.wish) = (Some(shared), wish),
-                }
-            }
-            progress::enter(Phase::Queue);
-        }
         loop {
             let shared = this.shared.as_ref().expect("polled after completion");
             let lent = match this.waiting {
@@ -144,7 +132,7 @@ impl<C: Poolable> Future for LendFuture<C> {
 
 /// Tells whoever wants to know which connection it is.
 #[inline]
-pub(crate) fn announce<C: Poolable>(checkout: &Checkout<C>, waited: Option<Duration>) {
+pub(crate) fn announce<C: Poolable>(checkout: &Checkout<'_, C>, waited: Option<Duration>) {
     let (connection, reused, shared) = (checkout.id(), checkout.is_reused(), checkout.shared());
     let endpoint = &shared.name;
     if let Some(report) = &checkout.wish().report {
@@ -165,24 +153,35 @@ enum Asked<C> {
 
 /// Asks for a connection, and joins the queue when there is none.
 fn ask<C: Poolable>(shared: &Shared<C>, wish: &Wish, cx: &mut Context<'_>) -> Result<Asked<C>, Error> {
+    progress::enter(Phase::Queue);
     let pin = wish.pin.as_ref().and_then(ConnectionPin::connection);
-    let asked = shared.change(|core, effects| {
+    let lend_or_join = |core: &mut Core<C>, effects: &mut Effects<C>| {
         let slot = match core.lend(pin, Instant::now, effects)? {
             Lent::Granted(grant) => return Ok(Asked::Granted(grant)),
             Lent::Wait(slot) => slot,
         };
-        let runtime =
-            Handle::try_current().map_err(|_| no_runtime("no tokio runtime to wait on; call from within one"))?;
+        let none = |_| no_runtime("no tokio runtime to wait on; call from within one");
+        let runtime = Handle::try_current().map_err(none)?.id();
         let since = Instant::now();
         let until = after(since, shared.limits.wait_deadline);
         let timer = match wish.deadline.filter(|deadline| *deadline < until) {
-            None if core.is_driven_on(runtime.id()) => None,
+            None if core.is_driven_on(runtime) => None,
             earlier => Some(earlier.unwrap_or(until)),
         };
-        // One step under one lock: a return between "nothing is free" and "I wait" would be lost.
         let place = core.join(slot, Wait { since, until }, cx.waker().clone(), effects);
         Ok(Asked::Waits { waiting: Waiting { place, since, drives: 0 }, timer })
-    });
+    };
+    let mut connection = None;
+    let asked = match pin {
+        None => match shared.take_idle_or(&mut connection, lend_or_join) {
+            Ok((slot, reused)) => {
+                let connection = connection.expect("just taken");
+                return Ok(Asked::Granted(Grant { connection, slot, reused }));
+            }
+            Err(asked) => asked,
+        },
+        Some(_) => shared.change(lend_or_join),
+    };
     asked.map_err(|error: Error| match error.kind() {
         Kind::Closed | Kind::Overloaded | Kind::Runtime | Kind::PinLost => error,
         // An endpoint that is down is dialled on, also after the runtime of the first caller is gone.

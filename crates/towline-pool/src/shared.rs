@@ -7,12 +7,12 @@ use tokio::time::Instant;
 use towline_core::{EndpointKey, Error, Event, Observers, Poolable, Rng, Room};
 
 use crate::bell::{Bell, Ring};
-use crate::core::{Core, DialPermit, Need, Use};
+use crate::core::{Core, DialPermit, Need, Returned, Use};
 use crate::effects::{Closed, Effect, Effects};
 use crate::limits::Limits;
 use crate::slot::SlotId;
 use crate::stats::Stats;
-use crate::sync::{AtomicBool, AtomicU8, Lock, Ordering};
+use crate::sync::{AtomicBool, AtomicU8, Guard, Lock, Ordering};
 use crate::total::{Member, Place, Total};
 
 /// Starts the driver of an endpoint.
@@ -85,13 +85,18 @@ impl<C: Poolable> Shared<C> {
 
     /// Changes the core, and does what follows from it once the lock is released.
     pub(crate) fn change<R>(&self, change: impl FnOnce(&mut Core<C>, &mut Effects<C>) -> R) -> R {
+        self.change_locked(self.core.lock(), change)
+    }
+
+    fn change_locked<R>(
+        &self,
+        mut core: Guard<'_, Core<C>>,
+        change: impl FnOnce(&mut Core<C>, &mut Effects<C>) -> R,
+    ) -> R {
         let mut effects = Effects::default();
-        let result = {
-            let mut core = self.core.lock();
-            let result = change(&mut core, &mut effects);
-            self.publish(core.room());
-            result
-        };
+        let result = change(&mut core, &mut effects);
+        self.publish(core.room());
+        drop(core);
         let Effects { wake_driver, feed, wake, others } = effects;
         if wake_driver {
             self.bell.wake_driver();
@@ -147,17 +152,40 @@ impl<C: Poolable> Shared<C> {
         taken
     }
 
+    /// An idle connection as of [`take_idle`](Self::take_idle), or else what `change` makes of the core, under one lock: a
+    /// return between "nothing is free" and "I wait" would be lost.
+    pub(crate) fn take_idle_or<R>(
+        &self,
+        into: &mut Option<C>,
+        change: impl FnOnce(&mut Core<C>, &mut Effects<C>) -> R,
+    ) -> Result<(SlotId, bool), R> {
+        let mut core = self.core.lock();
+        match core.take_idle(into) {
+            Some(taken) => {
+                self.publish(core.room());
+                Ok(taken)
+            }
+            None => Err(self.change_locked(core, change)),
+        }
+    }
+
     /// Takes back what was lent, if it is still there, see [`Core::give_back`].
     pub(crate) fn give_back(&self, slot: SlotId, lent: &mut Option<C>, how: Use) {
-        {
-            let mut core = self.core.lock();
-            if core.give_back_idle(slot, lent, how) {
-                return self.publish(Room::Ready);
+        let mut core = self.core.lock();
+        match core.give_back_clean(slot, lent, how) {
+            Returned::Idle => self.publish(Room::Ready),
+            Returned::HandedOver(waker) => {
+                drop(core);
+                waker.wake();
             }
-        }
-        if let Some(connection) = lent.take() {
-            let rest = self.change(|core, effects| core.give_back(slot, connection, how, Instant::now, effects));
-            drop(rest);
+            Returned::NotSimple => {
+                if let Some(connection) = lent.take() {
+                    let give_back = |core: &mut Core<C>, effects: &mut Effects<C>| {
+                        core.give_back(slot, connection, how, Instant::now, effects)
+                    };
+                    drop(self.change_locked(core, give_back));
+                }
+            }
         }
     }
 

@@ -33,6 +33,8 @@ pub(crate) struct Slot<C> {
     /// Calls that it carries at once.
     pub(crate) limit: usize,
     pub(crate) in_use: usize,
+    /// Shared and busy, though no call of the pool is on it: a response is still being read, as HTTP/2 bodies are.
+    pub(crate) reading: bool,
     pub(crate) calls: u64,
     /// After so many calls it is closed.
     pub(crate) max_calls: u64,
@@ -61,7 +63,7 @@ pub(crate) struct Slot<C> {
 
 impl<C> Slot<C> {
     pub(crate) fn is_idle(&self) -> bool {
-        self.in_use == 0
+        self.in_use == 0 && !self.reading
     }
 
     /// Nothing is to be seen to when it comes back.
@@ -106,8 +108,14 @@ impl<C: Poolable> Slot<C> {
             match connection.poll_change(seen, &mut cx) {
                 // A shared connection is busy with its other calls.
                 Poll::Ready(state @ (State::Idle | State::Busy)) if state != seen => seen = state,
-                Poll::Ready(state @ (State::Draining | State::Closed)) => return Poll::Ready(state),
-                _ => return Poll::Pending,
+                Poll::Ready(state @ (State::Draining | State::Closed)) => {
+                    self.reading &= state == State::Draining;
+                    return Poll::Ready(state);
+                }
+                _ => {
+                    self.reading = !self.exclusive && self.in_use == 0 && seen == State::Busy;
+                    return Poll::Pending;
+                }
             }
         }
     }

@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::timeout;
 use tower::{Layer, Service, ServiceExt};
 use towline_core::progress::Progress;
-use towline_core::{CloseReason, Kind, Phase, Poolable, Sent, Sharing, State, TokioExecutor};
+use towline_core::{CloseReason, Kind, Lend, Phase, Poolable, Sent, Sharing, State, TokioExecutor};
 use towline_http::{Http1, Http1Layer};
 use towline_test::{ScriptIo, cancel_at_every_poll, settle};
 
@@ -119,7 +119,7 @@ async fn a_call_that_is_dropped_half_way_closes_the_connection() {
 async fn an_idle_connection_that_its_peer_ends_is_evicted_without_a_caller() {
     let (dials, mut peers) = net();
     let (handle, closings) = pool(http1(dials), 1).await;
-    drop(handle.checkout().await.unwrap());
+    drop(handle.lend(None).await.unwrap());
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(handle.stats().live, 1);
     drop(peers.recv().await.unwrap());
@@ -133,7 +133,7 @@ async fn an_idle_connection_that_its_peer_ends_is_evicted_without_a_caller() {
 async fn bytes_that_nobody_asked_for_evict_an_idle_connection() {
     let (dials, mut peers) = net();
     let (mut handle, closings) = pool(http1(dials), 1).await;
-    drop(handle.checkout().await.unwrap());
+    drop(handle.lend(None).await.unwrap());
     let mut peer = peers.recv().await.unwrap();
     say(&mut peer, &ok("stray")).await;
     settle().await;
@@ -151,7 +151,7 @@ async fn bytes_that_nobody_asked_for_evict_an_idle_connection() {
 async fn an_answer_that_was_there_before_its_request_is_nobodys() {
     let (dials, mut peers) = net();
     let (mut handle, closings) = pool(http1(dials), 1).await;
-    drop(handle.checkout().await.unwrap());
+    drop(handle.lend(None).await.unwrap());
     let mut peer = peers.recv().await.unwrap();
     say(&mut peer, &ok("stray")).await;
     let next = handle.call(get("/next"));
@@ -199,7 +199,7 @@ async fn bytes_that_come_with_the_end_of_a_response_evict() {
 async fn a_request_that_meets_a_fin_goes_to_another_connection() {
     let (dials, mut peers) = net();
     let (mut handle, closings) = pool(http1(dials), 1).await;
-    drop(handle.checkout().await.unwrap());
+    drop(handle.lend(None).await.unwrap());
     drop(peers.recv().await.unwrap()); // Nobody has noticed when the call is made.
     let next = handle.call(get("/next"));
     tokio::spawn(async move {
@@ -382,7 +382,7 @@ async fn the_task_ends_with_the_last_handle_after_what_is_being_read() {
     let tasks = Counting::default();
     let make = Http1Layer::<Body>::new().with_executor(Arc::new(tasks.clone())).layer(dials);
     let (mut handle, _) = pool(make, 4).await;
-    let idle = handle.checkout().await.unwrap();
+    let idle = handle.lend(None).await.unwrap();
     let call = tokio::spawn(handle.call(get("/slow")));
     let _idle_peer = peers.recv().await.unwrap();
     let mut peer = peers.recv().await.unwrap();

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 use tower::{Layer, Service, ServiceExt};
 use towline_core::progress::Progress;
-use towline_core::{CloseReason, Error, Kind, Phase, Poolable, Sent, Sharing, State, TokioExecutor};
+use towline_core::{CloseReason, Error, Kind, Lend, Phase, Poolable, Sent, Sharing, State, TokioExecutor};
 use towline_http::{Http2, Http2Config, Http2Layer, MakeHttp2, ResponseBody};
 use towline_test::{cancel_at_every_poll, settle};
 
@@ -211,7 +211,7 @@ async fn after_a_goaway_calls_in_flight_finish_and_the_next_goes_elsewhere() {
 async fn a_goaway_evicts_an_idle_connection_without_a_caller() {
     let (dials, mut peers) = net();
     let (handle, closings) = pool(http2(dials), 2).await;
-    let lent = tokio::spawn(handle.checkout());
+    let lent = tokio::spawn(handle.lend(None));
     let server = Server::start(peers.recv().await.unwrap(), 100);
     drop(lent.await.unwrap().unwrap());
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -303,7 +303,7 @@ async fn a_peer_that_answers_no_ping_is_evicted() {
         let (handle, closings) = pool(Http2Layer::<Body>::new().with_config(config).layer(dials), 1).await;
         let started = Instant::now();
         let call = (!idle).then(|| ask(&handle, "/"));
-        let lent = idle.then(|| tokio::spawn(handle.checkout()));
+        let lent = idle.then(|| tokio::spawn(handle.lend(None)));
         let mut silent = peers.recv().await.unwrap();
         silent.write_all(&settings(100)).await.unwrap();
         if let Some(lent) = lent {
@@ -375,7 +375,7 @@ async fn aborting_ends_the_connection_with_its_calls() {
 async fn an_idle_connection_that_its_peer_ends_is_evicted_without_a_caller() {
     let (dials, mut peers) = net();
     let (handle, closings) = pool(http2(dials), 1).await;
-    let lent = tokio::spawn(handle.checkout());
+    let lent = tokio::spawn(handle.lend(None));
     let server = Server::start(peers.recv().await.unwrap(), 100);
     drop(lent.await.unwrap().unwrap());
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -586,7 +586,7 @@ async fn dropped_at_any_poll_the_next_call_gets_its_own_answer() {
     .await;
     assert!(polls >= 3, "{polls} polls");
     assert_eq!(handle.stats().opened, 1);
-    let connection = handle.checkout().await.unwrap();
+    let connection = handle.lend(None).await.unwrap();
     assert_eq!(connection.sharing(), Sharing::Shared { limit: 2 }, "every stream was given back");
 }
 

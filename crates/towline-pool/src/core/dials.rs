@@ -124,6 +124,7 @@ impl<C: Poolable> Core<C> {
             exclusive,
             limit,
             in_use: 0,
+            reading: false,
             calls: 0,
             max_calls: calls.map_or(u64::MAX, |calls| (calls as u64).max(1)),
             succeeded: false,

@@ -96,6 +96,15 @@ pub(crate) enum Lent<C> {
     Wait(Option<usize>),
 }
 
+/// What became of a connection that came back.
+pub(crate) enum Returned {
+    Idle,
+    /// To whom this waker belongs.
+    HandedOver(Waker),
+    /// There is more to see to.
+    NotSimple,
+}
+
 /// How a connection comes back.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Use {
@@ -218,37 +227,48 @@ impl<C: Poolable> Core<C> {
         Some((id, reused))
     }
 
-    /// The most common case of [`give_back`](Self::give_back), and nothing else: a connection that was left clean, for
-    /// which nobody waits and whose time is not over. Takes nothing otherwise.
+    /// The common cases of [`give_back`](Self::give_back), and nothing else: a connection that was left clean, whose time
+    /// is not over, and that goes to the oldest waiter or, if there is none, becomes idle. Takes nothing otherwise.
     #[inline]
-    pub(crate) fn give_back_idle(&mut self, slot: SlotId, lent: &mut Option<C>, how: Use) -> bool {
-        let index = slot.index;
+    pub(crate) fn give_back_clean(&mut self, id: SlotId, lent: &mut Option<C>, how: Use) -> Returned {
         let wanted = self.hunger.as_ref().is_some_and(|hunger| hunger.get() != Want::Nobody);
-        let simple = self.clock.fresh && self.queue.is_empty() && !self.closed && !wanted && !how.poisoned;
+        let simple = self.clock.fresh && !self.closed && !wanted && !how.poisoned;
         let (Some(slot), Some(connection)) = (
-            self.slots.get_mut(index).filter(|known| simple && known.id == slot.id && known.is_simple()),
+            self.slots.get_mut(id.index).filter(|known| simple && known.id == id.id && known.is_simple()),
             lent.as_mut(),
         ) else {
-            return false;
+            return Returned::NotSimple;
         };
         if how.succeeded && (!slot.succeeded || self.reach.is_suspect()) {
-            return false;
+            return Returned::NotSimple;
         }
         slot.ring.rearm();
         let mut cx = Context::from_waker(&slot.waker);
         let clean = connection.poll_change(State::Busy, &mut cx) == Poll::Ready(State::Idle);
         if !clean || connection.poll_change(State::Idle, &mut cx).is_ready() {
-            return false;
+            return Returned::NotSimple;
         }
-        slot.connection = lent.take();
-        slot.in_use = 0;
         slot.succeeded = true;
-        slot.idle_since = self.clock.now;
-        slot.trimmed = false;
-        slot.listed = true;
         self.clock.used = true;
-        self.idle.push_back(index);
-        true
+        if self.queue.is_empty() {
+            slot.connection = lent.take();
+            slot.in_use = 0;
+            slot.idle_since = self.clock.now;
+            slot.trimmed = false;
+            slot.listed = true;
+            self.idle.push_back(id.index);
+            return Returned::Idle;
+        }
+        if !self.queue.is_waited_for(id.index) || slot.calls + 1 >= slot.max_calls {
+            return Returned::NotSimple;
+        }
+        slot.calls += 1;
+        self.counts.reused += 1;
+        let grant = lent.take().map(|connection| Grant { connection, slot: id, reused: true });
+        match grant.map(|grant| self.queue.serve(id.index, Ok(grant))) {
+            Some(Ok(waker)) => Returned::HandedOver(waker),
+            _ => unreachable!("it was there, and somebody waits"),
+        }
     }
 
     pub(crate) fn has_idle(&self) -> bool {
@@ -410,10 +430,9 @@ impl<C: Poolable> Core<C> {
         }
         slot.in_use -= 1;
         slot.learn_limit();
-        if !self.closed && slot.ring.has_rung() {
-            self.check(index, now, effects);
-        }
-        if self.slots.contains(index) {
+        // The last call leaves it idle, unless a response is still being read.
+        let look = slot.in_use == 0 || slot.ring.has_rung();
+        if !look || self.check(index, now, effects) {
             self.becomes_free(index, now, effects);
         }
         Some(connection)

@@ -64,10 +64,11 @@ impl<C: Poolable> Core<C> {
         if slot.connection.is_none() {
             return slot.ring.rearm(); // Lent: whoever has it will find out.
         }
-        let (exclusive, before) = (slot.exclusive, slot.limit);
-        if self.check(index, || now, effects) && !exclusive {
-            self.slots[index].learn_limit();
-            if self.slots[index].limit > before {
+        let (limit, reading) = (slot.limit, slot.reading);
+        if self.check(index, || now, effects) {
+            let slot = &mut self.slots[index];
+            slot.learn_limit();
+            if slot.limit > limit || (reading && slot.is_idle()) {
                 self.becomes_free(index, || now, effects);
             }
         }
@@ -127,6 +128,11 @@ impl<C: Poolable> Core<C> {
 
     /// Closes what is idle for too long, but for what `min_idle` keeps, and trims what was not used for two ticks.
     fn look_at_idle(&mut self, now: Instant, next: &mut Next, effects: &mut Effects<C>) {
+        // A shared connection need not say that it is idle again.
+        for index in self.indices(|slot| slot.reading) {
+            self.slots[index].ring.ring();
+            next.at([after(now, self.limits.tick())]);
+        }
         let mut spare =
             self.slots.iter().filter(|(_, slot)| slot.is_idle()).count().saturating_sub(self.limits.min_idle);
         let trim = self.limits.tick() * 2;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tokio_test::task::spawn;
 use tower::Service;
+use towline_core::Lend;
 use towline_test::{ScriptedMaker, cancel_at_every_poll, settle};
 
 use super::{capped, check};
@@ -14,8 +15,8 @@ use super::{capped, check};
 async fn a_waiter_dropped_at_hand_over_passes_the_connection_on() {
     let make = ScriptedMaker::exclusive();
     let handle = capped(1, &make).await;
-    let held = handle.checkout().await.unwrap();
-    let (mut first, mut second) = (spawn(handle.checkout()), spawn(handle.checkout()));
+    let held = handle.lend(None).await.unwrap();
+    let (mut first, mut second) = (spawn(handle.lend(None)), spawn(handle.lend(None)));
     assert!(first.poll().is_pending() && second.poll().is_pending());
     drop(held);
     assert!(first.is_woken() && !second.is_woken());
@@ -37,7 +38,7 @@ async fn dropped_at_any_poll_a_call_loses_no_connection_and_no_place() {
                 async move {
                     if busy {
                         // Somebody holds the only connection for a while.
-                        let held = holder.checkout().await.unwrap();
+                        let held = holder.lend(None).await.unwrap();
                         tokio::spawn(async move {
                             sleep(Duration::from_millis(1)).await;
                             drop(held);
@@ -84,14 +85,14 @@ async fn a_dial_survives_the_caller_it_was_started_for() {
     let make = ScriptedMaker::exclusive();
     make.hold(true);
     let handle = capped(4, &make).await;
-    let mut caller = spawn(handle.checkout());
+    let mut caller = spawn(handle.lend(None));
     assert!(caller.poll().is_pending());
     settle().await;
     drop(caller);
     make.held().unwrap().open();
     settle().await;
     assert_eq!((handle.stats().idle, handle.stats().dialling), (1, 0));
-    assert!(handle.checkout().await.is_ok());
+    assert!(handle.lend(None).await.is_ok());
     assert_eq!(make.dials(), 1);
 }
 

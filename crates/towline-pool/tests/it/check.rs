@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 use tower::{Service, ServiceExt};
-use towline_core::{CloseReason, Error, Kind};
+use towline_core::{CloseReason, Error, Kind, Lend};
 use towline_pool::{Checkout, HealthCheck, Pool, PoolBuilder};
 use towline_test::{ScriptedConnection, ScriptedMaker};
 
 use super::{Closed, Endpoint, tasks};
 
-type Connection = Checkout<ScriptedConnection>;
+type Connection = Checkout<'static, ScriptedConnection>;
 
 const EVERY: Duration = Duration::from_secs(10);
 
@@ -46,7 +46,7 @@ async fn idle_connections_are_checked_at_intervals_and_those_that_are_well_stay(
 async fn a_connection_in_use_is_not_checked_and_one_just_used_only_later() {
     let (make, count) = (ScriptedMaker::exclusive(), Arc::default());
     let mut handle = checked(PoolBuilder::new().max_connections(1), &make, ping(&count)).await;
-    let held = handle.checkout().await.unwrap();
+    let held = handle.lend(None).await.unwrap();
     sleep(EVERY * 5).await;
     drop(held);
     for _ in 0..50 {

@@ -73,7 +73,7 @@ async fn a_failed_first_dial_tells_every_waiter_the_cause_at_once() {
     // So long that no second dial falls into this test, whatever the jitter draws.
     let day = Duration::from_secs(24 * 60 * 60);
     let handle = handle(PoolBuilder::new().dial_backoff(Backoff::new(day, day)), &make).await;
-    let mut waiting: Vec<_> = (0..100).map(|_| spawn(handle.checkout())).collect();
+    let mut waiting: Vec<_> = (0..100).map(|_| spawn(handle.lend(None))).collect();
     waiting.iter_mut().for_each(|lend| assert!(lend.poll().is_pending()));
     settle().await;
     make.held().unwrap().fail(refused());
@@ -90,9 +90,9 @@ async fn a_failed_first_dial_tells_every_waiter_the_cause_at_once() {
 async fn a_failed_dial_does_not_fail_waiters_whom_a_returned_connection_can_serve() {
     let make = ScriptedMaker::exclusive();
     let handle = capped(8, &make).await;
-    let held = handle.checkout().await.unwrap();
+    let held = handle.lend(None).await.unwrap();
     make.fail(Some(refused()));
-    let mut waiting = spawn(handle.checkout());
+    let mut waiting = spawn(handle.lend(None));
     assert!(waiting.poll().is_pending());
     sleep(Duration::from_secs(1)).await;
     assert!(make.dials() > 1 && waiting.poll().is_pending());
@@ -106,10 +106,10 @@ async fn an_endpoint_that_is_down_fails_fast_is_dialled_under_backoff_and_recove
     let make = ScriptedMaker::exclusive();
     make.fail(Some(refused()));
     let handle = capped(8, &make).await;
-    handle.checkout().await.unwrap_err();
+    handle.lend(None).await.unwrap_err();
     assert_eq!(handle.room(), Room::Down);
     for _ in 0..1_000 {
-        handle.checkout().await.unwrap_err();
+        handle.lend(None).await.unwrap_err();
     }
     assert_eq!(make.dials(), 1, "calls to an endpoint that is down do not dial");
     sleep(Duration::from_secs(60)).await;
@@ -118,7 +118,7 @@ async fn an_endpoint_that_is_down_fails_fast_is_dialled_under_backoff_and_recove
     make.fail(None);
     sleep(Duration::from_secs(2)).await;
     assert_eq!((handle.room(), handle.stats().live), (Room::Ready, 1));
-    assert!(handle.checkout().await.is_ok());
+    assert!(handle.lend(None).await.is_ok());
 }
 
 // F22
@@ -139,7 +139,7 @@ async fn a_backend_that_accepts_and_hangs_up_is_dialled_under_backoff_too() {
     let mut pool: Pool<_, &'static str> = PoolBuilder::new().build(hangs_up).unwrap();
     let handle = pool.call("endpoint").await.unwrap();
     for _ in 0..60_000 {
-        let error = handle.checkout().await.unwrap_err();
+        let error = handle.lend(None).await.unwrap_err();
         assert_eq!((error.kind(), error.sent()), (Kind::Unavailable, Sent::Never));
         sleep(Duration::from_millis(1)).await;
     }
@@ -173,9 +173,9 @@ async fn waiters_whom_nobody_can_serve_any_more_learn_the_cause_at_once() {
     let make = ScriptedMaker::exclusive();
     let mut handle = capped(2, &make).await;
     handle.call("a call that succeeds").await.unwrap();
-    let held = handle.checkout().await.unwrap();
+    let held = handle.lend(None).await.unwrap();
     make.fail(Some(refused()));
-    let mut waiting = spawn(handle.checkout());
+    let mut waiting = spawn(handle.lend(None));
     assert!(waiting.poll().is_pending());
     sleep(Duration::from_secs(3)).await;
     assert!(waiting.poll().is_pending(), "the one in use may come back");
@@ -212,8 +212,8 @@ async fn after_an_idle_timeout_the_pool_is_cold_not_down_and_never_says_that_it_
     handle.call(()).await.unwrap();
     make.fail(Some(refused()));
     // A second dial fails once while the first connection is in use.
-    let held = handle.checkout().await.unwrap();
-    let mut waiting = spawn(handle.checkout());
+    let held = handle.lend(None).await.unwrap();
+    let mut waiting = spawn(handle.lend(None));
     assert!(waiting.poll().is_pending());
     settle().await;
     assert!(handle.stats().dials_failed >= 1);
@@ -226,7 +226,7 @@ async fn after_an_idle_timeout_the_pool_is_cold_not_down_and_never_says_that_it_
     make.hold(true); // the next dial takes a while
     sleep(Duration::from_secs(60)).await;
     assert_eq!(handle.stats().live, 0, "idle timeout");
-    let mut lend = spawn(handle.checkout());
+    let mut lend = spawn(handle.lend(None));
     assert!(lend.poll().is_pending());
     assert_eq!(handle.room(), Room::Cold);
 }
@@ -268,8 +268,8 @@ async fn success_on_one_connection_does_not_lift_the_backoff_of_failing_dials() 
 async fn a_connection_that_fails_its_call_does_not_fail_other_waiters() {
     let make = ScriptedMaker::exclusive();
     let handle = capped(1, &make).await;
-    let held = handle.checkout().await.unwrap();
-    let mut waiting: Vec<_> = (0..3).map(|_| spawn(handle.checkout())).collect();
+    let held = handle.lend(None).await.unwrap();
+    let mut waiting: Vec<_> = (0..3).map(|_| spawn(handle.lend(None))).collect();
     waiting.iter_mut().for_each(|lend| assert!(lend.poll().is_pending()));
     make.wires()[0].close(CloseReason::Failed); // e.g. its answer was larger than FrameLimits::decode
     drop(held);
@@ -307,7 +307,7 @@ async fn a_backend_that_talks_first_is_dialled_under_backoff() {
     });
     let mut pool: Pool<_, &'static str> = PoolBuilder::new().build(make).unwrap();
     let handle = pool.call("endpoint").await.unwrap();
-    let _ = handle.checkout().await.map(drop);
+    let _ = handle.lend(None).await.map(drop);
     let dials = dials.load(std::sync::atomic::Ordering::Relaxed);
     assert!(dials < 50, "one waiter made {dials} dials");
 }

@@ -36,7 +36,7 @@ async fn close_waits_for_calls_in_flight_until_its_deadline_and_then_cuts_them_o
 async fn close_does_not_wait_longer_for_a_checkout_that_is_kept() {
     let make = ScriptedMaker::exclusive();
     let handle = handle(PoolBuilder::new().close_deadline(Duration::from_secs(3)), &make).await;
-    let mut held = handle.checkout().await.unwrap();
+    let mut held = handle.lend(None).await.unwrap();
     handle.close().await;
     settle().await;
     assert_eq!((handle.stats().live, tasks()), (0, 0));
@@ -52,7 +52,7 @@ async fn closing_a_pool_closes_all_endpoints_within_one_deadline() {
         PoolBuilder::new().close_deadline(Duration::from_secs(3)).build(make.clone()).unwrap();
     let mut held = Vec::new();
     for target in ["a", "b", "c"] {
-        held.push(pool.call(target).await.unwrap().checkout().await.unwrap());
+        held.push(pool.call(target).await.unwrap().lend(None).await.unwrap());
     }
     let start = Instant::now();
     pool.close().await;
@@ -69,7 +69,7 @@ async fn dropped_at_any_poll_close_leaves_a_closed_pool() {
     let mut handles = Vec::new();
     for target in 0..20 {
         let handle = pool.call(target).await.unwrap();
-        let held = handle.checkout().await.unwrap();
+        let held = handle.lend(None).await.unwrap();
         handles.push((handle, held));
     }
     cancel_at_every_poll(
@@ -99,7 +99,7 @@ async fn evicting_closes_idle_connections_at_once_and_used_ones_after_their_call
     let mut pool: Pool<_, &str> = PoolBuilder::new().observers(closed.observers()).build(make.clone()).unwrap();
     let mut handle = pool.call("a").await.unwrap();
     handle.warm(3).await.unwrap();
-    let held = handle.checkout().await.unwrap();
+    let held = handle.lend(None).await.unwrap();
     assert!(pool.evict(&"a") && !pool.evict(&"b"));
     assert_eq!(make.open(), 1);
     assert_eq!(handle.call("next").await.unwrap(), (3, "next"), "on a new connection");
@@ -112,10 +112,10 @@ async fn evicting_closes_idle_connections_at_once_and_used_ones_after_their_call
 async fn a_poisoned_checkout_is_not_reused() {
     let make = ScriptedMaker::exclusive();
     let handle = capped(2, &make).await;
-    let mut held = handle.checkout().await.unwrap();
+    let mut held = handle.lend(None).await.unwrap();
     held.poison();
     drop(held);
-    assert!(!handle.checkout().await.unwrap().is_reused());
+    assert!(!handle.lend(None).await.unwrap().is_reused());
     assert_eq!(handle.stats().closed.by(CloseReason::Poisoned), 1);
     check(&handle);
 }

@@ -49,7 +49,7 @@ const CALLERS: [Caller; 8] = [
 ];
 
 fn health_check(fate: Check) -> HealthCheck<ScriptedConnection> {
-    let check = HealthCheck::new(move |mut connection: Checkout<ScriptedConnection>| async move {
+    let check = HealthCheck::new(move |mut connection: Checkout<'static, ScriptedConnection>| async move {
         match fate {
             Check::Succeeds => connection.call("check").await.map(drop),
             Check::Fails => Err(Error::new(Kind::Server, Phase::Read)),

@@ -33,7 +33,7 @@ async fn a_connection_that_died_this_instant_is_found_out_when_it_is_handed_out(
     handle.call("a").await.unwrap();
     make.wires()[0].close(CloseReason::Stray);
     // No task has run since.
-    assert!(!handle.checkout().await.unwrap().is_reused());
+    assert!(!handle.lend(None).await.unwrap().is_reused());
     assert_eq!(handle.call("b").await.unwrap(), (1, "b"));
 }
 
@@ -83,7 +83,7 @@ async fn connections_opened_together_do_not_end_together_and_no_call_is_cut() {
     let (make, closed) = (ScriptedMaker::exclusive(), Closed::default());
     let builder = PoolBuilder::new().max_connections(101).max_lifetime(Duration::from_secs(1_000)).idle_timeout(None);
     let handle = handle(builder.observers(closed.observers()), &make).await;
-    let held = handle.checkout().await.unwrap();
+    let held = handle.lend(None).await.unwrap();
     handle.warm(101).await.unwrap();
     let start = Instant::now();
     sleep(Duration::from_secs(1_001)).await;
@@ -124,7 +124,7 @@ async fn a_used_checkout_whose_connection_the_peer_closes_idle_is_no_failed_dial
     let make = ScriptedMaker::exclusive();
     let handle = capped(2, &make).await;
     for round in 0..10usize {
-        let mut checkout = handle.checkout().await.unwrap_or_else(|error| panic!("round {round}: {error}"));
+        let mut checkout = handle.lend(None).await.unwrap_or_else(|error| panic!("round {round}: {error}"));
         Service::<u8>::call(&mut *checkout, 1).await.unwrap();
         drop(checkout);
         make.wires()[round].close(CloseReason::Peer);
@@ -159,7 +159,7 @@ async fn an_idle_connection_that_drains_is_closed_as_drained_and_is_no_failed_di
 async fn a_connection_returned_idle_closes_after_the_idle_timeout() {
     let make = ScriptedMaker::exclusive();
     let handle = handle(PoolBuilder::new().idle_timeout(Duration::from_secs(10)), &make).await;
-    let held = handle.checkout().await.unwrap();
+    let held = handle.lend(None).await.unwrap();
     settle().await;
     drop(held);
     sleep(Duration::from_secs(60)).await;

@@ -29,7 +29,7 @@ async fn the_cap_holds_and_counts_dials_in_progress() {
     let make = ScriptedMaker::exclusive();
     let handle = capped(3, &make).await;
     make.hold(true);
-    let mut waiting: Vec<_> = (0..10).map(|_| spawn(handle.checkout())).collect();
+    let mut waiting: Vec<_> = (0..10).map(|_| spawn(handle.lend(None))).collect();
     waiting.iter_mut().for_each(|lend| assert!(lend.poll().is_pending()));
     settle().await;
     assert_eq!(make.dials(), 1, "the first dial goes alone");
@@ -49,11 +49,11 @@ async fn the_cap_holds_and_counts_dials_in_progress() {
 async fn a_returned_connection_goes_to_the_oldest_waiter_and_no_newcomer_overtakes() {
     let make = ScriptedMaker::exclusive();
     let handle = capped(1, &make).await;
-    let first = handle.checkout().await.unwrap();
-    let mut waiting: Vec<_> = (0..3).map(|_| spawn(handle.checkout())).collect();
+    let first = handle.lend(None).await.unwrap();
+    let mut waiting: Vec<_> = (0..3).map(|_| spawn(handle.lend(None))).collect();
     waiting.iter_mut().for_each(|lend| assert!(lend.poll().is_pending()));
     drop(first);
-    let mut newcomer = spawn(handle.checkout());
+    let mut newcomer = spawn(handle.lend(None));
     assert!(newcomer.poll().is_pending());
     for lend in &mut waiting {
         assert!(lend.is_woken());
@@ -76,7 +76,7 @@ async fn readiness_holds_nothing() {
     }
     assert_eq!(clones[511].call(7).await.unwrap(), (0, 7));
     // Also when every connection exists and is idle.
-    let held = futures_util::future::try_join_all((0..64).map(|_| handle.checkout())).await.unwrap();
+    let held = futures_util::future::try_join_all((0..64).map(|_| handle.lend(None))).await.unwrap();
     drop(held);
     for clone in &mut clones {
         ServiceExt::<u32>::ready(clone).await.unwrap();
@@ -90,9 +90,9 @@ async fn readiness_holds_nothing() {
 async fn the_wait_deadline_says_who_holds_what() {
     let make = ScriptedMaker::exclusive();
     let handle = handle(PoolBuilder::new().max_connections(2).wait_deadline(Duration::from_secs(3)), &make).await;
-    let _held = (handle.checkout().await.unwrap(), handle.checkout().await.unwrap());
+    let _held = (handle.lend(None).await.unwrap(), handle.lend(None).await.unwrap());
     let start = Instant::now();
-    let (a, b) = tokio::join!(handle.checkout(), handle.checkout());
+    let (a, b) = tokio::join!(handle.lend(None), handle.lend(None));
     assert_eq!(start.elapsed(), Duration::from_secs(3));
     for error in [a.unwrap_err(), b.unwrap_err()] {
         assert_eq!((error.kind(), error.phase(), error.sent()), (Kind::Timeout, Phase::Queue, Sent::Never));
@@ -106,7 +106,7 @@ async fn the_wait_deadline_says_who_holds_what() {
 async fn an_earlier_deadline_of_the_call_ends_the_wait() {
     let make = ScriptedMaker::exclusive();
     let handle = capped(1, &make).await;
-    let _held = handle.checkout().await.unwrap();
+    let _held = handle.lend(None).await.unwrap();
     let start = Instant::now();
     let call = Call::new(()).with_deadline(start + Duration::from_millis(20));
     assert!(handle.lend(Some(call.context())).await.unwrap_err().is_timeout());
@@ -117,10 +117,10 @@ async fn an_earlier_deadline_of_the_call_ends_the_wait() {
 async fn a_full_queue_refuses_at_once() {
     let make = ScriptedMaker::exclusive();
     let handle = handle(PoolBuilder::new().max_connections(1).max_waiters(1), &make).await;
-    let _held = handle.checkout().await.unwrap();
-    let mut waiting = spawn(handle.checkout());
+    let _held = handle.lend(None).await.unwrap();
+    let mut waiting = spawn(handle.lend(None));
     assert!(waiting.poll().is_pending());
-    let error = handle.checkout().await.unwrap_err();
+    let error = handle.lend(None).await.unwrap_err();
     assert_eq!((error.kind(), error.sent()), (Kind::Overloaded, Sent::Never));
 }
 
@@ -144,17 +144,17 @@ async fn close_refuses_newcomers_fails_waiters_and_lets_calls_in_flight_finish()
     let make = ScriptedMaker::exclusive();
     let mut pool: Pool<_, &str> = PoolBuilder::new().max_connections(1).build(make.clone()).unwrap();
     let mut handle = pool.call("a").await.unwrap();
-    drop(handle.checkout().await.unwrap());
+    drop(handle.lend(None).await.unwrap());
     make.wires()[0].hold(true);
     let mut call = spawn(handle.call("in flight"));
     assert!(call.poll().is_pending());
-    let mut waiter = spawn(handle.checkout());
+    let mut waiter = spawn(handle.lend(None));
     assert!(waiter.poll().is_pending());
     let mut closing = spawn(pool.close());
     assert!(closing.poll().is_pending());
     let std::task::Poll::Ready(Err(error)) = waiter.poll() else { panic!("the waiter waits on") };
     assert_eq!(error.kind(), Kind::Closed);
-    assert_eq!(handle.checkout().await.unwrap_err().kind(), Kind::Closed);
+    assert_eq!(handle.lend(None).await.unwrap_err().kind(), Kind::Closed);
     assert_eq!(pool.clone().call("b").await.unwrap_err().kind(), Kind::Closed);
     make.wires()[0].hold(false);
     assert!(matches!(call.poll(), std::task::Poll::Ready(Ok((0, "in flight")))));
@@ -170,8 +170,8 @@ async fn after_the_last_handle_calls_finish_connections_close_and_a_new_life_beg
     let make = ScriptedMaker::exclusive();
     let mut pool: Pool<_, &str> = PoolBuilder::new().build(make.clone()).unwrap();
     let handle = pool.call("a").await.unwrap();
-    let held = handle.checkout().await.unwrap();
-    drop(handle.checkout().await.unwrap());
+    let held = handle.lend(None).await.unwrap();
+    drop(handle.lend(None).await.unwrap());
     drop(handle);
     settle().await;
     assert_eq!(make.open(), 2, "what is held keeps the pool open");
@@ -181,7 +181,7 @@ async fn after_the_last_handle_calls_finish_connections_close_and_a_new_life_beg
     assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 0, "nobody is left to drive for");
     let again = pool.call("a").await.unwrap();
     assert_eq!(again.stats().live, 0, "a new life");
-    drop(again.checkout().await.unwrap());
+    drop(again.lend(None).await.unwrap());
     check(&again);
     assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 1, "one driver, for the new life");
 }
@@ -191,7 +191,7 @@ async fn one_target_has_one_set_of_connections_and_two_have_two() {
     let make = ScriptedMaker::exclusive();
     let mut pool: Pool<_, &str> = PoolBuilder::new().build(make.clone()).unwrap();
     let (a, same, b) = (pool.call("a").await.unwrap(), pool.call("a").await.unwrap(), pool.call("b").await.unwrap());
-    drop(a.checkout().await.unwrap());
+    drop(a.lend(None).await.unwrap());
     assert_eq!((same.stats().live, b.stats().live), (1, 0));
 }
 
@@ -222,11 +222,11 @@ async fn a_call_outlives_the_handle_it_was_made_with() {
 async fn a_wait_that_timed_out_and_is_not_dropped_yet_takes_no_connection() {
     let make = ScriptedMaker::exclusive();
     let handle = handle(PoolBuilder::new().max_connections(1).wait_deadline(Duration::from_secs(1)), &make).await;
-    let held = handle.checkout().await.unwrap();
-    let mut late = std::pin::pin!(handle.checkout());
+    let held = handle.lend(None).await.unwrap();
+    let mut late = std::pin::pin!(handle.lend(None));
     assert!(late.as_mut().await.unwrap_err().is_timeout());
     drop(held);
-    handle.checkout().await.expect("the connection is free");
+    handle.lend(None).await.expect("the connection is free");
 }
 
 #[tokio::test(start_paused = true)]
@@ -243,7 +243,7 @@ async fn a_request_handed_back_keeps_its_deadline() {
     let make = ScriptedMaker::exclusive();
     let handle = capped(2, &make).await;
     handle.warm(2).await.unwrap();
-    let _other = handle.checkout().await.unwrap();
+    let _other = handle.lend(None).await.unwrap();
     make.wires()[0].refuse();
     make.hold(true);
     let start = Instant::now();
@@ -270,10 +270,10 @@ async fn a_request_handed_back_reports_who_served_it() {
 async fn a_closed_pool_has_no_room() {
     let make = ScriptedMaker::shared(8);
     let handle = capped(2, &make).await;
-    let _held = handle.checkout().await.unwrap();
+    let _held = handle.lend(None).await.unwrap();
     let mut closing = spawn(handle.close());
     assert!(closing.poll().is_pending());
-    assert_eq!(handle.checkout().await.unwrap_err().kind(), Kind::Closed);
+    assert_eq!(handle.lend(None).await.unwrap_err().kind(), Kind::Closed);
     assert_eq!(handle.room(), Room::Down);
 }
 
@@ -281,7 +281,7 @@ async fn a_closed_pool_has_no_room() {
 async fn close_resolves_although_a_connection_settles_after_it() {
     let make = ScriptedMaker::exclusive();
     let handle = capped(1, &make).await;
-    let mut checkout = handle.checkout().await.unwrap();
+    let mut checkout = handle.lend(None).await.unwrap();
     make.wires()[0].hold(true);
     let mut response = spawn(Service::<u8>::call(&mut *checkout, 1));
     assert!(response.poll().is_pending());
@@ -294,4 +294,50 @@ async fn close_resolves_although_a_connection_settles_after_it() {
     drop(response);
     sleep(Duration::from_secs(3600)).await;
     assert!(closing.poll().is_ready(), "{:?}", handle.stats());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_checkout_borrows_its_handle_or_owns_its_pool_and_comes_back_either_way() {
+    let make = ScriptedMaker::exclusive();
+    let handle = capped(1, &make).await;
+    let borrowed = handle.checkout().await.unwrap();
+    let id = borrowed.id();
+    drop(borrowed);
+    let again = handle.checkout().await.unwrap();
+    assert!(again.is_reused() && again.id() == id);
+    let owned = again.into_owned();
+    assert_eq!(handle.stats().in_use, 1);
+    drop(handle);
+    settle().await;
+    assert_eq!(make.open(), 1);
+    tokio::spawn(async move { drop(owned) }).await.unwrap();
+    settle().await;
+    assert_eq!(make.open(), 0);
+}
+
+// F28
+#[tokio::test(start_paused = true)]
+async fn dropped_at_any_poll_a_checkout_loses_no_connection() {
+    let make = ScriptedMaker::exclusive();
+    let handle = capped(1, &make).await;
+    towline_test::cancel_at_every_poll(
+        || async {
+            let held = handle.lend(None).await.unwrap();
+            tokio::spawn(async move {
+                sleep(Duration::from_millis(1)).await;
+                drop(held);
+            });
+            drop(handle.checkout().await.unwrap());
+        },
+        |polls| {
+            let handle = handle.clone();
+            async move {
+                sleep(Duration::from_millis(2)).await;
+                let stats = handle.stats();
+                assert_eq!((stats.live, stats.idle, stats.waiting), (stats.idle, stats.live, 0), "after {polls}");
+                assert!(handle.checkout().await.is_ok());
+            }
+        },
+    )
+    .await;
 }

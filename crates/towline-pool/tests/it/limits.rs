@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 use tower::Service;
-use towline_core::{Backoff, Kind};
+use towline_core::{Backoff, Kind, Lend};
 use towline_pool::PoolBuilder;
 use towline_test::ScriptedMaker;
 
@@ -14,7 +14,7 @@ use super::{handle, refused};
 async fn a_wait_without_limit_is_no_panic() {
     let make = ScriptedMaker::exclusive();
     let handle = handle(PoolBuilder::new().wait_deadline(Duration::MAX), &make).await;
-    handle.checkout().await.unwrap();
+    handle.lend(None).await.unwrap();
 }
 #[tokio::test(start_paused = true)]
 async fn an_endless_idle_timeout_is_no_panic() {
@@ -36,5 +36,5 @@ async fn an_endless_backoff_is_no_panic() {
     make.fail(Some(refused()));
     let backoff = Backoff::new(Duration::MAX, Duration::MAX);
     let handle = handle(PoolBuilder::new().dial_backoff(backoff), &make).await;
-    assert_eq!(handle.checkout().await.unwrap_err().kind(), Kind::Unavailable);
+    assert_eq!(handle.lend(None).await.unwrap_err().kind(), Kind::Unavailable);
 }

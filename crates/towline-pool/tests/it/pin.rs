@@ -25,7 +25,7 @@ async fn calls_with_one_pin_use_one_connection_and_wait_for_it() {
     assert_eq!(pin.connection(), Some(first.id()));
     let mut second = spawn(pinned(&handle, &pin));
     assert!(second.poll().is_pending(), "though three are idle");
-    let (id, other) = (first.id(), handle.checkout().await.unwrap());
+    let (id, other) = (first.id(), handle.lend(None).await.unwrap());
     assert_ne!(other.id(), id);
     drop(other);
     drop(first);
@@ -33,7 +33,7 @@ async fn calls_with_one_pin_use_one_connection_and_wait_for_it() {
     assert_eq!(second.id(), id);
     drop(second);
     for _ in 0..10 {
-        drop((handle.checkout().await.unwrap(), handle.checkout().await.unwrap()));
+        drop((handle.lend(None).await.unwrap(), handle.lend(None).await.unwrap()));
         assert_eq!(pinned(&handle, &pin).await.unwrap().id(), id);
     }
     check(&handle);

@@ -23,7 +23,7 @@ fn whoever_waits_to_be_ready_survives_the_runtime_of_the_driver() {
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     let first = runtime();
     let handle = first.block_on(capped(1, &make));
-    first.block_on(async { handle.checkout().await.unwrap_err() }); // down: the driver backs off
+    first.block_on(async { handle.lend(None).await.unwrap_err() }); // down: the driver backs off
     let second = runtime();
     second.block_on(async {
         let mut other = handle.clone();
@@ -69,7 +69,7 @@ fn outside_a_runtime_a_wait_is_a_typed_error_and_nobody_waits_after_it() {
     let make = ScriptedMaker::exclusive();
     let mut pool: Pool<_, &'static str> = PoolBuilder::new().build(make).unwrap();
     let handle = futures_util::FutureExt::now_or_never(pool.call("endpoint")).unwrap().unwrap();
-    let lent = futures_util::FutureExt::now_or_never(handle.checkout()).unwrap();
+    let lent = futures_util::FutureExt::now_or_never(handle.lend(None)).unwrap();
     assert_eq!(lent.unwrap_err().kind(), Kind::Runtime);
     assert_eq!(handle.stats().waiting, 0);
 }
@@ -109,7 +109,7 @@ async fn a_failed_spawn_strands_nobody_who_came_meanwhile() {
         // Another thread, within a runtime, asks at this moment.
         assert!(during.lock().as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
     }));
-    assert_eq!(handle.checkout().await.unwrap_err().kind(), Kind::Runtime);
+    assert_eq!(handle.lend(None).await.unwrap_err().kind(), Kind::Runtime);
     let lent = poll_fn(|cx| other.lock().as_mut().poll(cx)).await;
     lent.unwrap_or_else(|error| panic!("{error}; dials: {}", make.dials()));
 }
@@ -154,7 +154,7 @@ fn a_share_is_not_dropped_under_the_lock() {
             });
             let mut pool: Pool<_, &'static str> = PoolBuilder::new().build(make).unwrap();
             let handle = pool.call("endpoint").await.unwrap();
-            let lent = handle.checkout().await.unwrap();
+            let lent = handle.lend(None).await.unwrap();
             let seen = handle.clone();
             *peek.lock() = Some(Box::new(move || {
                 let _ = seen.stats();
@@ -179,9 +179,9 @@ impl Observer for Bomb {
 async fn an_observer_that_panics_costs_no_connection() {
     let make = ScriptedMaker::exclusive();
     let handle = handle(PoolBuilder::new().max_connections(1).observers(Observers::new(Bomb)), &make).await;
-    drop(handle.checkout().await.unwrap());
+    drop(handle.lend(None).await.unwrap());
     let again = handle.clone();
-    tokio::spawn(async move { drop(again.checkout().await) }).await.unwrap_err();
+    tokio::spawn(async move { drop(again.lend(None).await) }).await.unwrap_err();
     assert_eq!(handle.stats().in_use, 0);
 }
 
@@ -199,7 +199,7 @@ fn a_waker_is_not_dropped_under_the_lock() {
             let make = ScriptedMaker::exclusive();
             make.hold(true);
             let handle = capped(1, &make).await;
-            let mut waiting = spawn(handle.checkout());
+            let mut waiting = spawn(handle.lend(None));
             assert!(waiting.poll().is_pending());
             settle().await;
             let (mut one, mut other) = (handle.clone(), handle.clone());

@@ -13,14 +13,14 @@ async fn callers_share_one_connection_until_it_is_full_then_another_is_opened() 
     let handle = capped(2, &make).await;
     let mut held = Vec::new();
     for _ in 0..4 {
-        held.push(handle.checkout().await.unwrap());
+        held.push(handle.lend(None).await.unwrap());
     }
     assert_eq!((make.dials(), handle.room()), (1, Room::Cold));
     for _ in 0..4 {
-        held.push(handle.checkout().await.unwrap());
+        held.push(handle.lend(None).await.unwrap());
     }
     assert_eq!((make.dials(), handle.room(), handle.stats().in_use), (2, Room::Full, 8));
-    let mut waiting = spawn(handle.checkout());
+    let mut waiting = spawn(handle.lend(None));
     assert!(waiting.poll().is_pending());
     held.pop();
     assert!(waiting.is_woken() && waiting.poll().is_ready());
@@ -48,7 +48,7 @@ async fn the_least_busy_connection_is_lent() {
     let make = ScriptedMaker::shared(8);
     let handle = capped(2, &make).await;
     handle.warm(2).await.unwrap();
-    let held = [handle.checkout().await.unwrap(), handle.checkout().await.unwrap()];
+    let held = [handle.lend(None).await.unwrap(), handle.lend(None).await.unwrap()];
     assert_ne!(held[0].id(), held[1].id());
 }
 
@@ -56,11 +56,11 @@ async fn the_least_busy_connection_is_lent() {
 async fn a_share_of_a_dead_connection_that_comes_back_late_is_not_taken_for_one_of_its_successor() {
     let make = ScriptedMaker::shared(8);
     let handle = capped(1, &make).await;
-    let late = handle.checkout().await.unwrap();
+    let late = handle.lend(None).await.unwrap();
     make.wires()[0].close(CloseReason::Peer);
     settle().await;
     tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-    let successor = handle.checkout().await.unwrap();
+    let successor = handle.lend(None).await.unwrap();
     drop(late);
     assert_eq!(handle.stats().in_use, 1);
     drop(successor);

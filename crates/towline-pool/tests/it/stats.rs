@@ -29,7 +29,7 @@ async fn waits_and_their_time_are_counted_and_told() {
     let builder = PoolBuilder::new().max_connections(1).observers(Observers::new(waits.clone()));
     let handle = handle(builder, &make).await;
     handle.warm(1).await.unwrap();
-    let held = handle.checkout().await.unwrap();
+    let held = handle.lend(None).await.unwrap();
     let mut waiter = spawn(handle.lend(None));
     assert!(waiter.poll().is_pending());
     sleep(Duration::from_secs(2)).await;
@@ -63,7 +63,7 @@ async fn the_load_is_what_is_in_flight_and_waits() {
     for (make, connections) in [(ScriptedMaker::exclusive(), 2), (ScriptedMaker::shared(2), 1)] {
         let handle = capped(connections, &make).await;
         assert_eq!(handle.load(), 0);
-        let held = (handle.checkout().await.unwrap(), handle.checkout().await.unwrap());
+        let held = (handle.lend(None).await.unwrap(), handle.lend(None).await.unwrap());
         let mut waiter = spawn(handle.lend(None));
         assert!(waiter.poll().is_pending());
         assert_eq!(handle.clone().load(), 3);

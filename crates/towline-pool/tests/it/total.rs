@@ -27,7 +27,7 @@ async fn the_cap_over_all_holds_and_counts_dials_in_progress() {
     let pool = pool(PoolBuilder::new().max_total(3), &make);
     let endpoints = [endpoint(&pool, "a").await, endpoint(&pool, "b").await];
     for endpoint in &endpoints {
-        drop(endpoint.checkout().await.unwrap());
+        drop(endpoint.lend(None).await.unwrap());
     }
     make.hold(true);
     let mut waiting: Vec<_> = (0..20).map(|i| spawn(endpoints[i % 2].lend(None))).collect();
@@ -70,7 +70,7 @@ async fn at_the_cap_a_waiter_has_the_least_recently_used_idle_connection_of_any_
     assert_eq!((a.stats().live, b.stats().live, c.stats().live), (1, 1, 1), "the one that a never used");
     sleep(Duration::from_secs(5)).await;
     b.call(()).await.unwrap();
-    let _held = c.checkout().await.unwrap();
+    let _held = c.lend(None).await.unwrap();
     c.call(()).await.unwrap();
     assert_eq!((a.stats().live, b.stats().live, c.stats().live), (0, 1, 2));
     assert_eq!(closed.reasons(), [CloseReason::Evicted; 2]);
@@ -81,7 +81,7 @@ async fn places_go_to_endpoints_in_the_order_in_which_they_asked() {
     let make = ScriptedMaker::exclusive();
     let pool = pool(PoolBuilder::new().max_total(1), &make);
     let (a, b, c) = (endpoint(&pool, "a").await, endpoint(&pool, "b").await, endpoint(&pool, "c").await);
-    let held = a.checkout().await.unwrap();
+    let held = a.lend(None).await.unwrap();
     let (mut second, mut third, mut again) = (spawn(b.lend(None)), spawn(c.lend(None)), spawn(a.lend(None)));
     assert!(second.poll().is_pending());
     settle().await;
@@ -106,7 +106,7 @@ async fn an_endpoint_that_has_none_is_not_kept_out_by_a_busy_one() {
     let make = ScriptedMaker::exclusive();
     let pool = pool(PoolBuilder::new().max_total(2), &make);
     let (busy, other) = (endpoint(&pool, "busy").await, endpoint(&pool, "other").await);
-    let (first, second) = (busy.checkout().await.unwrap(), busy.checkout().await.unwrap());
+    let (first, second) = (busy.lend(None).await.unwrap(), busy.lend(None).await.unwrap());
     let mut queue: Vec<_> = (0..4).map(|_| spawn(busy.lend(None))).collect();
     assert!(queue.iter_mut().all(|waiter| waiter.poll().is_pending()));
     let mut waiter = spawn(other.lend(None));
@@ -125,7 +125,7 @@ async fn a_waiter_that_leaves_leaves_no_claim_and_endpoints_that_are_gone_no_con
     let make = ScriptedMaker::exclusive();
     let pool = pool(PoolBuilder::new().max_total(1), &make);
     let (a, b) = (endpoint(&pool, "a").await, endpoint(&pool, "b").await);
-    let held = a.checkout().await.unwrap();
+    let held = a.lend(None).await.unwrap();
     let mut leaves = spawn(b.lend(None));
     assert!(leaves.poll().is_pending());
     settle().await;
@@ -135,7 +135,7 @@ async fn a_waiter_that_leaves_leaves_no_claim_and_endpoints_that_are_gone_no_con
     assert_eq!((a.stats().live, b.stats().live), (1, 0), "nobody wants its place any more");
     drop(a);
     settle().await;
-    let held = b.checkout().await.unwrap();
+    let held = b.lend(None).await.unwrap();
     drop(b);
     let c = endpoint(&pool, "c").await;
     let mut waits = spawn(c.lend(None));
@@ -152,8 +152,8 @@ async fn a_wait_for_a_place_ends_with_the_wait_deadline_and_says_what_is_there()
     let make = ScriptedMaker::exclusive();
     let pool = pool(PoolBuilder::new().max_total(1).wait_deadline(Duration::from_secs(1)), &make);
     let (a, b) = (endpoint(&pool, "a").await, endpoint(&pool, "b").await);
-    let _held = a.checkout().await.unwrap();
-    let error = b.checkout().await.unwrap_err();
+    let _held = a.lend(None).await.unwrap();
+    let error = b.lend(None).await.unwrap_err();
     assert_eq!((error.kind(), error.phase()), (Kind::Timeout, Phase::Queue));
     assert!(error.to_string().contains("max_total 1"), "{error}");
 }
@@ -168,7 +168,7 @@ async fn dropped_at_any_poll_a_call_loses_no_place() {
             let (mut a, mut b) = (a.clone(), b.clone());
             async move {
                 a.call(1).await.unwrap();
-                let held = a.checkout().await.unwrap();
+                let held = a.lend(None).await.unwrap();
                 tokio::spawn(async move {
                     sleep(Duration::from_millis(1)).await;
                     drop(held);
@@ -197,7 +197,7 @@ async fn idle_connections_are_kept_ahead_only_while_there_is_room_for_them() {
     let (mut a, mut b) = (endpoint(&pool, "a").await, endpoint(&pool, "b").await);
     settle().await;
     assert_eq!((a.stats().idle, b.stats().idle), (1, 1));
-    let held = (a.checkout().await.unwrap(), a.checkout().await.unwrap());
+    let held = (a.lend(None).await.unwrap(), a.lend(None).await.unwrap());
     settle().await;
     assert_eq!((a.stats().live, b.stats().live), (2, 0), "a call goes before what is kept ahead");
     drop(held);

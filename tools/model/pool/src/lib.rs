@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod sync {
+    pub(crate) use loom::sync::MutexGuard as Guard;
     pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
     pub(crate) struct Lock<T>(loom::sync::Mutex<T>);
