@@ -417,7 +417,7 @@ async fn a_wait_that_ran_out_is_not_begun_anew_at_the_next_endpoint() {
     let executor = TokioExecutor::current();
     let balance = BalanceBuilder::new(P2c::new()).spawn(fixed(endpoints(3)), make, &executor).unwrap();
     balance.discovered().await;
-    let held = balance.endpoints().into_iter().map(|view| async move { view.lend.checkout().await.unwrap() });
+    let held = balance.endpoints().into_iter().map(|view| async move { view.lend.lend(None).await.unwrap() });
     let _held = futures_util::future::join_all(held).await;
     let start = Instant::now();
     let error = balance.oneshot(Call::new(0)).await.unwrap_err();

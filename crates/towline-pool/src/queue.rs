@@ -189,7 +189,7 @@ mod tests {
         assert_eq!(queue.serve(0, 'c').unwrap_err(), 'c');
         assert_eq!(picked_up(&mut queue, places[1]), Some('a'));
         assert_eq!(queue.leave(places[3]), Some('b'));
-        assert!(queue.len() == 0 && queue.waiters.is_empty() && queue.line.is_empty());
+        assert!(queue.is_empty() && queue.waiters.is_empty() && queue.line.is_empty());
     }
 
     #[test]

@@ -219,11 +219,8 @@ mod tests {
     }
 
     fn members(total: &Total, endpoints: &[&Arc<Endpoint>]) -> Vec<Weak<dyn Member>> {
-        let weak = |endpoint: &&Arc<Endpoint>| -> Weak<dyn Member> {
-            let weak = Arc::downgrade(endpoint);
-            weak
-        };
-        let members: Vec<_> = endpoints.iter().map(weak).collect();
+        let members: Vec<Weak<dyn Member>> =
+            endpoints.iter().map(|endpoint| Arc::downgrade(*endpoint) as Weak<dyn Member>).collect();
         members.iter().for_each(|member| total.join(member.clone()));
         members
     }
