@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::task::unconstrained;
+use tokio::task::{consume_budget, unconstrained};
 use tokio::time::{Instant, Sleep, sleep_until};
 use towline_core::sync::after;
 use towline_core::{CallContext, ConnectionPin, Error, Event, Kind, Phase, Poolable, Report, progress};
@@ -37,6 +37,8 @@ pin_project_lite::pin_project! {
         shared: Option<Arc<Shared<C>>>,
         wish: Wish,
         waiting: Option<Waiting>,
+        // Why there will be none, until the task has told.
+        refused: Option<Error>,
         // Of a caller who leaves before the others do, or whose runtime is not the driver's: the driver looks after
         // everybody else.
         #[pin]
@@ -92,7 +94,7 @@ impl<C: Poolable> LendFuture<C> {
 
     /// For a request that came back, with what its call asked for.
     pub(crate) fn again(shared: Arc<Shared<C>>, wish: Wish) -> Self {
-        Self { shared: Some(shared), wish, waiting: None, timer: None }
+        Self { shared: Some(shared), wish, waiting: None, refused: None, timer: None }
     }
 }
 
@@ -102,6 +104,13 @@ impl<C: Poolable> Future for LendFuture<C> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         loop {
+            if this.refused.is_some() {
+                // Somebody who asks again and again without a pause would keep the driver from ever mending it.
+                ready!(pin!(consume_budget()).poll(cx));
+            }
+            if let Some(error) = this.refused.take() {
+                return Poll::Ready(Err(error));
+            }
             let shared = this.shared.as_ref().expect("polled after completion");
             let lent = match this.waiting {
                 Some(waiting) => ready!(wait(shared, waiting, this.timer.as_mut(), cx)),
@@ -117,7 +126,13 @@ impl<C: Poolable> Future for LendFuture<C> {
             };
             *this.waiting = None;
             let shared = this.shared.take().expect("seen above");
-            let (grant, waited) = lent.map_err(|error| error.or_endpoint(&shared.name))?;
+            let (grant, waited) = match lent {
+                Ok(lent) => lent,
+                Err(error) => {
+                    *this.refused = Some(error.or_endpoint(&shared.name));
+                    continue;
+                }
+            };
             // First of all in hands that give it back: pins, reports and observers are not ours.
             let checkout = Checkout::new(shared, grant, std::mem::take(this.wish));
             if checkout.is_bound() {

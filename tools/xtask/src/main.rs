@@ -22,7 +22,8 @@ cargo xtask COMMAND
            [--docs]: towline beside its peers; --quick ends within two minutes once it is built, --docs writes
            docs/benchmarks.md; checkout-instructions --check fails when a checkout takes 5 % more instructions than are
            recorded, --record records them
-  soak     soak transport: ten million calls against a server without manners (minutes)
+  soak     soak transport: ten million calls against a server without manners (minutes); soak pool: a minute of callers
+           who leave and a backend that kills
   model    checks the hand-off between callers, connections and pools in every interleaving (minutes; --quick: in
            most)
   fuzz     fuzz [frames] [prost_codec] [shared] [--seconds N] [--merge]: 15 minutes each unless told otherwise;
@@ -164,7 +165,14 @@ fn soak(what: Option<&str>) -> Result<(), String> {
             }
             run(soak.args(["--", "--nocapture"]))
         }
-        other => Err(format!("no soak {}: there is `transport`", other.unwrap_or("named"))),
+        Some("pool") => {
+            let mut soak = cargo(&["test", "--release", "--package", "towline-pool", "--test", "soak"]);
+            if std::env::var_os("TOWLINE_SOAK_SECONDS").is_none() {
+                soak.env("TOWLINE_SOAK_SECONDS", "60");
+            }
+            run(soak.args(["--", "--nocapture"]))
+        }
+        other => Err(format!("no soak {}: there are `pool` and `transport`", other.unwrap_or("named"))),
     }
 }
 

@@ -311,3 +311,14 @@ async fn a_backend_that_talks_first_is_dialled_under_backoff() {
     let dials = dials.load(std::sync::atomic::Ordering::Relaxed);
     assert!(dials < 50, "one waiter made {dials} dials");
 }
+
+#[tokio::test]
+async fn a_caller_who_asks_again_without_a_pause_does_not_keep_the_pool_from_recovering() {
+    let make = ScriptedMaker::exclusive();
+    make.fail(Some(refused()));
+    let mut handle = handle(PoolBuilder::new(), &make).await;
+    handle.call(()).await.unwrap_err();
+    make.fail(None);
+    let asked = async { while handle.call(()).await.is_err() {} };
+    tokio::time::timeout(Duration::from_secs(30), asked).await.expect("one thread for both");
+}
