@@ -5,9 +5,11 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tower::discover::Change;
 use tower::{Service, ServiceBuilder, ServiceExt};
+use towline::core::CloseReason;
 use towline::core::TokioExecutor;
-use towline::{Call, Client, Endpoint, EndpointKey, Error, Event, Observer, SessionKey};
+use towline::{Call, Client, Endpoint, EndpointKey, Error, Event, Kind, Observer, Sent, SessionKey};
 use towline_proto::{Request, Response};
+use towline_testbed::ById;
 
 use super::{Bed, EchoClient, echo, request};
 
@@ -166,3 +168,39 @@ const _: fn() = || {
     service::<Client<Request, Response>>();
     observer::<std::sync::Arc<dyn Observer>>(|_, _| {});
 };
+
+// F9
+#[tokio::test]
+async fn a_backend_that_hangs_is_found_out_by_a_health_check() {
+    let bed = Bed::new(1).await;
+    let (every, limit) = (Duration::from_millis(50), Duration::from_millis(50));
+    let client = bed.builder().health_check(every, limit, || request("probe")).build().unwrap();
+    client.warm(1).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(bed.backends[0].served() >= 2, "it answers its probes");
+    assert_eq!(client.stats().live, 1);
+    bed.backends[0].faults().stall(true);
+    while client.stats().closed.by(CloseReason::Unhealthy) == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn closing_a_client_cuts_off_calls_that_take_too_long() {
+    let bed = Bed::new(1).await;
+    let pool = || towline::pool::PoolBuilder::new().close_deadline(Duration::from_millis(100));
+    for client in [bed.builder().pool(pool()), bed.builder().pool(pool()).multiplexed(ById)] {
+        let client = client.build().unwrap();
+        echo(&client, Call::new(request("first"))).await.unwrap();
+        bed.backends[0].faults().stall(true);
+        let caller = client.clone();
+        let call = tokio::spawn(async move { echo(&caller, Call::new(request("stuck"))).await });
+        while client.stats().in_use == 0 {
+            tokio::task::yield_now().await;
+        }
+        client.close().await;
+        let error = call.await.unwrap().unwrap_err();
+        assert_eq!((error.kind(), error.sent()), (Kind::Closed, Sent::Maybe), "{error}");
+        bed.backends[0].faults().stall(false);
+    }
+}

@@ -9,15 +9,23 @@
 //! - **Readiness holds nothing.** A connection is acquired inside the call's future, under the caller's deadline.
 //!   Clones that are ready, idle or dropped starve nobody.
 //! - **First in, first out.** A returned connection goes straight to the oldest waiter; a newcomer never overtakes.
-//! - **The cap counts dials in progress.** A dial starts only while waiters outnumber what dials will bring, and
-//!   whichever comes first, dial or return, serves the oldest waiter.
+//! - **The caps count dials in progress**, per endpoint and over all of them. A dial starts only while waiters outnumber
+//!   what dials will bring, and whichever comes first, dial or return, serves the oldest waiter. At the cap over all, the
+//!   idle connection that was used least recently makes room, whoever has it.
 //! - **Dropped at any poll, nothing is lost**: a dial survives the caller it was started for, and a connection that
 //!   was handed to somebody who left goes to the next.
-//! - **Dead connections are not handed out.** Idle ones are watched by the pool's one task; each gets one more
-//!   non-blocking look when it is handed out. A connection whose call was dropped half-way is closed.
+//! - **Dead connections are not handed out.** Idle ones are watched by the pool's one task; one that was heard of since, or
+//!   was not used for long, is looked at once more, without blocking, when it is handed out. A connection whose call was
+//!   dropped half-way is closed. What makes no sound can be found by a [`HealthCheck`].
+//! - **No call is cut by the age of its connection.** Lifetimes are jittered, and where
+//!   [`min_idle`](PoolBuilder::min_idle) asks for it the replacement comes first.
 //! - **A request that a connection could not take goes to another one**, without a clone and without a retry.
 //! - **An endpoint that cannot be reached fails fast** with the dial's own error, while the pool goes on dialling it
 //!   under backoff; waiters that can still be served wait on.
+//! - **A pinned call never goes elsewhere**: it has the connection of its session, or an error that says that it is gone.
+//! - **After the last handle, call and checkout no task is alive.**
+//!
+//! How big it should be, what each setting is for, and what happens when the backend restarts is told in `docs/pool.md`.
 //!
 //! ```
 //! use tower::{Service, ServiceExt};

@@ -14,10 +14,10 @@ use tower_service::Service;
 use towline_balance::{BalanceBuilder, fixed};
 use towline_connect::{ConnectDeadlineLayer, TcpConnector};
 use towline_core::{
-    BoxError, Endpoint, EndpointKey, Error, Observer, Observers, Phase, ReadyCall, SessionKey, SharedExecutor, Target,
-    TokioExecutor,
+    BoxError, Call, Endpoint, EndpointKey, Error, Observer, Observers, Phase, ReadyCall, SessionKey, SharedExecutor,
+    Target, TokioExecutor,
 };
-use towline_pool::PoolBuilder;
+use towline_pool::{Checkout, HealthCheck, PoolBuilder};
 use towline_retry::RetryLayer;
 use towline_sticky::Rendezvous;
 use towline_timeout::DeadlineLayer;
@@ -25,7 +25,7 @@ use towline_transport::{Correlate, SharedConfig};
 
 use crate::client::{Client, ClientPool, MayRepeat, Prepare, Who};
 use crate::codec_box::{BoxCodec, MessageCodec};
-use crate::connection::{BoxIo, Connecting, Dial, Headers, Kind};
+use crate::connection::{BoxIo, Connecting, Connection, Dial, Headers, Kind};
 
 /// What discovery yields to a client.
 type Discovered = Result<Change<EndpointKey, Endpoint>, Error>;
@@ -52,6 +52,7 @@ pub struct ClientBuilder<Req, Res> {
     headers: Headers,
     connection: SharedConfig,
     pool: PoolBuilder,
+    check: Option<Check<Req>>,
     retry: RetryLayer,
     deadline: Duration,
     who: Option<Who<Req>>,
@@ -59,6 +60,13 @@ pub struct ClientBuilder<Req, Res> {
     observers: Observers,
     executor: SharedExecutor,
     error: Option<Error>,
+}
+
+/// How idle connections are looked into.
+struct Check<Req> {
+    every: Duration,
+    limit: Duration,
+    probe: Box<dyn Fn() -> Req + Send + Sync>,
 }
 
 enum Encryption {
@@ -86,6 +94,7 @@ where
             headers: Headers::None,
             connection: SharedConfig::default(),
             pool: PoolBuilder::new(),
+            check: None,
             retry: RetryLayer::new(),
             deadline: Duration::from_secs(30),
             who: None,
@@ -225,6 +234,18 @@ where
         self
     }
 
+    /// Sends a request of this kind over connections that are idle, each after so long, and closes those that do not
+    /// answer within `limit`; see [`HealthCheck`]. Default: none, since closed connections are noticed without it.
+    pub fn health_check(
+        mut self,
+        every: Duration,
+        limit: Duration,
+        probe: impl Fn() -> Req + Send + Sync + 'static,
+    ) -> Self {
+        self.check = Some(Check { every, limit, probe: Box::new(probe) });
+        self
+    }
+
     /// When failed calls go again. Its observers are the client's.
     pub fn retry(mut self, retry: RetryLayer) -> Self {
         self.retry = retry;
@@ -284,6 +305,7 @@ where
             headers,
             connection,
             pool,
+            check,
             retry,
             deadline,
             who,
@@ -329,7 +351,11 @@ where
             let (stream, connecting) = (ReadyCall::new(stream.clone(), target), connecting.clone());
             Box::pin(async move { connecting.connection(stream.await?) })
         });
-        let pool: ClientPool<Req, Res> = pool.observers(observers.clone()).executor(executor.clone()).build(make)?;
+        let pool = pool.observers(observers.clone()).executor(executor.clone());
+        let pool: ClientPool<Req, Res> = match check {
+            Some(check) => pool.build_checked(make, check.over_connections())?,
+            None => pool.build(make)?,
+        };
 
         let policy = Rendezvous::new().observers(observers.clone());
         let balance = BalanceBuilder::new(policy).observers(observers.clone());
@@ -339,6 +365,17 @@ where
         };
         let stack = DeadlineLayer::new(deadline).layer(retry.observers(observers).layer(balance.clone()));
         Ok(Client::new(stack, balance, pool, Prepare { who, may_repeat }))
+    }
+}
+
+impl<Req: Send + 'static> Check<Req> {
+    fn over_connections<Res: Send + 'static>(self) -> HealthCheck<Connection<Req, Res>> {
+        let Self { every, limit, probe } = self;
+        let check = HealthCheck::new(move |mut connection: Checkout<'static, Connection<Req, Res>>| {
+            let answer = connection.call(Call::new(probe()));
+            async move { answer.await.map(drop) }
+        });
+        check.every(every).deadline(limit)
     }
 }
 

@@ -176,8 +176,13 @@ where
         warmed.into_iter().collect()
     }
 
-    /// Ends the client, and all its clones: no call gets a connection any more, those in flight finish. Resolves when
-    /// the last connection is closed.
+    /// What the pools of all endpoints have, and did: also those of endpoints that are gone.
+    pub fn stats(&self) -> Stats {
+        self.pool.stats()
+    }
+
+    /// Ends the client, and all its clones: no call gets a connection any more, those in flight finish, or are cut off
+    /// after the [`close_deadline`](towline_pool::PoolBuilder::close_deadline). Resolves when the last connection is closed.
     pub async fn close(&self) {
         self.pool.close().await;
     }
