@@ -1,7 +1,8 @@
 //! What a pool needs of a connection.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use tower_service::Service;
@@ -178,7 +179,8 @@ pub trait Poolable: Send + 'static {
     /// Of a [shared](Sharing::Shared) connection the pool asks one handle, and counts the calls itself: there,
     /// changes between `Idle` and `Busy` may come without a wake-up.
     ///
-    /// Does not block, and is called under the pool's lock.
+    /// Does not block. Like all methods of this trait it is called under the pool's lock; only
+    /// [`abort`](Self::abort) is not.
     fn poll_change(&mut self, seen: State, cx: &mut Context<'_>) -> Poll<State>;
 
     /// Another handle to the same connection, when it is [`Sharing::Shared`].
@@ -190,7 +192,7 @@ pub trait Poolable: Send + 'static {
     }
 
     /// Gives memory back that only a busy connection needs. The pool asks an exclusive connection for it once it has been
-    /// idle for a second.
+    /// idle for two seconds.
     fn trim(&mut self) {}
 
     /// Ends a [`Sharing::Shared`] connection with the calls in flight on it, which fail: the pool is closed, and their
@@ -210,16 +212,23 @@ pub trait Poolable: Send + 'static {
 #[derive(Debug)]
 pub struct Unwatched<S> {
     inner: S,
-    clean: Clean,
+    life: Arc<Life>,
 }
 
-/// Set while no call is unfinished; shared with the call's future.
-type Clean = std::sync::Arc<std::sync::atomic::AtomicBool>;
+/// What is known of the connection; shared with its calls' futures.
+#[derive(Debug, Default)]
+struct Life {
+    /// Calls that are not finished.
+    calls: AtomicUsize,
+    /// One was dropped before it finished. That is never made good: its answer may still come.
+    dirty: AtomicBool,
+    failed: AtomicBool,
+}
 
 impl<S> Unwatched<S> {
     /// Wraps `inner`.
     pub fn new(inner: S) -> Self {
-        Self { inner, clean: Clean::new(true.into()) }
+        Self { inner, life: Arc::default() }
     }
 }
 
@@ -229,15 +238,18 @@ impl<S: Send + 'static> Poolable for Unwatched<S> {
     }
 
     fn poll_change(&mut self, seen: State, _cx: &mut Context<'_>) -> Poll<State> {
-        match (self.clean.load(Ordering::Acquire), seen) {
-            (false, _) => Poll::Ready(State::Closed),
-            (true, State::Idle) => Poll::Pending,
-            (true, _) => Poll::Ready(State::Idle),
+        let Life { calls, dirty, failed } = &*self.life;
+        // A call that is left unfinished would be found out too late.
+        let unfinished = calls.load(Ordering::Acquire) > 0;
+        match (unfinished || dirty.load(Ordering::Acquire) || failed.load(Ordering::Acquire), seen) {
+            (true, _) => Poll::Ready(State::Closed),
+            (false, State::Idle) => Poll::Pending,
+            (false, _) => Poll::Ready(State::Idle),
         }
     }
 
     fn close_reason(&self) -> CloseReason {
-        CloseReason::Dirty
+        if self.life.failed.load(Ordering::Acquire) { CloseReason::Failed } else { CloseReason::Dirty }
     }
 }
 
@@ -253,14 +265,14 @@ where
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let ready = self.inner.poll_ready(cx).map_err(|error| Error::wrap(error).with_sent(crate::Sent::Never));
         if let Poll::Ready(Err(_)) = &ready {
-            self.clean.store(false, Ordering::Release);
+            self.life.failed.store(true, Ordering::Release);
         }
         ready
     }
 
     fn call(&mut self, request: Req) -> Self::Future {
-        self.clean.store(false, Ordering::Release);
-        UnwatchedFuture { inner: self.inner.call(request), clean: self.clean.clone() }
+        self.life.calls.fetch_add(1, Ordering::AcqRel);
+        UnwatchedFuture { call: Unfinished(Some(self.life.clone())), inner: self.inner.call(request) }
     }
 }
 
@@ -268,9 +280,30 @@ pin_project_lite::pin_project! {
     /// The response of [`Unwatched`].
     #[derive(Debug)]
     pub struct UnwatchedFuture<F> {
+        call: Unfinished,
         #[pin]
         inner: F,
-        clean: Clean,
+    }
+}
+
+/// A call that makes its connection dirty when it is dropped.
+#[derive(Debug)]
+struct Unfinished(Option<Arc<Life>>);
+
+impl Unfinished {
+    fn finish(&mut self, failed: bool) {
+        if let Some(life) = self.0.take() {
+            life.failed.fetch_or(failed, Ordering::AcqRel);
+            life.calls.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Some(life) = &self.0 {
+            life.dirty.store(true, Ordering::Release);
+        }
     }
 }
 
@@ -284,7 +317,7 @@ where
     fn poll(self: std::pin::Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let result = std::task::ready!(this.inner.poll(cx)).map_err(Error::wrap);
-        this.clean.store(result.is_ok(), Ordering::Release);
+        this.call.finish(result.is_err());
         Poll::Ready(result)
     }
 }

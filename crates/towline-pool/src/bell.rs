@@ -54,11 +54,19 @@ impl Ring {
     }
 
     /// Calls the driver to the connection.
-    pub(crate) fn ring(&self) {
-        if !self.rung.swap(true, Ordering::AcqRel) {
-            self.bell.rung.lock().push(self.slot);
+    fn ring(&self) {
+        if self.note() {
             self.bell.driver.wake();
         }
+    }
+
+    /// Notes that the driver has to look at the connection, without waking it. Whether that is new.
+    pub(crate) fn note(&self) -> bool {
+        let new = !self.rung.swap(true, Ordering::AcqRel);
+        if new {
+            self.bell.rung.lock().push(self.slot);
+        }
+        new
     }
 
     /// To be called before the connection is looked at.

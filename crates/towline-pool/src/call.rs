@@ -38,7 +38,7 @@ pin_project_lite::pin_project! {
         C: Poolable,
     {
         Lending { #[pin] lend: LendFuture<C>, request: Option<Req> },
-        Readying { checkout: Option<Checkout<'static, C>>, request: Option<Req> },
+        Readying { checkout: Option<Checkout<'static, C>>, request: Option<Req>, end: End },
         // In this order: the call is dropped before its connection is given back.
         Calling { #[pin] future: F, checkout: Checkout<'static, C>, end: End },
         Done,
@@ -54,7 +54,7 @@ where
     }
 
     pub(crate) fn with_checkout(checkout: Option<Checkout<'static, C>>, request: Req) -> Self {
-        Self { state: State::Readying { checkout, request: Some(request) }, handed_back: 0 }
+        Self { state: State::Readying { checkout, request: Some(request), end: End::Unknown }, handed_back: 0 }
     }
 }
 
@@ -74,19 +74,26 @@ where
                     let lent = std::task::ready!(lend.poll(cx));
                     let request = request.take();
                     match lent {
-                        Ok(checkout) => state.set(State::Readying { checkout: Some(checkout), request }),
+                        Ok(checkout) => {
+                            state.set(State::Readying { checkout: Some(checkout), request, end: End::Unknown })
+                        }
                         Err(error) => {
                             state.set(State::Done);
                             return Poll::Ready(Err(error));
                         }
                     }
                 }
-                StateProj::Readying { checkout, request } => {
+                StateProj::Readying { checkout, request, end } => {
                     let Some(connection) = checkout else {
                         state.set(State::Done);
                         return Poll::Ready(Err(spent()));
                     };
-                    let ready = std::task::ready!(Service::<Req>::poll_ready(&mut **connection, cx));
+                    let Poll::Ready(ready) = Service::<Req>::poll_ready(&mut **connection, cx) else {
+                        std::task::ready!(end.poll(connection, cx));
+                        let error = cut_off().with_sent(Sent::Never).or_endpoint(&connection.shared().name);
+                        state.set(State::Done);
+                        return Poll::Ready(Err(error));
+                    };
                     let (Some(mut checkout), Some(request)) = (checkout.take(), request.take()) else {
                         panic!("polled after completion");
                     };

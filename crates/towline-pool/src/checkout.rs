@@ -13,6 +13,7 @@ use crate::core::Use;
 use crate::lend::Wish;
 use crate::shared::Shared;
 use crate::slot::{Grant, SlotId};
+use crate::sync::Ordering;
 
 /// A connection for one call, or for as long as it is held; dropping it gives it back.
 ///
@@ -56,6 +57,16 @@ impl<C: Poolable> Checkout<'static, C> {
     }
 }
 
+impl<C: Poolable> Checkout<'static, C> {
+    /// For a health check.
+    pub(crate) fn to_look_into(shared: Arc<Shared<C>>, grant: Grant<C>) -> Self {
+        shared.checks.fetch_add(1, Ordering::AcqRel);
+        let mut checkout = Self::new(shared, grant, Wish::default());
+        checkout.how.check = true;
+        checkout
+    }
+}
+
 impl<'a, C: Poolable> Checkout<'a, C> {
     /// An idle connection, if there is one that needs no further thought.
     #[inline]
@@ -92,13 +103,15 @@ impl<'a, C: Poolable> Checkout<'a, C> {
 
     /// The connection is of no further use: it is closed when it is given back, instead of reused.
     ///
-    /// For what the pool cannot know, such as a server that answers, and says that it is shutting down.
+    /// For what the pool cannot know, such as a server that answers, and says that it is shutting down. A checkout that was
+    /// called as a `Service` has given its connection to that call; to poison it afterwards, call the connection itself.
     pub fn poison(&mut self) {
         self.how.poisoned = true;
     }
 
-    /// A call on it succeeded: the endpoint is well.
-    pub(crate) fn succeeded(&mut self) {
+    /// A call on the connection succeeded, so its endpoint is well, and dials need no backoff any more. The pool knows
+    /// that of calls it makes itself, not of what is done with the connection of a checkout.
+    pub fn succeeded(&mut self) {
         self.how.succeeded = true;
     }
 
@@ -140,6 +153,9 @@ impl<C: Poolable> Drop for Checkout<'_, C> {
     fn drop(&mut self) {
         if let Some(home) = &self.home {
             home.give_back(self.slot, &mut self.connection, self.how);
+            if self.how.check {
+                home.checks.fetch_sub(1, Ordering::AcqRel);
+            }
         }
     }
 }

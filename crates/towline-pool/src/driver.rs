@@ -18,9 +18,9 @@ use crate::bell::Bell;
 use crate::check::{BoxCheck, HealthCheck};
 use crate::checkout::Checkout;
 use crate::core::{DialPermit, Need};
-use crate::lend::Wish;
 use crate::limits::Limits;
 use crate::shared::Shared;
+use crate::sync::Ordering;
 
 pub(crate) struct Driver<M: Service<T>, T>
 where
@@ -112,7 +112,7 @@ where
                 return None;
             };
             let Some(place) = shared.place(need, now) else {
-                return (need == Need::Warmth).then(|| after(now, self.limits.tick()));
+                return (need != Need::Waiter).then(|| after(now, self.limits.tick()));
             };
             match shared.change(|core, _| core.start_dial(place, now)) {
                 Ok(permit) => {
@@ -170,7 +170,7 @@ where
         while self.checks.len() < self.limits.max_dials {
             let Some(grant) = shared.change(|core, effects| core.start_check(now, effects)) else { return };
             let connection = grant.slot.id;
-            let checkout = Checkout::new(shared.clone(), grant, Wish::default());
+            let checkout = Checkout::to_look_into(shared.clone(), grant);
             let future = guard(|| check.begin(checkout)).ok();
             self.checks.push(Check { connection, deadline: after(now, check.deadline), future });
         }
@@ -181,10 +181,10 @@ where
         let before = self.checks.len();
         self.checks.retain_mut(|check| {
             let Poll::Ready(healthy) = check.poll(cx) else { return true };
-            // Gives the connection back, before it is judged.
-            check.future = None;
             let now = Instant::now();
+            // Judged before it is given back.
             shared.change(|core, effects| core.checked(check.connection, !healthy, now, effects));
+            check.future = None;
             false
         });
         self.checks.len() < before
@@ -251,13 +251,20 @@ where
         loop {
             let now = Instant::now();
             let (closed, live) = this.look(&shared, now);
-            if closed {
+            // Nobody else holds it but the checks that this task runs.
+            let forsaken = Arc::strong_count(&shared) <= 1 + shared.checks.load(Ordering::Acquire);
+            if closed || forsaken {
                 this.give_up(&shared);
-                // Connections in use may come back with their response unread, and settle.
-                return if live { Poll::Pending } else { Poll::Ready(()) };
+                shared.wants_no_place();
             }
-            let again = this.start_dials(&shared, now);
-            this.start_checks(&shared, now);
+            if forsaken || (closed && !live) {
+                return Poll::Ready(());
+            }
+            let mut again = None;
+            if !closed {
+                again = this.start_dials(&shared, now);
+                this.start_checks(&shared, now);
+            }
             if this.poll_dials(&shared, cx) | this.poll_checks(&shared, cx) {
                 continue;
             }

@@ -13,8 +13,6 @@ use crate::total::Place;
 #[must_use]
 pub(crate) struct Effects<C> {
     pub(crate) wake_driver: bool,
-    /// A connection is idle, and other endpoints want its place.
-    pub(crate) feed: bool,
     /// Mostly there is one to wake: that costs no memory.
     pub(crate) wake: Option<Waker>,
     pub(crate) others: Vec<Effect<C>>,
@@ -33,8 +31,10 @@ pub(crate) struct Closed<C> {
     pub(crate) reason: CloseReason,
     /// Absent when it is lent exclusively.
     pub(crate) connection: Option<C>,
-    /// Given when the calls on it are to end now.
-    pub(crate) cut: Option<Arc<Ring>>,
+    /// The calls on it are to end now.
+    pub(crate) cut: bool,
+    pub(crate) ring: Arc<Ring>,
+    pub(crate) waker: Waker,
     pub(crate) place: Place,
 }
 
@@ -49,6 +49,6 @@ impl<C> Effects<C> {
 
 impl<C> Default for Effects<C> {
     fn default() -> Self {
-        Self { wake_driver: false, feed: false, wake: None, others: Vec::new() }
+        Self { wake_driver: false, wake: None, others: Vec::new() }
     }
 }

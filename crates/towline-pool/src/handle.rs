@@ -23,6 +23,9 @@ use crate::stats::Stats;
 /// Clones share the pool. When the last is dropped, and the last call and [`Checkout`](crate::Checkout) with it, the
 /// connections close and the pool's task ends.
 ///
+/// As a `Service` it takes any request, and reads no [context](CallContext) from it. A balancer does, and so does
+/// [`lend`](Lend::lend): deadlines, reports and pins reach the pool that way.
+///
 /// Ready unless nothing is connected and the first connection is under way or backs off; then it wakes when one is
 /// there. Ready or not, it holds nothing: a connection is acquired in the call's future.
 pub struct Handle<C: Poolable> {

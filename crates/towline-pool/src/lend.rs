@@ -52,11 +52,11 @@ pin_project_lite::pin_project! {
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
             if let (Some(shared), Some(Waiting { place, .. })) = (&this.shared, this.waiting) {
-                let left = shared.change(|core, effects| match core.leave(*place) {
-                    Some(Ok(Grant { connection, slot, .. })) => {
-                        Ok(core.give_back(slot, connection, Use::default(), Instant::now, effects))
+                let left = shared.change(|core, effects| match core.leave(*place, effects) {
+                    (Some(Ok(Grant { connection, slot, .. })), waker) => {
+                        (core.give_back(slot, connection, Use::default(), Instant::now, effects), None, waker)
                     }
-                    other => Err(other),
+                    (refused, waker) => (None, refused, waker),
                 });
                 drop(left);
             }
@@ -80,7 +80,7 @@ impl Wish {
 
 struct Waiting {
     place: Place,
-    since: Instant,
+    wait: Wait,
     drives: u32,
 }
 
@@ -183,8 +183,9 @@ fn ask<C: Poolable>(shared: &Shared<C>, wish: &Wish, cx: &mut Context<'_>) -> Re
             None if core.is_driven_on(runtime) => None,
             earlier => Some(earlier.unwrap_or(until)),
         };
-        let place = core.join(slot, Wait { since, until }, cx.waker().clone(), effects);
-        Ok(Asked::Waits { waiting: Waiting { place, since, drives: 0 }, timer })
+        let wait = Wait { since, until };
+        let place = core.join(slot, wait, cx.waker().clone(), effects);
+        Ok(Asked::Waits { waiting: Waiting { place, wait, drives: 0 }, timer })
     };
     let mut connection = None;
     let asked = match pin {
@@ -209,11 +210,12 @@ type Waited<C> = Result<(Grant<C>, Option<Duration>), Error>;
 fn wait<C: Poolable>(
     shared: &Shared<C>,
     waiting: &mut Waiting,
-    timer: Pin<&mut Option<Sleep>>,
+    mut timer: Pin<&mut Option<Sleep>>,
     cx: &mut Context<'_>,
 ) -> Poll<Waited<C>> {
-    let place = waiting.place;
-    if let Some(result) = shared.read(|core| core.pick_up(place, cx.waker(), Instant::now)) {
+    let Waiting { place, wait, .. } = *waiting;
+    let (picked_up, _old) = shared.read(|core| core.pick_up(place, cx.waker(), Instant::now));
+    if let Some(result) = picked_up {
         return Poll::Ready(result.map(|(grant, waited)| (grant, Some(waited))));
     }
     // Noted first whom to wake: a driver that ends from here on wakes this task, which starts another.
@@ -224,15 +226,23 @@ fn wait<C: Poolable>(
             return Poll::Ready(give_up(shared, place, error));
         }
     }
+    if timer.is_none() {
+        // It may have moved to another runtime than the driver's, which may stand still.
+        let here = Handle::try_current().map(|runtime| runtime.id());
+        if here.is_ok_and(|here| shared.read(|core| !core.is_driven_on(here))) {
+            timer.set(Some(sleep_until(wait.until)));
+        }
+    }
     let Some(timer) = timer.as_pin_mut() else { return Poll::Pending };
     ready!(pin!(unconstrained(timer)).poll(cx)); // Outside of the task's budget.
-    let error = shared.read(|core| core.waited_in_vain(waiting.since.elapsed()));
+    let error = shared.read(|core| core.waited_in_vain(wait.since.elapsed()));
     Poll::Ready(give_up(shared, place, error))
 }
 
 /// Ends the wait with an error, unless a connection has come at the last moment.
 fn give_up<C: Poolable>(shared: &Shared<C>, place: Place, error: Error) -> Waited<C> {
-    match shared.read(|core| core.leave(place)) {
+    let (left, _waker) = shared.change(|core, effects| core.leave(place, effects));
+    match left {
         Some(Ok(grant)) => Ok((grant, None)),
         _ => Err(error),
     }

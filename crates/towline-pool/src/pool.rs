@@ -45,6 +45,8 @@ where
 
 struct Endpoints<T, C: Poolable> {
     by_target: HashMap<T, Weak<Shared<C>>>,
+    /// Those whose handles were closed, with calls in flight, before their target was asked for again.
+    closing: Vec<Weak<Shared<C>>>,
     closed: bool,
 }
 
@@ -60,7 +62,7 @@ where
         common: Common,
         executor: SharedExecutor,
     ) -> Self {
-        let endpoints = Lock::new(Endpoints { by_target: HashMap::new(), closed: false });
+        let endpoints = Lock::new(Endpoints { by_target: HashMap::new(), closing: Vec::new(), closed: false });
         Self { inner: Arc::new(Inner { make: Arc::new(Lock::new(make)), check, endpoints, common, executor }) }
     }
 
@@ -93,7 +95,7 @@ where
 
 impl<T, C: Poolable> Endpoints<T, C> {
     fn handles(&self) -> Vec<Handle<C>> {
-        self.by_target.values().filter_map(Weak::upgrade).map(Handle::new).collect()
+        self.by_target.values().chain(&self.closing).filter_map(Weak::upgrade).map(Handle::new).collect()
     }
 }
 
@@ -162,11 +164,15 @@ where
             return Err(Error::new(Kind::Closed, Phase::Queue).with_message("the pool is closed"));
         }
         let known = endpoints.by_target.get(&target).and_then(Weak::upgrade);
-        // One that was closed by its handle is over: a new life begins.
-        if let Some(shared) = known.filter(|shared| !shared.read(|core| core.is_closed())) {
-            return Ok(Handle::new(shared));
-        }
         endpoints.by_target.retain(|_, shared| shared.strong_count() > 0);
+        endpoints.closing.retain(|shared| shared.strong_count() > 0);
+        if let Some(shared) = known {
+            if !shared.read(|core| core.is_closed()) {
+                return Ok(Handle::new(shared));
+            }
+            // It was closed by its handle: a new life begins.
+            endpoints.closing.push(Arc::downgrade(&shared));
+        }
         let name = EndpointKey::new(target.to_string());
         let (make, check) = (self.make.clone(), self.check.clone());
         let (executor, key) = (self.executor.clone(), target.clone());

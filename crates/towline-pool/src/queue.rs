@@ -84,7 +84,12 @@ impl<G> Queue<G> {
 
     /// Whether anybody waits whom the connection in `slot` can serve.
     pub(crate) fn is_waited_for(&self, slot: usize) -> bool {
-        !self.line.is_empty() || self.pinned.get(slot).is_some_and(|line| !line.is_empty())
+        !self.line.is_empty() || self.is_pinned_to(slot)
+    }
+
+    /// Whether anybody waits for the connection in `slot` and no other.
+    pub(crate) fn is_pinned_to(&self, slot: usize) -> bool {
+        self.pinned.get(slot).is_some_and(|line| !line.is_empty())
     }
 
     /// Serves whoever came first of those whom the connection in `slot` can serve.
@@ -122,23 +127,26 @@ impl<G> Queue<G> {
         }
     }
 
-    /// The grant and since when it was waited for, if it is there; the place is free then. Else notes whom to wake.
-    pub(crate) fn pick_up(&mut self, place: Place, waker: &Waker) -> Option<(G, Instant)> {
+    /// The grant and since when it was waited for, if it is there; the place is free then. Else notes whom to wake. In
+    /// either case there may be a waker that is to be dropped without the lock.
+    pub(crate) fn pick_up(&mut self, place: Place, waker: &Waker) -> (Option<(G, Instant)>, Option<Waker>) {
         let waiter = &mut self.waiters[place.0];
         if waiter.grant.is_some() {
-            let waiter = self.waiters.remove(place.0);
-            return waiter.grant.map(|grant| (grant, waiter.wait.since));
+            let Waiter { grant, wait, waker, .. } = self.waiters.remove(place.0);
+            return (grant.map(|grant| (grant, wait.since)), Some(waker));
         }
-        waiter.waker.clone_from(waker);
-        None
+        let changed = !waiter.waker.will_wake(waker);
+        (None, changed.then(|| std::mem::replace(&mut waiter.waker, waker.clone())))
     }
 
-    /// Leaves the queue; a grant that came in the meantime has to go to somebody else.
-    pub(crate) fn leave(&mut self, place: Place) -> Option<G> {
+    /// Leaves the queue; a grant that came in the meantime has to go to somebody else. The waker is to be dropped without
+    /// the lock.
+    pub(crate) fn leave(&mut self, place: Place) -> (Option<G>, Waker) {
         if self.waiters[place.0].grant.is_none() {
             self.unlink(place.0);
         }
-        self.waiters.remove(place.0).grant
+        let Waiter { grant, waker, .. } = self.waiters.remove(place.0);
+        (grant, waker)
     }
 
     /// Everybody who waits.
@@ -174,21 +182,21 @@ mod tests {
     }
 
     fn picked_up(queue: &mut Queue<char>, place: Place) -> Option<char> {
-        queue.pick_up(place, Waker::noop()).map(|(grant, _)| grant)
+        queue.pick_up(place, Waker::noop()).0.map(|(grant, _)| grant)
     }
 
     #[test]
     fn the_first_to_come_is_the_first_to_be_served_whoever_leaves() {
         let mut queue = Queue::new();
         let places: Vec<_> = (0..5).map(|_| join(&mut queue, None)).collect();
-        assert_eq!(queue.leave(places[0]), None);
-        assert_eq!(queue.leave(places[2]), None);
-        assert_eq!(queue.leave(places[4]), None);
+        assert_eq!(queue.leave(places[0]).0, None);
+        assert_eq!(queue.leave(places[2]).0, None);
+        assert_eq!(queue.leave(places[4]).0, None);
         queue.serve(0, 'a').unwrap();
         queue.serve(0, 'b').unwrap();
         assert_eq!(queue.serve(0, 'c').unwrap_err(), 'c');
         assert_eq!(picked_up(&mut queue, places[1]), Some('a'));
-        assert_eq!(queue.leave(places[3]), Some('b'));
+        assert_eq!(queue.leave(places[3]).0, Some('b'));
         assert!(queue.is_empty() && queue.waiters.is_empty() && queue.line.is_empty());
     }
 

@@ -1,6 +1,7 @@
 //! The core behind its lock, and what happens outside it.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Weak};
 
 use tokio::time::Instant;
@@ -12,7 +13,7 @@ use crate::effects::{Closed, Effect, Effects};
 use crate::limits::Limits;
 use crate::slot::SlotId;
 use crate::stats::Stats;
-use crate::sync::{AtomicBool, AtomicU8, Guard, Lock, Ordering};
+use crate::sync::{AtomicBool, AtomicU8, AtomicUsize, Guard, Lock, Ordering};
 use crate::total::{Member, Place, Total};
 
 /// Starts the driver of an endpoint.
@@ -24,6 +25,10 @@ pub(crate) struct Shared<C: Poolable> {
     /// What the core says of its room, readable without the lock.
     room: AtomicU8,
     driving: AtomicBool,
+    /// Has had a driver: then it has something to look after.
+    was_driven: AtomicBool,
+    /// Health checks that hold the pool: they are no reason to keep it.
+    pub(crate) checks: AtomicUsize,
     pub(crate) bell: Arc<Bell>,
     pub(crate) limits: Limits,
     pub(crate) name: EndpointKey,
@@ -63,6 +68,8 @@ impl<C: Poolable> Shared<C> {
             room: AtomicU8::new(core.room() as u8),
             core: Lock::new(core),
             driving: AtomicBool::new(false),
+            was_driven: AtomicBool::new(false),
+            checks: AtomicUsize::new(0),
             bell,
             limits: common.limits,
             name,
@@ -97,9 +104,9 @@ impl<C: Poolable> Shared<C> {
         let result = change(&mut core, &mut effects);
         self.publish(core.room());
         drop(core);
-        let Effects { wake_driver, feed, wake, others } = effects;
+        let Effects { wake_driver, wake, others } = effects;
         if wake_driver {
-            self.bell.wake_driver();
+            self.call_driver();
         }
         if let Some(waker) = wake {
             waker.wake();
@@ -107,30 +114,45 @@ impl<C: Poolable> Shared<C> {
         if !others.is_empty() {
             self.follow(others);
         }
-        if feed {
-            self.feed();
-        }
         result
     }
 
+    /// Somebody has to look after the pool, also when the last driver ended with its runtime. Where none can be started,
+    /// whoever waits next will hear of it.
+    fn call_driver(&self) {
+        if self.is_driven() {
+            self.bell.wake_driver();
+        } else if self.was_driven.load(Ordering::Acquire) {
+            let _refused = self.drive();
+        }
+    }
+
+    /// Whom others wait for comes first: what is foreign may panic, and then does so last.
     fn follow(&self, effects: Vec<Effect<C>>) {
+        let mut closed = Vec::new();
         for effect in effects {
             match effect {
                 Effect::Wake(waker) => waker.wake(),
                 Effect::Unused(place) => drop(place),
-                Effect::Closed(Closed { id, reason, connection, cut, place }) => {
-                    end(connection, cut);
+                Effect::Closed(Closed { id, reason, connection, cut, ring, waker, place }) => {
                     drop(place);
-                    self.observers.emit(Event::Closed { endpoint: &self.name, connection: id, reason });
+                    closed.push((id, reason, connection, cut, ring, waker));
                 }
             }
         }
-    }
-
-    /// What is idle here may be evicted for whoever wants its place.
-    fn feed(&self) {
-        if let Some(share) = &self.total {
-            share.total.feed();
+        let mut panic = None;
+        for (connection, reason, gone, cut, ring, waker) in closed {
+            let end = || {
+                end(gone, cut.then_some(&*ring));
+                drop((ring, waker));
+                self.observers.emit(Event::Closed { endpoint: &self.name, connection, reason });
+            };
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(end)) {
+                panic.get_or_insert(payload);
+            }
+        }
+        if let Some(payload) = panic {
+            resume_unwind(payload);
         }
     }
 
@@ -212,6 +234,7 @@ impl<C: Poolable> Shared<C> {
     /// Starts the driver unless it runs.
     pub(crate) fn drive(&self) -> Result<(), Error> {
         if !self.is_driven() && !self.driving.swap(true, Ordering::AcqRel) {
+            self.was_driven.store(true, Ordering::Release);
             if let Some(share) = &self.total {
                 *share.granted.lock() = Some(Vec::new());
             }
@@ -223,11 +246,16 @@ impl<C: Poolable> Shared<C> {
     /// The driver has ended, with these dials in progress; the next who waits starts another.
     pub(crate) fn undriven(&self, lost: Vec<DialPermit>) {
         let now = Instant::now();
-        let unused = self.total.as_ref().and_then(|share| share.granted.lock().take());
+        let unused = self.total.as_ref().and_then(|share| {
+            share.total.withdraw(&share.itself);
+            share.granted.lock().take()
+        });
         self.change(|core, effects| {
             // Under the lock: who is woken by this must find that nobody drives.
             self.driving.store(false, Ordering::Release);
             core.driver_gone(lost, now, effects);
+            // The next return, or whoever waits, starts another: not this one, whose runtime may be ending.
+            effects.wake_driver = false;
         });
         drop(unused);
     }
@@ -246,7 +274,8 @@ impl<C: Poolable> Shared<C> {
                     share.granted()
                 })
             }
-            Need::Recovery => share.total.claim(&share.itself, true),
+            // Nobody waits for it: no reason to close what others use.
+            Need::Recovery => share.total.take(),
             Need::Warmth => share.total.take().or_else(|| {
                 self.change(|core, effects| core.retire(now, effects));
                 share.total.take()
@@ -277,7 +306,7 @@ impl<C: Poolable> Share<C> {
 }
 
 /// A connection that is closed; with the calls on it, if they are to end.
-fn end<C: Poolable>(mut connection: Option<C>, cut: Option<Arc<Ring>>) {
+fn end<C: Poolable>(mut connection: Option<C>, cut: Option<&Ring>) {
     if let Some(ring) = cut {
         ring.cut();
         if let Some(connection) = &mut connection {
@@ -297,10 +326,6 @@ impl<C: Poolable> Member for Shared<C> {
         None
     }
 
-    fn nudge(&self) {
-        self.bell.wake_driver();
-    }
-
     fn least_recent(&self) -> Option<Instant> {
         self.read(|core| core.least_recent())
     }
@@ -311,11 +336,21 @@ impl<C: Poolable> Member for Shared<C> {
     }
 }
 
-// Whoever held the pool is gone: idle connections close, and the driver ends.
+// Whoever held the pool is gone: connections close, and the driver ends.
 impl<C: Poolable> Drop for Shared<C> {
     fn drop(&mut self) {
-        self.shut_down();
-        *self.past.lock() += self.read(|core| core.stats());
+        let now = Instant::now();
+        if let Some(share) = &self.total {
+            share.total.withdraw(&share.itself);
+        }
+        self.was_driven.store(false, Ordering::Release); // There is nothing to drive for.
+        let last = self.change(|core, effects| {
+            core.shut_down(now, effects);
+            core.end_all(now, effects);
+            core.stats()
+        });
+        *self.past.lock() += last.counters();
+        self.bell.wake_driver();
     }
 }
 

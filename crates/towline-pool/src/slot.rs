@@ -1,5 +1,6 @@
 //! One connection of a pool, and a grant of it.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
@@ -52,6 +53,8 @@ pub(crate) struct Slot<C> {
     /// When it was last found well, and when it will be looked into again.
     pub(crate) check_at: Option<Instant>,
     pub(crate) checking: bool,
+    /// Is coming back from a check, which is no use of it.
+    pub(crate) looked_into: bool,
     /// Has no memory to give back.
     pub(crate) trimmed: bool,
     /// Is in the list of idle connections.
@@ -105,7 +108,7 @@ impl<C: Poolable> Slot<C> {
         let mut cx = Context::from_waker(&self.waker);
         let mut seen = State::Idle;
         loop {
-            match connection.poll_change(seen, &mut cx) {
+            match look(connection, seen, &mut cx) {
                 // A shared connection is busy with its other calls.
                 Poll::Ready(state @ (State::Idle | State::Busy)) if state != seen => seen = state,
                 Poll::Ready(state @ (State::Draining | State::Closed)) => {
@@ -119,6 +122,12 @@ impl<C: Poolable> Slot<C> {
             }
         }
     }
+}
+
+/// Asks a connection for its state. One that panics is of no further use.
+#[inline]
+pub(crate) fn look(connection: &mut impl Poolable, seen: State, cx: &mut Context<'_>) -> Poll<State> {
+    catch_unwind(AssertUnwindSafe(|| connection.poll_change(seen, cx))).unwrap_or(Poll::Ready(State::Closed))
 }
 
 /// How many calls it carries at once.

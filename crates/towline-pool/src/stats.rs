@@ -11,7 +11,8 @@ use towline_core::CloseReason;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Calls, and checkouts, that hold a connection or a share of one.
+    /// Calls, and checkouts, that hold a connection or a share of one, and shared connections with a response that is
+    /// still being read.
     pub in_use: usize,
     /// Connections that nobody uses.
     pub idle: usize,
@@ -69,6 +70,13 @@ fn index(reason: CloseReason) -> Option<usize> {
 impl fmt::Debug for Closed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_map().entries(self.iter().map(|(reason, count)| (reason.as_str(), count))).finish()
+    }
+}
+
+impl Stats {
+    /// What counts since the pool was made, without what is.
+    pub(crate) fn counters(self) -> Self {
+        Self { in_use: 0, idle: 0, dialling: 0, waiting: 0, live: 0, ..self }
     }
 }
 

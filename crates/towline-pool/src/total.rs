@@ -2,10 +2,10 @@
 //!
 //! Every connection, and every dial, has a [`Place`]. Handing out an idle connection needs none, so calls never come
 //! here. An endpoint whose callers wait and that finds no place free *claims* one: places that become free go to the
-//! claims in the order in which they came. An idle connection of any endpoint is no reason to wait: whoever claims
-//! evicts the one that was used least recently. And where all connections are in use, an endpoint that has none at all
-//! gets the place of the next one that comes back to an endpoint with several; else a busy endpoint could keep another
-//! out for ever.
+//! claims in the order in which they came. Nothing is idle while anybody claims: whoever claims evicts what was used
+//! least recently, and an endpoint to which a connection comes back that nobody there waits for closes it. Where some wait,
+//! it goes to them, unless an endpoint that has none at all claims and this one has several; else a busy endpoint could
+//! keep another out for ever.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -18,9 +18,6 @@ use crate::sync::{AtomicU8, Lock, Ordering};
 pub(crate) trait Member: Send + Sync {
     /// A place that it has claimed; back, if nobody is there to use it.
     fn offer(&self, place: Place) -> Option<Place>;
-
-    /// Somewhere a connection has become idle.
-    fn nudge(&self);
 
     /// When its least recently used idle connection was used.
     fn least_recent(&self) -> Option<Instant>;
@@ -111,16 +108,18 @@ impl Total {
 
     /// A place if one is free; else the member will be offered one.
     pub(crate) fn claim(self: &Arc<Self>, member: &Weak<dyn Member>, destitute: bool) -> Option<Place> {
-        let place = self.take();
-        if place.is_none() {
-            let mut state = self.state.lock();
-            match state.claims.iter_mut().find(|claim| is(&claim.member, member)) {
-                Some(claim) => claim.destitute = destitute,
-                None => state.claims.push_back(Claim { member: member.clone(), destitute }),
-            }
-            self.tell(&state);
+        let mut state = self.state.lock();
+        if state.used < self.max {
+            state.used += 1;
+            return Some(Place(Some(self.clone())));
         }
-        place
+        // Under the same lock: a place that became free in between would be nobody's.
+        match state.claims.iter_mut().find(|claim| is(&claim.member, member)) {
+            Some(claim) => claim.destitute = destitute,
+            None => state.claims.push_back(Claim { member: member.clone(), destitute }),
+        }
+        self.tell(&state);
+        None
     }
 
     /// The member wants no place any more.
@@ -140,14 +139,6 @@ impl Total {
             let idle = members.iter().filter_map(|member| Some((member.least_recent()?, member)));
             idle.min_by_key(|(since, _)| *since).is_some_and(|(_, member)| member.evict_least_recent())
         })
-    }
-
-    /// Tells the first who claims a place that a connection has become idle.
-    pub(crate) fn feed(&self) {
-        let first = self.state.lock().claims.front().and_then(|claim| claim.member.upgrade());
-        if let Some(member) = first {
-            member.nudge();
-        }
     }
 
     fn pass_on(self: Arc<Self>) {
@@ -206,8 +197,6 @@ mod tests {
             self.places.lock().push(place);
             None
         }
-
-        fn nudge(&self) {}
 
         fn least_recent(&self) -> Option<Instant> {
             None

@@ -29,10 +29,10 @@ pub(crate) enum Need {
     Warmth,
 }
 
-/// Who wants connections ahead.
+/// Who wants connections ahead, once.
 pub(super) struct Warmth {
-    /// So many, once.
-    want: usize,
+    /// As soon as the target is known.
+    at_start: usize,
     wishes: Slab<Wish>,
 }
 
@@ -43,8 +43,22 @@ struct Wish {
 }
 
 impl Warmth {
-    pub(super) fn new(want: usize) -> Self {
-        Self { want, wishes: Slab::new() }
+    pub(super) fn new(at_start: usize) -> Self {
+        Self { at_start, wishes: Slab::new() }
+    }
+
+    /// So many are wanted still.
+    fn want(&self) -> usize {
+        let wishes = self.wishes.iter().filter(|(_, wish)| !wish.reached).map(|(_, wish)| wish.want);
+        wishes.max().unwrap_or(0).max(self.at_start)
+    }
+
+    /// So many are open. Once there are enough, connections come and go with the calls.
+    fn reached(&mut self, live: usize) {
+        if live >= self.at_start {
+            self.at_start = 0;
+        }
+        self.wishes.iter_mut().for_each(|(_, wish)| wish.reached |= live >= wish.want);
     }
 }
 
@@ -65,11 +79,11 @@ impl<C: Poolable> Core<C> {
         if alone && self.dialling > 0 {
             return None;
         }
-        if self.queue.in_line() > self.dialling * self.capacity.unwrap_or(1) {
+        if self.queue.in_line() > self.dialling.saturating_mul(self.capacity.unwrap_or(1)) {
             Some(Need::Waiter)
         } else if self.is_down() && self.dialling == 0 {
             Some(Need::Recovery)
-        } else if live_or_dialling < self.warmth.want || self.lasting_idle() + self.dialling < self.limits.min_idle {
+        } else if live_or_dialling < self.warmth.want() || self.lasting_idle() + self.dialling < self.limits.min_idle {
             Some(Need::Warmth)
         } else {
             None
@@ -81,7 +95,9 @@ impl<C: Poolable> Core<C> {
         if self.limits.min_idle == 0 {
             return 0;
         }
-        self.slots.iter().filter(|(_, slot)| slot.is_idle() && slot.has_room() && !slot.expired).count()
+        // One that is being looked into is as good as idle.
+        let idle = |slot: &Slot<C>| slot.checking || (slot.is_idle() && slot.has_room());
+        self.slots.iter().filter(|(_, slot)| idle(slot) && !slot.expired).count()
     }
 
     /// A dial begins, if it is still due.
@@ -136,6 +152,7 @@ impl<C: Poolable> Core<C> {
             idle_since: now,
             check_at,
             checking: false,
+            looked_into: false,
             trimmed: true,
             listed: false,
             waker: ring.clone().into(),
@@ -146,10 +163,7 @@ impl<C: Poolable> Core<C> {
             self.look_by(at, effects);
         }
         let live = self.slots.len();
-        if live >= self.warmth.want {
-            self.warmth.want = 0; // Reached; from here on connections come and go with the calls.
-        }
-        self.warmth.wishes.iter_mut().for_each(|(_, wish)| wish.reached |= live >= wish.want);
+        self.warmth.reached(live);
         if self.check(index, || now, effects) {
             self.becomes_free(index, || now, effects);
         }
@@ -214,12 +228,9 @@ impl<C: Poolable> Core<C> {
 
     /// Wants at least this many connections open, once and within the cap. Ask with the key, and end with it.
     pub(crate) fn start_warming(&mut self, connections: usize, effects: &mut Effects<C>) -> usize {
-        let want = connections.min(self.limits.max_connections);
+        let want = connections.min(self.limits.max_connections).min(self.limits.max_total.unwrap_or(usize::MAX));
         let reached = self.slots.len() >= want;
-        if !reached {
-            self.warmth.want = self.warmth.want.max(want);
-            effects.wake_driver = true;
-        }
+        effects.wake_driver |= !reached;
         self.warmth.wishes.insert(Wish { want, reached, failures_before: self.reach.failures() })
     }
 

@@ -37,7 +37,7 @@ use crate::effects::Effects;
 use crate::limits::{IdleOrder, Limits};
 use crate::queue::{Place, Queue, Wait};
 use crate::reach::Reach;
-use crate::slot::{Grant, Slot, SlotId};
+use crate::slot::{Grant, Slot, SlotId, look};
 use crate::stats::{Closed, Stats};
 use crate::total::{Hunger, Want};
 
@@ -105,6 +105,12 @@ pub(crate) enum Returned {
     NotSimple,
 }
 
+/// What was there for somebody who waited, and for how long.
+type PickedUp<C> = Option<Result<(Grant<C>, Duration), Error>>;
+
+/// What somebody had been given who left.
+type Left<C> = Option<Result<Grant<C>, Error>>;
+
 /// How a connection comes back.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Use {
@@ -112,6 +118,8 @@ pub(crate) struct Use {
     pub(crate) succeeded: bool,
     /// Whoever had it wants it closed.
     pub(crate) poisoned: bool,
+    /// It was not used, but looked into.
+    pub(crate) check: bool,
 }
 
 impl<C: Poolable> Core<C> {
@@ -144,7 +152,11 @@ impl<C: Poolable> Core<C> {
     pub(crate) fn stats(&self) -> Stats {
         let Counts { opened, reused, closed, dials_failed, waits, wait_time } = self.counts;
         Stats {
-            in_use: self.slots.iter().map(|(_, slot)| slot.in_use).sum(),
+            in_use: self
+                .slots
+                .iter()
+                .map(|(_, slot)| slot.in_use + usize::from(slot.reading && slot.in_use == 0))
+                .sum(),
             idle: self.slots.iter().filter(|(_, slot)| slot.is_idle()).count(),
             dialling: self.dialling,
             waiting: self.queue.len(),
@@ -231,8 +243,7 @@ impl<C: Poolable> Core<C> {
     /// is not over, and that goes to the oldest waiter or, if there is none, becomes idle. Takes nothing otherwise.
     #[inline]
     pub(crate) fn give_back_clean(&mut self, id: SlotId, lent: &mut Option<C>, how: Use) -> Returned {
-        let wanted = self.hunger.as_ref().is_some_and(|hunger| hunger.get() != Want::Nobody);
-        let simple = self.clock.fresh && !self.closed && !wanted && !how.poisoned;
+        let simple = self.clock.fresh && !self.closed && !self.is_wanted() && !how.poisoned && !how.check;
         let (Some(slot), Some(connection)) = (
             self.slots.get_mut(id.index).filter(|known| simple && known.id == id.id && known.is_simple()),
             lent.as_mut(),
@@ -244,8 +255,8 @@ impl<C: Poolable> Core<C> {
         }
         slot.ring.rearm();
         let mut cx = Context::from_waker(&slot.waker);
-        let clean = connection.poll_change(State::Busy, &mut cx) == Poll::Ready(State::Idle);
-        if !clean || connection.poll_change(State::Idle, &mut cx).is_ready() {
+        let clean = look(connection, State::Busy, &mut cx) == Poll::Ready(State::Idle);
+        if !clean || look(connection, State::Idle, &mut cx).is_ready() {
             return Returned::NotSimple;
         }
         slot.succeeded = true;
@@ -334,19 +345,35 @@ impl<C: Poolable> Core<C> {
         place: Place,
         waker: &Waker,
         now: impl Fn() -> Instant,
-    ) -> Option<Result<(Grant<C>, Duration), Error>> {
-        let (granted, since) = self.queue.pick_up(place, waker)?;
-        Some(granted.map(|grant| {
-            let waited = now().saturating_duration_since(since);
-            self.counts.waits += 1;
-            self.counts.wait_time += waited;
-            (grant, waited)
-        }))
+    ) -> (PickedUp<C>, Option<Waker>) {
+        let (picked_up, old) = self.queue.pick_up(place, waker);
+        let picked_up = picked_up.map(|(granted, since)| {
+            granted.map(|grant| {
+                let waited = now().saturating_duration_since(since);
+                self.counts.waits += 1;
+                self.counts.wait_time += waited;
+                (grant, waited)
+            })
+        });
+        (picked_up, old)
     }
 
-    /// A caller stops waiting; what it was given meanwhile is its own to use or to give back.
-    pub(crate) fn leave(&mut self, place: Place) -> Option<Result<Grant<C>, Error>> {
-        self.queue.leave(place)
+    /// A caller stops waiting; what it was given meanwhile is its own to use or to give back. The waker is to be dropped
+    /// without the lock.
+    pub(crate) fn leave(&mut self, place: Place, effects: &mut Effects<C>) -> (Left<C>, Waker) {
+        let left = self.queue.leave(place);
+        self.claims_less(effects);
+        left
+    }
+
+    /// Nobody waits any more: what was claimed for them is not wanted.
+    fn claims_less(&self, effects: &mut Effects<C>) {
+        effects.wake_driver |= self.queue.in_line() == 0 && self.is_wanted();
+    }
+
+    /// Whether other endpoints, or this one, claim a place.
+    fn is_wanted(&self) -> bool {
+        self.hunger.as_ref().is_some_and(|hunger| hunger.get() != Want::Nobody)
     }
 
     /// A connection with room that is still alive: of exclusive ones by the idle order, of shared ones the least busy.
@@ -423,6 +450,7 @@ impl<C: Poolable> Core<C> {
             self.drain(index, CloseReason::Poisoned, effects);
         }
         let slot = &mut self.slots[index];
+        slot.looked_into |= how.check;
         if exclusive {
             slot.connection = Some(connection);
             self.settle(index, now, effects);
@@ -443,7 +471,7 @@ impl<C: Poolable> Core<C> {
         let slot = &mut self.slots[index];
         slot.ring.rearm();
         let Some(connection) = slot.connection.as_mut() else { return };
-        let change = connection.poll_change(State::Busy, &mut Context::from_waker(&slot.waker));
+        let change = look(connection, State::Busy, &mut Context::from_waker(&slot.waker));
         slot.settling = change.is_pending();
         if slot.settling {
             return;
@@ -460,8 +488,15 @@ impl<C: Poolable> Core<C> {
     fn check(&mut self, index: usize, now: impl Fn() -> Instant + Copy, effects: &mut Effects<C>) -> bool {
         let slot = &mut self.slots[index];
         match slot.watch() {
-            Poll::Pending => return true,
-            Poll::Ready(State::Draining) if slot.in_use > 0 => {
+            Poll::Pending => {
+                if slot.reading {
+                    // It need not say when it is idle again.
+                    let at = after(now(), self.limits.tick());
+                    self.look_by(at, effects);
+                }
+                return true;
+            }
+            Poll::Ready(State::Draining) if !slot.is_idle() => {
                 let reason = slot.close_reason();
                 self.drain(index, reason, effects);
             }
@@ -472,33 +507,23 @@ impl<C: Poolable> Core<C> {
 
     /// The connection at `index` has room again: closes it if its time has come, else offers it.
     fn becomes_free(&mut self, index: usize, now: impl Fn() -> Instant + Copy, effects: &mut Effects<C>) {
-        let slot = &self.slots[index];
+        let slot = &mut self.slots[index];
+        let looked_into = std::mem::take(&mut slot.looked_into);
         let over = match slot.draining {
             Some(reason) => Some(reason),
             None if self.closed => Some(CloseReason::Shutdown),
-            None if slot.expired => Some(CloseReason::Lifetime),
+            // With `min_idle` it goes on until its replacement is there.
+            None if slot.expired && self.limits.min_idle == 0 => Some(CloseReason::Lifetime),
             None => None,
         };
         if let Some(reason) = over {
             return self.discard(index, reason, now, effects);
         }
-        if !slot.checking {
-            if !self.clock.fresh {
-                self.clock.now = now();
-                self.clock.fresh = true;
-                let at = after(self.clock.now, self.limits.tick());
-                self.look_by(at, effects);
-            }
-            self.clock.used = true;
-            let slot = &mut self.slots[index];
-            slot.idle_since = self.clock.now;
-            slot.trimmed = false;
+        if !looked_into {
+            self.stamp(index, now, effects);
         }
-        if let Some(hunger) = &self.hunger {
-            let several = self.slots.len() > 1 && self.queue.is_waited_for(index);
-            if several && self.slots[index].is_idle() && hunger.get() == Want::Destitute {
-                return self.close(index, CloseReason::Evicted, now(), effects);
-            }
+        if self.gives_way(index) {
+            return self.close(index, CloseReason::Evicted, now(), effects);
         }
         while self.slots.get(index).is_some_and(Slot::has_room) && self.queue.is_waited_for(index) {
             let Some(grant) = self.take(index, now, effects) else { return };
@@ -506,18 +531,51 @@ impl<C: Poolable> Core<C> {
                 Ok(waker) => effects.wake(waker),
                 Err(_) => unreachable!("somebody waits"),
             }
+            self.claims_less(effects);
         }
         if self.slots[index].is_idle() {
             self.list(index);
-            effects.feed |= self.hunger.as_ref().is_some_and(|hunger| hunger.get() != Want::Nobody);
+            if self.slots[index].expired {
+                self.retire_replaced(now(), effects);
+            }
         }
+    }
+
+    /// Notes when the connection at `index` was used.
+    fn stamp(&mut self, index: usize, now: impl Fn() -> Instant, effects: &mut Effects<C>) {
+        if !self.clock.fresh {
+            self.clock.now = now();
+            self.clock.fresh = true;
+            let at = after(self.clock.now, self.limits.tick());
+            self.look_by(at, effects);
+        }
+        self.clock.used = true;
+        let slot = &mut self.slots[index];
+        slot.idle_since = self.clock.now;
+        slot.trimmed = false;
+    }
+
+    /// Whether the connection at `index`, back from its call, makes room for another endpoint: it does if nobody waits for
+    /// it here, or if it is one of several and the other has none at all.
+    fn gives_way(&self, index: usize) -> bool {
+        let want = self.hunger.as_ref().map_or(Want::Nobody, |hunger| hunger.get());
+        let several = self.slots.len() > 1 && !self.queue.is_pinned_to(index);
+        let spared = match want {
+            Want::Nobody => true,
+            Want::Some => self.queue.is_waited_for(index),
+            Want::Destitute => self.queue.is_waited_for(index) && !several,
+        };
+        !spared && self.slots[index].is_idle()
     }
 
     fn list(&mut self, index: usize) {
         let slot = &mut self.slots[index];
         if slot.exclusive {
             slot.listed = true;
-            self.idle.push_back(index);
+            let since = slot.idle_since;
+            // At the end, but for those that were only looked into: they keep their place.
+            let before = self.idle.iter().rev().take_while(|other| self.slots[**other].idle_since > since).count();
+            self.idle.insert(self.idle.len() - before, index);
         }
     }
 
@@ -539,6 +597,7 @@ impl<C: Poolable> Core<C> {
                 self.pop_next();
             } else {
                 self.idle.retain(|idle| *idle != index);
+                self.surplus.saw(self.idle.len());
             }
         }
     }

@@ -1,6 +1,5 @@
 //! What becomes of connections: looking after them, and ending them.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -9,7 +8,6 @@ use towline_core::{CloseReason, ConnectionId, Error, Kind, Phase, Poolable};
 
 use super::dials::times;
 use super::{Core, DialPermit, closed};
-use crate::bell::Ring;
 use crate::effects::{Closed, Effect, Effects};
 use crate::limits::IdleOrder;
 use crate::slot::{Grant, Slot, SlotId};
@@ -81,7 +79,8 @@ impl<C: Poolable> Core<C> {
     /// Does what is due: tells callers that their wait is over, closes connections whose time has come, gives memory of
     /// idle ones back.
     pub(crate) fn look(&mut self, now: Instant, effects: &mut Effects<C>) {
-        let used = std::mem::take(&mut self.clock.used);
+        self.correct_stamps(now);
+        let used = self.clock.used;
         self.clock = super::Clock { now, fresh: used, used: false };
         let mut next = Next::default();
         next.at(used.then(|| after(now, self.limits.tick())));
@@ -91,6 +90,16 @@ impl<C: Poolable> Core<C> {
         self.look_at_ages(now, &mut next, effects);
         self.trim_surplus(now, &mut next, effects);
         self.look_at = next.0;
+    }
+
+    /// The driver comes late, where its runtime stood still: what came back meanwhile did so nobody knows when.
+    fn correct_stamps(&mut self, now: Instant) {
+        let stamp = self.clock.now;
+        let late = self.clock.fresh && now > after(stamp, self.limits.tick() * 2);
+        if late && self.clock.used {
+            let since_then = self.slots.iter_mut().filter(|(_, slot)| slot.idle_since >= stamp);
+            since_then.for_each(|(_, slot)| slot.idle_since = now);
+        }
     }
 
     /// Fails whoever has waited in this line for long enough; when to look again.
@@ -130,7 +139,8 @@ impl<C: Poolable> Core<C> {
     fn look_at_idle(&mut self, now: Instant, next: &mut Next, effects: &mut Effects<C>) {
         // A shared connection need not say that it is idle again.
         for index in self.indices(|slot| slot.reading) {
-            self.slots[index].ring.ring();
+            self.slots[index].ring.note();
+            effects.wake_driver = true;
             next.at([after(now, self.limits.tick())]);
         }
         let mut spare =
@@ -164,7 +174,8 @@ impl<C: Poolable> Core<C> {
         for (_, slot) in &mut self.slots {
             slot.expired |= slot.expires.is_some_and(|at| at <= now);
             next.at(slot.expires.filter(|_| !slot.expired));
-            next.at(slot.check_at.filter(|_| slot.is_idle() && !slot.checking));
+            // What is due begins as soon as there is room for one more check.
+            next.at(slot.check_at.filter(|at| *at > now && slot.is_idle() && !slot.checking));
         }
         self.retire_replaced(now, effects);
         for index in self.indices(|_| true) {
@@ -319,10 +330,12 @@ impl<C: Poolable> Core<C> {
 
     /// Ends the calls in flight of a pool that is closed.
     pub(crate) fn cut(&mut self, now: Instant, effects: &mut Effects<C>) {
-        for index in self.indices(|_| true) {
-            let ring = self.slots[index].ring.clone();
-            self.end(index, CloseReason::Shutdown, Some(ring), now, effects);
-        }
+        self.indices(|_| true).into_iter().for_each(|index| self.end(index, CloseReason::Shutdown, true, now, effects));
+    }
+
+    /// Nobody holds the pool any more: whatever its connections still read goes on without it.
+    pub(crate) fn end_all(&mut self, now: Instant, effects: &mut Effects<C>) {
+        self.indices(|_| true).into_iter().for_each(|index| self.close(index, CloseReason::Shutdown, now, effects));
     }
 
     /// The driver is gone: with its runtime, by a panic, or because nothing is left to do. What it was dialling is
@@ -350,22 +363,20 @@ impl<C: Poolable> Core<C> {
 
     /// Closes a connection that says itself that it takes no more calls.
     pub(super) fn close_gone(&mut self, index: usize, now: Instant, effects: &mut Effects<C>) {
-        let reason = self.slots[index].close_reason();
+        let slot = &self.slots[index];
+        let reason = match (slot.close_reason(), slot.draining) {
+            // Cut short, because of something that was known before.
+            (CloseReason::Dirty, Some(draining)) => draining,
+            (reason, _) => reason,
+        };
         self.close(index, reason, now, effects);
     }
 
     pub(super) fn close(&mut self, index: usize, reason: CloseReason, now: Instant, effects: &mut Effects<C>) {
-        self.end(index, reason, None, now, effects);
+        self.end(index, reason, false, now, effects);
     }
 
-    fn end(
-        &mut self,
-        index: usize,
-        reason: CloseReason,
-        cut: Option<Arc<Ring>>,
-        now: Instant,
-        effects: &mut Effects<C>,
-    ) {
+    fn end(&mut self, index: usize, reason: CloseReason, cut: bool, now: Instant, effects: &mut Effects<C>) {
         self.unlist(index);
         self.unpin(index, effects);
         let slot = self.slots.remove(index);
@@ -385,8 +396,8 @@ impl<C: Poolable> Core<C> {
             self.failed(error, now, effects);
         }
         self.fail_whom_nobody_serves(effects);
-        let Slot { id, connection, place, .. } = slot;
-        effects.others.push(Effect::Closed(Closed { id, reason, connection, cut, place }));
+        let Slot { id, connection, ring, waker, place, .. } = slot;
+        effects.others.push(Effect::Closed(Closed { id, reason, connection, cut, ring, waker, place }));
         if self.slots.is_empty() {
             self.wake_watchers(effects);
         }

@@ -130,6 +130,7 @@ async fn a_waiter_that_leaves_leaves_no_claim_and_endpoints_that_are_gone_no_con
     assert!(leaves.poll().is_pending());
     settle().await;
     drop(leaves);
+    settle().await;
     drop(held);
     settle().await;
     assert_eq!((a.stats().live, b.stats().live), (1, 0), "nobody wants its place any more");

@@ -11,7 +11,7 @@
 
 mod sync {
     pub(crate) use loom::sync::MutexGuard as Guard;
-    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 
     pub(crate) struct Lock<T>(loom::sync::Mutex<T>);
 
