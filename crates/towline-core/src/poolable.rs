@@ -28,7 +28,8 @@ pub enum State {
     Idle,
     /// A call is in flight, or its response is still being read.
     Busy,
-    /// It finishes what is in flight and takes nothing new.
+    /// It finishes what is in flight and takes nothing new. An exclusive connection that says so when it comes back is
+    /// closed.
     Draining,
     /// It is of no further use.
     Closed,

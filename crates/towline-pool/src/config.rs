@@ -75,8 +75,9 @@ impl PoolBuilder {
     /// `None`.
     ///
     /// At the cap, a call that needs a new connection has the idle connection closed that was used least recently, of
-    /// any endpoint. When none is idle, places that become free go to endpoints in the order in which they asked, and an
-    /// endpoint that has no connection at all gets that of the next call that ends elsewhere.
+    /// any endpoint. When none is idle, places that become free go to endpoints in the order in which they asked. An
+    /// endpoint that has no connection at all gets that of the next call that ends at one with several, or at one where
+    /// nobody has waited for longer.
     pub fn max_total(mut self, max: impl Into<Option<usize>>) -> Self {
         self.limits.max_total = max.into();
         self

@@ -120,6 +120,11 @@ impl<G> Queue<G> {
         self.first(slot).map(|waiter| self.waiters[waiter].wait.until)
     }
 
+    /// Since when the first in the line for any connection waits.
+    pub(crate) fn first_since(&self) -> Option<Instant> {
+        self.first(None).map(|waiter| self.waiters[waiter].wait.since)
+    }
+
     fn first(&self, slot: Option<usize>) -> Option<usize> {
         match slot {
             Some(slot) => self.pinned.get(slot).and_then(List::first),

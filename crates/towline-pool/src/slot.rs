@@ -111,8 +111,11 @@ impl<C: Poolable> Slot<C> {
             match look(connection, seen, &mut cx) {
                 // A shared connection is busy with its other calls.
                 Poll::Ready(state @ (State::Idle | State::Busy)) if state != seen => seen = state,
+                // To be told when it has finished what it reads.
+                Poll::Ready(State::Draining) if self.reading && seen != State::Draining => seen = State::Draining,
+                Poll::Pending if seen == State::Draining => return Poll::Ready(State::Draining),
                 Poll::Ready(state @ (State::Draining | State::Closed)) => {
-                    self.reading &= state == State::Draining;
+                    self.reading = false;
                     return Poll::Ready(state);
                 }
                 _ => {

@@ -4,8 +4,8 @@
 //! here. An endpoint whose callers wait and that finds no place free *claims* one: places that become free go to the
 //! claims in the order in which they came. Nothing is idle while anybody claims: whoever claims evicts what was used
 //! least recently, and an endpoint to which a connection comes back that nobody there waits for closes it. Where some wait,
-//! it goes to them, unless an endpoint that has none at all claims and this one has several; else a busy endpoint could
-//! keep another out for ever.
+//! it goes to them, unless an endpoint that has none at all claims, and this one has several or has kept it waiting for
+//! longer than any of its own; else a busy endpoint could keep another out for ever.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -48,15 +48,23 @@ pub(crate) enum Want {
     Destitute,
 }
 
-pub(crate) struct Hunger(AtomicU8);
+pub(crate) struct Hunger {
+    want: AtomicU8,
+    /// Since when an endpoint has claimed that has no connection at all.
+    since: Lock<Option<Instant>>,
+}
 
 impl Hunger {
     pub(crate) fn new() -> Self {
-        Self(AtomicU8::new(Want::Nobody as u8))
+        Self { want: AtomicU8::new(Want::Nobody as u8), since: Lock::new(None) }
+    }
+
+    pub(crate) fn since(&self) -> Option<Instant> {
+        *self.since.lock()
     }
 
     pub(crate) fn get(&self) -> Want {
-        match self.0.load(Ordering::Acquire) {
+        match self.want.load(Ordering::Acquire) {
             0 => Want::Nobody,
             1 => Want::Some,
             _ => Want::Destitute,
@@ -80,6 +88,7 @@ struct State {
 
 struct Claim {
     member: Weak<dyn Member>,
+    since: Instant,
     destitute: bool,
 }
 
@@ -116,7 +125,7 @@ impl Total {
         // Under the same lock: a place that became free in between would be nobody's.
         match state.claims.iter_mut().find(|claim| is(&claim.member, member)) {
             Some(claim) => claim.destitute = destitute,
-            None => state.claims.push_back(Claim { member: member.clone(), destitute }),
+            None => state.claims.push_back(Claim { member: member.clone(), since: Instant::now(), destitute }),
         }
         self.tell(&state);
         None
@@ -161,12 +170,14 @@ impl Total {
     }
 
     fn tell(&self, state: &State) {
-        let want = match state.claims.iter().any(|claim| claim.destitute) {
-            true => Want::Destitute,
-            false if state.claims.is_empty() => Want::Nobody,
-            false => Want::Some,
+        let since = state.claims.iter().filter(|claim| claim.destitute).map(|claim| claim.since).min();
+        *self.hunger.since.lock() = since;
+        let want = match since {
+            Some(_) => Want::Destitute,
+            None if state.claims.is_empty() => Want::Nobody,
+            None => Want::Some,
         };
-        self.hunger.0.store(want as u8, Ordering::Release);
+        self.hunger.want.store(want as u8, Ordering::Release);
     }
 
     #[cfg(test)]

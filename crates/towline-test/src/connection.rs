@@ -167,6 +167,11 @@ impl Wire {
         self.change(|state| state.closed = Some(reason));
     }
 
+    /// The peer closes the connection, and nothing is heard of it: as after a machine has slept.
+    pub fn close_unheard(&self, reason: CloseReason) {
+        self.0.lock().closed = Some(reason);
+    }
+
     /// The peer asks for no more calls.
     pub fn drain(&self) {
         self.change(|state| state.draining = true);

@@ -474,6 +474,8 @@ impl<C: Poolable> Core<C> {
         let change = look(connection, State::Busy, &mut Context::from_waker(&slot.waker));
         slot.settling = change.is_pending();
         if slot.settling {
+            // Somebody has to see how it ends.
+            effects.wake_driver |= self.driven_on.is_none();
             return;
         }
         slot.in_use -= 1;
@@ -556,16 +558,20 @@ impl<C: Poolable> Core<C> {
     }
 
     /// Whether the connection at `index`, back from its call, makes room for another endpoint: it does if nobody waits for
-    /// it here, or if it is one of several and the other has none at all.
+    /// it here. It also does for an endpoint that has none at all, if it is one of several, or if that endpoint has waited
+    /// for longer than anybody here.
     fn gives_way(&self, index: usize) -> bool {
-        let want = self.hunger.as_ref().map_or(Want::Nobody, |hunger| hunger.get());
-        let several = self.slots.len() > 1 && !self.queue.is_pinned_to(index);
-        let spared = match want {
-            Want::Nobody => true,
-            Want::Some => self.queue.is_waited_for(index),
-            Want::Destitute => self.queue.is_waited_for(index) && !several,
-        };
-        !spared && self.slots[index].is_idle()
+        let Some(hunger) = &self.hunger else { return false };
+        if !self.slots[index].is_idle() || self.queue.is_pinned_to(index) {
+            return false;
+        }
+        match hunger.get() {
+            Want::Nobody => false,
+            Want::Some => self.queue.is_empty(),
+            Want::Destitute => {
+                self.slots.len() > 1 || self.queue.first_since().is_none_or(|own| hunger.since() < Some(own))
+            }
+        }
     }
 
     fn list(&mut self, index: usize) {

@@ -322,3 +322,23 @@ async fn a_caller_who_asks_again_without_a_pause_does_not_keep_the_pool_from_rec
     let asked = async { while handle.call(()).await.is_err() {} };
     tokio::time::timeout(Duration::from_secs(30), asked).await.expect("one thread for both");
 }
+
+// F30
+#[tokio::test(start_paused = true)]
+async fn a_failed_dial_does_not_fail_waiters_whom_another_dial_can_serve() {
+    let make = ScriptedMaker::exclusive();
+    let handle = capped(4, &make).await;
+    drop(handle.lend(None).await.unwrap());
+    handle.evict();
+    make.hold(true);
+    let mut waiting: Vec<_> = (0..3).map(|_| spawn(handle.lend(None))).collect();
+    assert!(waiting.iter_mut().all(|waiter| waiter.poll().is_pending()));
+    settle().await;
+    assert_eq!(handle.stats().dialling, 3);
+    make.held().unwrap().fail(refused());
+    settle().await;
+    assert!(waiting.iter_mut().all(|waiter| waiter.poll().is_pending()), "two dials are under way");
+    make.held().unwrap().open();
+    settle().await;
+    assert!(waiting[0].poll().is_ready());
+}

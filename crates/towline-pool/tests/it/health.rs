@@ -173,6 +173,6 @@ async fn after_a_long_sleep_of_the_machine_a_connection_is_looked_at_before_it_i
     let mut handle = handle(PoolBuilder::new().idle_timeout(None).max_lifetime(None), &make).await;
     handle.call("a").await.unwrap();
     sleep(Duration::from_secs(8 * 3600)).await;
-    make.wires()[0].close(CloseReason::Peer); // and nobody heard it
+    make.wires()[0].close_unheard(CloseReason::Peer);
     assert_eq!(handle.call("b").await.unwrap(), (1, "b"));
 }

@@ -3,10 +3,15 @@
 mod age;
 mod cancel;
 mod check;
+mod checking;
+mod claims;
 mod config;
 mod dial;
+mod driving;
 mod ending;
 mod fates;
+mod fine;
+mod foreign;
 mod health;
 mod lend;
 mod limits;
@@ -18,6 +23,7 @@ mod stats;
 mod total;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 use tower::{Service, ServiceExt};
@@ -27,6 +33,18 @@ use towline_pool::{Handle, Pool, PoolBuilder};
 use towline_test::{ScriptedConnection, ScriptedMaker};
 
 type Endpoint = Handle<ScriptedConnection>;
+type Endpoints = Pool<ScriptedMaker, &'static str>;
+
+const S: Duration = Duration::from_secs(1);
+
+fn pool(builder: PoolBuilder, make: &ScriptedMaker) -> Endpoints {
+    builder.build(make.clone()).unwrap()
+}
+
+/// A handle to one endpoint of many.
+async fn endpoint(pool: &Endpoints, name: &'static str) -> Endpoint {
+    pool.clone().call(name).await.unwrap()
+}
 
 /// A handle to the pool of one endpoint.
 async fn handle(builder: PoolBuilder, make: &ScriptedMaker) -> Endpoint {

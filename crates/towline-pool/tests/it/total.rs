@@ -6,20 +6,10 @@ use tokio::time::sleep;
 use tokio_test::task::spawn;
 use tower::Service;
 use towline_core::{CloseReason, Kind, Lend, Phase};
-use towline_pool::{Pool, PoolBuilder};
+use towline_pool::PoolBuilder;
 use towline_test::{ScriptedMaker, cancel_at_every_poll, settle};
 
-use super::{Closed, Endpoint, check};
-
-type Endpoints = Pool<ScriptedMaker, &'static str>;
-
-fn pool(builder: PoolBuilder, make: &ScriptedMaker) -> Endpoints {
-    builder.build(make.clone()).unwrap()
-}
-
-async fn endpoint(pool: &Endpoints, name: &'static str) -> Endpoint {
-    pool.clone().call(name).await.unwrap()
-}
+use super::{Closed, check, endpoint, pool};
 
 #[tokio::test(start_paused = true)]
 async fn the_cap_over_all_holds_and_counts_dials_in_progress() {
