@@ -5,7 +5,8 @@ use std::sync::Arc;
 use loom::thread;
 use towline_core::{Error, Kind};
 
-use crate::total::Total;
+use crate::sync::Lock;
+use crate::total::{Member, Place, Total};
 use crate::toys::{Lending, acquire, ask, assert_at_rest, drive, endpoint, open, until_empty};
 
 fn model(preemptions: usize, check: impl Fn() + Sync + Send + 'static) {
@@ -176,5 +177,35 @@ fn two_endpoints_with_one_place_between_them_both_get_their_turn() {
         let live = a.read(|core| core.stats().live);
         assert_at_rest(&a, live);
         assert!(total.take().is_some() == (live == 0), "the place is where the connection is");
+    });
+}
+
+#[test]
+fn a_place_that_becomes_free_while_it_is_claimed_is_somebodys() {
+    #[derive(Default)]
+    struct Claimant(Lock<Vec<Place>>);
+    impl Member for Claimant {
+        fn offer(&self, place: Place) -> Option<Place> {
+            self.0.lock().push(place);
+            None
+        }
+        fn least_recent(&self) -> Option<tokio::time::Instant> {
+            None
+        }
+        fn evict_least_recent(&self) -> bool {
+            false
+        }
+    }
+    model(3, || {
+        let total = Arc::new(Total::new(1));
+        let place = total.take().unwrap();
+        let claimant = Arc::<Claimant>::default();
+        let member = Arc::downgrade(&claimant) as std::sync::Weak<dyn Member>;
+        total.join(member.clone());
+        let drops = thread::spawn(move || drop(place));
+        let own = total.claim(&member, true);
+        drops.join().unwrap();
+        let offered = std::mem::take(&mut *claimant.0.lock());
+        assert_eq!(usize::from(own.is_some()) + offered.len(), 1);
     });
 }

@@ -162,7 +162,8 @@ impl Lending {
                 }
             };
         };
-        match endpoint.read(|core| core.pick_up(place, cx.waker(), Instant::now)) {
+        let (picked_up, _old) = endpoint.read(|core| core.pick_up(place, cx.waker(), Instant::now));
+        match picked_up {
             None => Poll::Pending,
             Some(picked_up) => {
                 self.place = None;
@@ -176,11 +177,11 @@ impl Lending {
 impl Drop for Lending {
     fn drop(&mut self) {
         if let Some(place) = self.place {
-            let left = self.endpoint.change(|core, effects| match core.leave(place) {
-                Some(Ok(Grant { connection, slot, .. })) => {
-                    core.give_back(slot, connection, Use::default(), Instant::now, effects)
+            let left = self.endpoint.change(|core, effects| match core.leave(place, effects) {
+                (Some(Ok(Grant { connection, slot, .. })), waker) => {
+                    (core.give_back(slot, connection, Use::default(), Instant::now, effects), waker)
                 }
-                _ => None,
+                (_, waker) => (None, waker),
             });
             drop(left);
         }
