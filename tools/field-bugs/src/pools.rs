@@ -62,7 +62,7 @@ pub(crate) async fn towline(network: &Network, connections: usize) -> Result<Poo
     Ok(Pool {
         name: towline_name(),
         acquire: Arc::new(move || {
-            let checkout = handle.checkout();
+            let checkout = handle.lend(None);
             Box::pin(async move { Ok(Box::new(checkout.await?) as Loan) })
         }),
         idle: Arc::new(move || stats.stats().idle),

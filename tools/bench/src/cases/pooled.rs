@@ -1,10 +1,16 @@
 //! Echo through a pool: many callers over few connections, each used by one caller at a time. Printed with case `echo`.
 
+use std::net::SocketAddr;
 use std::ops::DerefMut;
 
 use anyhow::Result;
-use tower::{Service, ServiceExt};
-use towline_pool::Handle;
+use bytes::Bytes;
+use http_body_util::Full;
+use tower::{Layer, Service, ServiceExt};
+use towline_connect::TcpConnector;
+use towline_core::{BoxError, GiveBack, Poolable, Target};
+use towline_http::{Http1Layer, Http2Layer, ResponseBody};
+use towline_pool::{Handle, PoolBuilder};
 use towline_proto::{Request, Response};
 use towline_transport::Exclusive;
 
@@ -13,7 +19,7 @@ use crate::dial::{Dial, Io, Tcp};
 use crate::measure::{Caller, Round};
 use crate::peers::pools::{self, Bb8, Managed, Pool, Semaphored, warm};
 use crate::peers::towline::Codec;
-use crate::peers::{Hyper, Visit, each, floor, towline};
+use crate::peers::{Hyper, PooledHttp, Visit, each, floor, towline};
 use crate::report::{Extra, Row, Table};
 
 const CALLERS: usize = 64;
@@ -32,12 +38,22 @@ enum Pooled {
     Bb8,
     Deadpool,
     HyperHttp1,
+    TowlineHttp1,
     HyperHttp2,
+    TowlineHttp2,
 }
 
 impl Pooled {
-    const ALL: [Self; 6] =
-        [Self::FloorSemaphore, Self::Towline, Self::Bb8, Self::Deadpool, Self::HyperHttp1, Self::HyperHttp2];
+    const ALL: [Self; 8] = [
+        Self::FloorSemaphore,
+        Self::Towline,
+        Self::Bb8,
+        Self::Deadpool,
+        Self::HyperHttp1,
+        Self::TowlineHttp1,
+        Self::HyperHttp2,
+        Self::TowlineHttp2,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -46,7 +62,9 @@ impl Pooled {
             Self::Bb8 => "bb8",
             Self::Deadpool => "deadpool-managed",
             Self::HyperHttp1 => "hyper-http1",
+            Self::TowlineHttp1 => "towline-http1",
             Self::HyperHttp2 => "hyper-http2",
+            Self::TowlineHttp2 => "towline-http2",
         }
     }
 
@@ -54,7 +72,8 @@ impl Pooled {
     fn floor(self) -> Self {
         match self {
             Self::FloorSemaphore | Self::Towline | Self::Bb8 | Self::Deadpool => Self::FloorSemaphore,
-            Self::HyperHttp1 | Self::HyperHttp2 => self,
+            Self::HyperHttp1 | Self::TowlineHttp1 => Self::HyperHttp1,
+            Self::HyperHttp2 | Self::TowlineHttp2 => Self::HyperHttp2,
         }
     }
 
@@ -79,8 +98,32 @@ impl Pooled {
             }
             Self::HyperHttp1 => Ok(echo(Hyper::new(addresses.http1, false)?)),
             Self::HyperHttp2 => Ok(echo(Hyper::new(addresses.http2, true)?)),
+            // As many connections as hyper's own pool opens: one for each caller, and one for all.
+            Self::TowlineHttp1 => {
+                let make = Http1Layer::<Full<Bytes>>::new().layer(TcpConnector::new());
+                http(make, addresses.http1, CALLERS, "/echo").await
+            }
+            Self::TowlineHttp2 => {
+                let make = Http2Layer::<Full<Bytes>>::new().layer(TcpConnector::new());
+                http(make, addresses.http2, 1, &format!("http://{}/echo", addresses.http2)).await
+            }
         }
     }
+}
+
+async fn http<M, C>(make: M, address: SocketAddr, connections: usize, uri: &str) -> Result<Round<'static>>
+where
+    M: Service<Target, Response = C> + Clone + Send + 'static,
+    M::Error: Into<BoxError>,
+    M::Future: Send + 'static,
+    C: Poolable + Service<hyper::Request<Full<Bytes>>, Response = hyper::Response<ResponseBody>>,
+    C::Error: GiveBack<hyper::Request<Full<Bytes>>>,
+    C::Future: Send,
+{
+    let mut pool = PoolBuilder::new().max_connections(connections).build(make)?;
+    let target: Target = address.to_string().parse()?;
+    let handle: Handle<C> = pool.call(target).await?;
+    Ok(echo(PooledHttp::new(handle, uri)?))
 }
 
 fn echo<C: Caller + Clone>(caller: C) -> Round<'static> {

@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::Uri;
+use hyper::header::HOST;
 use hyper::http::uri::PathAndQuery;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -13,6 +14,8 @@ use hyper_util::rt::TokioExecutor;
 use prost::Message;
 use tonic::transport::{Channel, Endpoint};
 use tonic_prost::ProstCodec;
+use tower::{Service, ServiceExt};
+use towline_http::ResponseBody;
 use towline_proto::{Request, Response};
 
 use crate::measure::Caller;
@@ -39,6 +42,34 @@ impl Caller for Hyper {
         let body = Full::new(Bytes::from(request.encode_to_vec()));
         let request = hyper::Request::post(self.uri.clone()).body(body)?;
         let response = self.client.request(request).await?;
+        ensure!(response.status().is_success(), "the server answered {}", response.status());
+        Ok(Response::decode(response.into_body().collect().await?.to_bytes())?)
+    }
+}
+
+/// One of the callers of a pool of hyper's connections.
+#[derive(Clone)]
+pub(crate) struct PooledHttp<S> {
+    handle: S,
+    uri: Uri,
+}
+
+impl<S> PooledHttp<S> {
+    pub(crate) fn new(handle: S, uri: &str) -> Result<Self> {
+        Ok(Self { handle, uri: uri.parse()? })
+    }
+}
+
+impl<S> Caller for PooledHttp<S>
+where
+    S: Service<hyper::Request<Full<Bytes>>, Response = hyper::Response<ResponseBody>, Error = towline_core::Error>
+        + Send + 'static,
+    S::Future: Send,
+{
+    async fn call(&mut self, request: Request) -> Result<Response> {
+        let body = Full::new(Bytes::from(request.encode_to_vec()));
+        let request = hyper::Request::post(self.uri.clone()).header(HOST, "bench").body(body)?;
+        let response = self.handle.ready().await?.call(request).await?;
         ensure!(response.status().is_success(), "the server answered {}", response.status());
         Ok(Response::decode(response.into_body().collect().await?.to_bytes())?)
     }

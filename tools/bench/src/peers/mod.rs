@@ -8,7 +8,7 @@ pub(crate) mod towline;
 
 use anyhow::Result;
 
-pub(crate) use self::http::{Hyper, Tonic};
+pub(crate) use self::http::{Hyper, PooledHttp, Tonic};
 use crate::dial::Dial;
 use crate::measure::Caller;
 use crate::server::Addresses;

@@ -18,9 +18,9 @@ pub(crate) async fn towline<C: Poolable>(connections: Vec<C>) -> Result<Handle<C
 }
 
 impl<C: Poolable> Pool for Handle<C> {
-    type Loan<'a> = Checkout<C>;
+    type Loan<'a> = Checkout<'a, C>;
 
-    async fn acquire(&mut self) -> Result<Checkout<C>> {
+    async fn acquire(&mut self) -> Result<Checkout<'_, C>> {
         Ok(self.checkout().await?)
     }
 }
