@@ -71,7 +71,10 @@ impl Ring {
 
     /// To be called before the connection is looked at.
     pub(crate) fn rearm(&self) {
-        self.rung.store(false, Ordering::Release);
+        // Mostly it has not rung. What is only read stays in the caches of all processors.
+        if self.has_rung() {
+            self.rung.store(false, Ordering::Release);
+        }
     }
 
     /// Ends the call. Runs foreign code.

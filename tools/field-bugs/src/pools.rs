@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, anyhow};
 use futures_util::future::BoxFuture;
 use tower::{Service, ServiceExt, service_fn};
+use towline_core::Lend;
 use towline_pool::{Handle, PoolBuilder};
 
 use crate::network::{Connection, Network};

@@ -41,33 +41,35 @@ use crate::slot::{Grant, Slot, SlotId, look};
 use crate::stats::{Closed, Stats};
 use crate::total::{Hunger, Want};
 
+/// The order counts: what every checkout touches comes first, on few lines of a processor's cache.
+#[repr(C)]
 pub(crate) struct Core<C> {
-    limits: Limits,
-    bell: Arc<Bell>,
-    rng: Rng,
-    slots: Slab<Slot<C>>,
     /// Exclusive connections that are idle, the most recently used last.
     idle: VecDeque<usize>,
+    slots: Slab<Slot<C>>,
+    clock: Clock,
+    closed: bool,
+    /// Who wants a place that a connection here has.
+    hunger: Option<Arc<Hunger>>,
+    queue: Queue<Result<Grant<C>, Error>>,
+    counts: Counts,
+    limits: Limits,
     /// How many are shared.
     shared: usize,
-    queue: Queue<Result<Grant<C>, Error>>,
     dialling: usize,
     /// Calls that one connection carries; known from the first one on.
     capacity: Option<usize>,
     reach: Reach,
+    surplus: upkeep::Surplus,
     warmth: dials::Warmth,
-    closed: bool,
-    clock: Clock,
     /// The runtime of the driver.
     driven_on: Option<Id>,
     /// When something may be due.
     look_at: Option<Instant>,
-    surplus: upkeep::Surplus,
-    /// Who wants a place that a connection here has.
-    hunger: Option<Arc<Hunger>>,
     /// Tasks that wait for connections to come or go: `ready`, `warm` and `close`.
     watchers: Slab<Waker>,
-    counts: Counts,
+    bell: Arc<Bell>,
+    rng: Rng,
 }
 
 /// The time as it was last read.
