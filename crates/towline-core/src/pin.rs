@@ -12,7 +12,8 @@ use crate::ConnectionId;
 /// for it if it is busy, and fails with [`Kind::PinLost`](crate::Kind::PinLost) once it is gone, whether closed by the
 /// peer, idle for too long or old: never does it silently go to another. A new session begins with a new pin.
 ///
-/// A balancer hands it to the pool, as does [`Lend::lend`](crate::Lend::lend); a pool's handle that is called as a plain
+/// It names a connection, not an endpoint: where there are several, give the session's calls a session key as well, so that
+/// all of them go to the endpoint that has it. A balancer hands the pin to the pool, as does [`Lend::lend`](crate::Lend::lend); a pool's handle that is called as a plain
 /// `Service` knows no contexts. Pinning excludes nobody else from the connection; for that, hold a checkout. Clones share what they are bound to.
 ///
 /// ```
