@@ -89,7 +89,7 @@ impl PoolBuilder {
         self
     }
 
-    /// The most callers that wait; one more is refused at once with [`Kind::Overloaded`]. Default: 1,024.
+    /// The most callers that wait; one more is refused at once with [`Kind::Overloaded`](towline_core::Kind::Overloaded). Default: 1,024.
     pub fn max_waiters(mut self, max: usize) -> Self {
         self.limits.max_waiters = max;
         self
@@ -179,7 +179,7 @@ impl PoolBuilder {
     ///
     /// # Errors
     ///
-    /// [`Kind::Config`] when a cap or a duration is zero, or more connections are to be warm than may be open.
+    /// [`Kind::Config`](towline_core::Kind::Config) when a cap or a duration is zero, or more connections are to be warm than may be open.
     pub fn build<M, T>(self, make: M) -> Result<Pool<M, T>, Error>
     where
         M: Service<T>,
