@@ -89,7 +89,8 @@ impl PoolBuilder {
         self
     }
 
-    /// The most callers that wait; one more is refused at once with [`Kind::Overloaded`](towline_core::Kind::Overloaded). Default: 1,024.
+    /// The most callers that wait; one more is refused at once, with
+    /// [`Kind::Overloaded`](towline_core::Kind::Overloaded). Default: 1,024.
     pub fn max_waiters(mut self, max: usize) -> Self {
         self.limits.max_waiters = max;
         self

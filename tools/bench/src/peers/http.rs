@@ -63,7 +63,8 @@ impl<S> PooledHttp<S> {
 impl<S> Caller for PooledHttp<S>
 where
     S: Service<hyper::Request<Full<Bytes>>, Response = hyper::Response<ResponseBody>, Error = towline_core::Error>
-        + Send + 'static,
+        + Send
+        + 'static,
     S::Future: Send,
 {
     async fn call(&mut self, request: Request) -> Result<Response> {
