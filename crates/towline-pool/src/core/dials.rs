@@ -21,9 +21,9 @@ pub(crate) struct DialPermit(Place);
 /// What a dial is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Need {
-    /// Somebody waits.
+    /// Somebody waits, or was refused because the last dial failed.
     Waiter,
-    /// Nobody can be served, and the last dial failed.
+    /// The last dial failed, and nobody has asked since.
     Recovery,
     /// Connections are wanted ahead.
     Warmth,
@@ -79,9 +79,10 @@ impl<C: Poolable> Core<C> {
         if alone && self.dialling > 0 {
             return None;
         }
-        if self.queue.in_line() > self.dialling.saturating_mul(self.capacity.unwrap_or(1)) {
+        let down = self.is_down() && self.dialling == 0;
+        if self.queue.in_line() > self.dialling.saturating_mul(self.capacity.unwrap_or(1)) || (down && self.missed) {
             Some(Need::Waiter)
-        } else if self.is_down() && self.dialling == 0 {
+        } else if down {
             Some(Need::Recovery)
         } else if live_or_dialling < self.warmth.want() || self.lasting_idle() + self.dialling < self.limits.min_idle {
             Some(Need::Warmth)
@@ -106,6 +107,7 @@ impl<C: Poolable> Core<C> {
             return Err(place);
         }
         self.dialling += 1;
+        self.missed = false;
         Ok(DialPermit(place))
     }
 

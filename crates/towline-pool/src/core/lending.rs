@@ -68,6 +68,8 @@ impl<C: Poolable> Core<C> {
             return Ok(Lent::Granted(grant));
         }
         if self.is_down() {
+            // Somebody wants it: where there is a cap over all, its next dial is worth a place.
+            effects.wake_driver |= !std::mem::replace(&mut self.missed, true) && self.hunger.is_some();
             return Err(self.unreachable());
         }
         if self.queue.len() >= self.limits.max_waiters {

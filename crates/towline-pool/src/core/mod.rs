@@ -58,6 +58,8 @@ pub(crate) struct Core<C> {
     /// How many are shared.
     shared: usize,
     dialling: usize,
+    /// Somebody was refused since the last dial.
+    missed: bool,
     /// Calls that one connection carries; known from the first one on.
     capacity: Option<usize>,
     reach: Reach,
@@ -136,6 +138,7 @@ impl<C: Poolable> Core<C> {
             shared: 0,
             queue: Queue::new(),
             dialling: 0,
+            missed: false,
             capacity: None,
             reach: Reach::default(),
             warmth: dials::Warmth::new(limits.warm),

@@ -276,3 +276,29 @@ async fn a_session_does_not_lose_its_connection_to_another_endpoint() {
     let next = next.poll();
     assert!(matches!(&next, Poll::Ready(Ok(_))), "{next:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_was_down_and_is_called_gets_a_place_for_its_next_dial() {
+    let make = ScriptedMaker::exclusive();
+    let pool = pool(PoolBuilder::new().max_total(2), &make);
+    let (busy, mut down) = (endpoint(&pool, "busy").await, endpoint(&pool, "down").await);
+    make.fail(Some(refused()));
+    down.call(()).await.unwrap_err();
+    make.fail(None);
+    for _ in 0..4 {
+        let busy = busy.clone();
+        tokio::spawn(async move {
+            loop {
+                let held = busy.lend(None).await.unwrap();
+                sleep(S / 10).await;
+                drop(held);
+            }
+        });
+    }
+    let asked = async {
+        while down.call(()).await.is_err() {
+            sleep(S / 100).await;
+        }
+    };
+    tokio::time::timeout(5 * S, asked).await.expect("others have every place, and it is well again");
+}
