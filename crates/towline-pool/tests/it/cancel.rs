@@ -96,6 +96,33 @@ async fn a_dial_survives_the_caller_it_was_started_for() {
     assert_eq!(make.dials(), 1);
 }
 
+#[tokio::test(start_paused = true)]
+async fn dropped_at_any_poll_warming_leaves_no_wish_and_its_dials_are_used() {
+    let make = ScriptedMaker::exclusive();
+    let handle = capped(4, &make).await;
+    cancel_at_every_poll(
+        || handle.warm(2),
+        |polls| {
+            let handle = handle.clone();
+            async move {
+                settle().await;
+                let stats = handle.stats();
+                assert_eq!(
+                    (stats.dialling, stats.idle, stats.live),
+                    (0, stats.live, stats.idle),
+                    "after {polls} polls"
+                );
+                assert!(stats.live <= 2, "{stats:?}");
+                handle.evict();
+                settle().await;
+                assert_eq!(handle.stats().live, 0, "nobody wishes for any");
+            }
+        },
+    )
+    .await;
+    assert!(make.dials() >= 2);
+}
+
 // F29
 #[test]
 fn many_threads_one_connection_no_wake_up_is_lost() {
