@@ -24,8 +24,8 @@ cargo xtask COMMAND
            recorded, --record records them
   soak     soak transport: ten million calls against a server without manners (minutes); soak pool: a minute of callers
            who leave and a backend that kills
-  model    checks the hand-off between callers, connections and pools in every interleaving (minutes; --quick: in
-           most)
+  model    checks the hand-off between callers, connections and pools in the interleavings of a few threads, with
+           two or three preemptions (minutes; --quick: two)
   fuzz     fuzz [frames] [prost_codec] [shared] [--seconds N] [--merge]: 15 minutes each unless told otherwise;
            --merge keeps what earlier runs found in tools/fuzz/corpus
   field-bugs

@@ -1,7 +1,7 @@
-//! Checks the pool's accounting and its queue in every interleaving of a few threads: the real [core](core), the real
-//! [lock around it](shared), its [bell](bell) and the [cap over all endpoints](total), compiled over loom's locks, atomics
-//! and wakers. Only what is around them is a toy: connections, dials that succeed at once, and callers and drivers
-//! without timers.
+//! Checks the pool's accounting and its queue in the interleavings of a few threads, up to a number of preemptions: the
+//! real [core](core), the real [lock around it](shared), its [bell](bell) and the [cap over all endpoints](total),
+//! compiled over loom's locks, atomics and wakers. Only what is around them is a toy: connections, dials that succeed at
+//! once, and callers and drivers without timers.
 //!
 //! What is shown: no wake-up is lost, or the model would find a deadlock; no connection is handed to two; nobody
 //! overtakes; a waiter that leaves passes on what it was given; and in the end the counts are exact.
