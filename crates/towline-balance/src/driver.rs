@@ -1,5 +1,6 @@
-//! Where endpoints come from: the one task of a balancer.
+//! The one task of a balancer: follows discovery, makes endpoints and publishes snapshots.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -9,45 +10,56 @@ use std::task::{Context, Poll};
 use futures_core::Stream;
 use tower::discover::Change;
 use tower_service::Service;
-use towline_core::{
-    BoxError, Endpoint, EndpointKey, Error, Event, Kind, Lend, Member, Phase, Policy, ReadyCall, Target,
-};
+use towline_core::{BoxError, Endpoint, EndpointKey, Error, Event, Kind, Lend, Phase, Policy, Target};
 
-use crate::set::{Node, Shared, Snapshot};
+use crate::discover::{Update, guarded};
+use crate::making::Making;
+use crate::members::Set;
+use crate::set::Snapshot;
+use crate::shared::Shared;
+use crate::warm::Warm;
+use crate::watch::Watch;
 
 /// Changes that are taken at once before they are published: a flood of them must not keep calls from seeing any.
 const BATCH: usize = 1_024;
 
-/// Follows discovery, makes endpoints and publishes snapshots. Made with a [`Balance`](crate::Balance) by
-/// [`BalanceBuilder::pair`](crate::BalanceBuilder::pair).
+/// Follows discovery, makes endpoints, publishes snapshots and looks over the set. Made with a
+/// [`Balance`](crate::Balance) by [`BalanceBuilder::pair`](crate::BalanceBuilder::pair); to be spawned on a tokio runtime
+/// with time.
 ///
-/// A discovery stream that ends is not polled again; the last set stays, and the driver with it, until the last clone
-/// of the balancer is dropped. When the driver itself is dropped early, calls go on with the last set.
+/// It ends with the last clone of the balancer and the last call, or with [`Balance::close`](crate::Balance::close). A
+/// discovery stream that ends or panics is not polled again, and the last set stays. When the driver itself is dropped
+/// early, calls go on with the last set, and what is known of it as a whole stays as it was.
+///
+/// It wakes for discovery, for endpoints that are being made or warmed, ten times a second while there are calls whose
+/// latency is measured, and forty times while calls wait for an endpoint to come up. Without calls it sleeps.
 pub struct Driver<D, M, P>
 where
     M: Service<Target>,
+    M::Response: Lend,
     P: Policy,
 {
     shared: Arc<Shared<M::Response, P::Picker>>,
     /// `None` once it has ended.
     discover: Option<Pin<Box<D>>>,
-    make: M,
     policy: P,
-    /// In parallel: attributes and nodes of the endpoints that calls see.
-    members: Vec<Member>,
-    nodes: Vec<Arc<Node<M::Response>>>,
-    making: Vec<Making<M>>,
-    make_failed: bool,
-}
-
-/// An endpoint that is still being made. With a pool that takes one poll.
-struct Making<M: Service<Target>> {
-    endpoint: Endpoint,
-    future: Pin<Box<ReadyCall<M, Target>>>,
+    /// What calls see after the next publication.
+    set: Set<M::Response>,
+    making: Making<M>,
+    /// Discovery has said that there are none.
+    known_empty: bool,
+    warm: Warm<M::Response>,
+    watch: Watch,
 }
 
 // Stream and futures are boxed; nothing else is pinned.
-impl<D, M: Service<Target>, P: Policy> Unpin for Driver<D, M, P> {}
+impl<D, M, P> Unpin for Driver<D, M, P>
+where
+    M: Service<Target>,
+    M::Response: Lend,
+    P: Policy,
+{
+}
 
 impl<D, M, P> Driver<D, M, P>
 where
@@ -56,67 +68,95 @@ where
     M::Error: Into<BoxError>,
     P: Policy,
 {
-    pub(crate) fn new(shared: Arc<Shared<M::Response, P::Picker>>, discover: D, make: M, policy: P) -> Self {
-        let (members, nodes, making) = (Vec::new(), Vec::new(), Vec::new());
-        Self { shared, discover: Some(Box::pin(discover)), make, policy, members, nodes, making, make_failed: false }
-    }
-
-    fn position(&self, key: &EndpointKey) -> Option<usize> {
-        self.nodes.iter().position(|node| node.key == *key)
-    }
-
-    /// Adds an endpoint, or changes its attributes in place; whether calls are to see a change at once.
-    fn insert(&mut self, endpoint: Endpoint) -> bool {
-        let same = |making: &&mut Making<M>| {
-            making.endpoint.key() == endpoint.key() && making.endpoint.target() == endpoint.target()
-        };
-        if let Some(making) = self.making.iter_mut().find(same) {
-            making.endpoint = endpoint;
-            return false;
+    pub(crate) fn new(
+        shared: Arc<Shared<M::Response, P::Picker>>,
+        discover: D,
+        making: Making<M>,
+        policy: P,
+        warm: usize,
+    ) -> Self {
+        Self {
+            shared,
+            discover: Some(Box::pin(discover)),
+            policy,
+            set: Set::new(),
+            making,
+            known_empty: false,
+            warm: Warm::new(warm),
+            watch: Watch::default(),
         }
-        self.making.retain(|making| making.endpoint.key() != endpoint.key());
-        if let Some(index) = self.position(endpoint.key()) {
-            let known = &mut self.members[index];
-            if known.endpoint.target() == endpoint.target() {
-                let changed = *known.endpoint != endpoint;
-                known.endpoint = Arc::new(endpoint);
+    }
+
+    /// Takes what discovery has yielded; whether calls are to see a change at once.
+    fn update(&mut self, update: Update) -> bool {
+        match update {
+            // The change's key is what a later removal will name.
+            Update::Change(Change::Insert(key, endpoint)) => self.insert(endpoint.with_key(key)),
+            Update::Change(Change::Remove(key)) => self.remove(&key),
+            Update::Set(endpoints) if endpoints.is_empty() => {
+                self.failed(
+                    Error::new(Kind::NoEndpoints, Phase::Pick)
+                        .with_message("discovery answered with nothing; yield `Update::Empty` to mean it"),
+                );
+                false
+            }
+            Update::Set(endpoints) => self.replace(endpoints),
+            Update::Empty => {
+                self.known_empty = true;
+                self.replace(Vec::new())
+            }
+        }
+    }
+
+    /// Adds an endpoint, or changes its attributes in place.
+    fn insert(&mut self, endpoint: Endpoint) -> bool {
+        if let Some(index) = self.set.get(endpoint.key()) {
+            let known = &self.set.members[index].endpoint;
+            if known.target() == endpoint.target() {
+                self.making.forget(endpoint.key());
+                let changed = **known != endpoint;
+                if changed {
+                    self.set.change(index, endpoint);
+                }
                 return changed;
             }
         }
-        let future = Box::pin(ReadyCall::new(self.make.clone(), endpoint.target().clone()));
-        self.making.push(Making { endpoint, future });
+        self.making.want(endpoint);
         false
     }
 
-    /// An endpoint is there: from now on, and under a new id, calls may go to it.
-    fn made(&mut self, endpoint: Endpoint, lend: M::Response) {
-        let node = Node::new(endpoint.key().clone(), lend);
-        let member = Member { id: node.id, endpoint: Arc::new(endpoint) };
-        let recovered = self.shared.failure.lock().take();
-        drop(recovered);
-        let observers = &self.shared.observers;
-        match self.position(&node.key) {
-            Some(index) => {
-                // The same key with another target: what was there drains.
-                observers.emit(Event::EndpointRemoved { endpoint: &node.key });
-                observers.emit(Event::EndpointAdded { endpoint: &node.key });
-                (self.members[index], self.nodes[index]) = (member, node);
-            }
-            None => {
-                observers.emit(Event::EndpointAdded { endpoint: &node.key });
-                self.members.push(member);
-                self.nodes.push(node);
-            }
+    fn remove(&mut self, key: &EndpointKey) -> bool {
+        self.making.forget(key);
+        let removed = self.set.remove(key);
+        if removed {
+            self.shared.observers.emit(Event::EndpointRemoved { endpoint: key });
         }
+        removed
     }
 
-    fn remove(&mut self, key: &EndpointKey) -> bool {
-        self.making.retain(|making| making.endpoint.key() != key);
-        let Some(index) = self.position(key) else { return false };
-        self.members.remove(index);
-        self.nodes.remove(index);
-        self.shared.observers.emit(Event::EndpointRemoved { endpoint: key });
-        true
+    /// These are all there are.
+    fn replace(&mut self, endpoints: Vec<Endpoint>) -> bool {
+        let mut last = HashMap::with_capacity(endpoints.len());
+        for (index, endpoint) in endpoints.iter().enumerate() {
+            let key = endpoint.key();
+            if last.insert(key.clone(), index).is_some() {
+                let message =
+                    format!("discovery has the key {key} twice in one set; the last counts: make keys unique");
+                self.failed(Error::new(Kind::Config, Phase::Pick).with_message(message).with_endpoint(key.clone()));
+            }
+        }
+        let known = self.set.keys().chain(self.making.keys());
+        let gone: Vec<_> = known.filter(|key| !last.contains_key(*key)).cloned().collect();
+        let mut changed = false;
+        for key in gone {
+            changed |= self.remove(&key);
+        }
+        for (index, endpoint) in endpoints.into_iter().enumerate() {
+            if last[endpoint.key()] == index {
+                changed |= self.insert(endpoint);
+            }
+        }
+        changed
     }
 
     fn failed(&self, error: Error) {
@@ -125,43 +165,45 @@ where
         drop(old); // Not under the lock: it may be anybody's.
     }
 
-    /// Whether an endpoint was made.
+    /// Whether an endpoint was made: from now on, and under a new id, calls may go to it.
     fn poll_making(&mut self, cx: &mut Context<'_>) -> bool {
         let mut changed = false;
-        let mut index = 0;
-        while index < self.making.len() {
-            match self.making[index].future.as_mut().poll(cx) {
-                Poll::Pending => index += 1,
-                Poll::Ready(result) => {
-                    let Making { endpoint, .. } = self.making.remove(index);
-                    match result {
-                        Ok(lend) => {
-                            self.made(endpoint, lend);
-                            changed = true;
-                        }
-                        Err(error) => {
-                            self.make_failed = true;
-                            self.failed(Error::wrap(error).or_endpoint(endpoint.key()));
-                        }
+        for _ in 0..BATCH {
+            match self.making.poll_made(cx) {
+                Poll::Pending => return changed,
+                Poll::Ready(Err(error)) => self.failed(error),
+                Poll::Ready(Ok((endpoint, lend))) => {
+                    changed = true;
+                    let recovered = self.shared.failure.lock().take();
+                    drop(recovered);
+                    let key = endpoint.key().clone();
+                    let observers = &self.shared.observers;
+                    if self.set.put(endpoint, lend, &self.shared.levels) {
+                        observers.emit(Event::EndpointRemoved { endpoint: &key });
                     }
+                    observers.emit(Event::EndpointAdded { endpoint: &key });
                 }
             }
         }
+        cx.waker().wake_by_ref();
         changed
     }
 
-    /// There is no set, and none is under way: nobody should wait for it.
+    /// There is no set, and none is to be expected soon: nobody should wait for it.
     fn has_nothing_to_come(&self) -> bool {
-        let over = self.discover.is_none() || self.make_failed;
-        over && self.making.is_empty() && self.shared.snapshot.load().is_none()
+        let tried = self.discover.is_none() || self.known_empty || self.making.keys().next().is_some();
+        tried && self.making.all_failed() && self.shared.snapshot.load().is_none()
     }
 
     fn publish(&mut self) {
         let last = self.shared.snapshot.load_full();
-        let picker = self.policy.build(&self.members, last.as_ref().map(|last| &last.picker));
-        let snapshot = Snapshot { members: self.members.clone(), nodes: self.nodes.clone(), picker };
+        let (members, nodes) = (self.set.members.clone(), self.set.nodes.clone());
+        let last_picker = last.as_ref().map(|last| last.picker());
+        let snapshot = Snapshot::new(self.shared.levels.clone(), members, nodes, &mut self.policy, last_picker);
+        self.shared.levels.moved();
         self.shared.snapshot.store(Some(Arc::new(snapshot)));
-        self.shared.published.notify_waiters();
+        self.warm.changed(&self.set.nodes);
+        self.shared.news.notify_waiters();
     }
 }
 
@@ -172,9 +214,10 @@ struct Turn {
     more: bool,
 }
 
-impl<D, M, P, E> Driver<D, M, P>
+impl<D, U, E, M, P> Driver<D, M, P>
 where
-    D: Stream<Item = Result<Change<EndpointKey, Endpoint>, E>>,
+    D: Stream<Item = Result<U, E>>,
+    U: Into<Update>,
     E: Into<BoxError>,
     M: Service<Target> + Clone,
     M::Response: Lend,
@@ -185,30 +228,34 @@ where
         let mut changed = false;
         for _ in 0..BATCH {
             let Some(discover) = &mut self.discover else { return Turn { changed, more: false } };
-            match discover.as_mut().poll_next(cx) {
-                Poll::Pending => return Turn { changed, more: false },
-                // The change's key is what a later removal will name.
-                Poll::Ready(Some(Ok(Change::Insert(key, endpoint)))) => changed |= self.insert(endpoint.with_key(key)),
-                Poll::Ready(Some(Ok(Change::Remove(key)))) => changed |= self.remove(&key),
-                Poll::Ready(Some(Err(error))) => self.failed(Error::wrap(error)),
-                Poll::Ready(None) => {
-                    self.discover = None;
-                    let ended = Error::new(Kind::Closed, Phase::Pick).with_message("discovery ended");
-                    let cause = self.shared.failure.lock().take();
-                    self.failed(match cause {
-                        Some(cause) => ended.with_source(cause),
-                        None => ended,
-                    });
+            let ended = match guarded("discovery", || discover.as_mut().poll_next(cx)) {
+                Ok(Poll::Pending) => return Turn { changed, more: false },
+                Ok(Poll::Ready(Some(Ok(update)))) => {
+                    changed |= self.update(update.into());
+                    continue;
                 }
-            }
+                Ok(Poll::Ready(Some(Err(error)))) => {
+                    self.failed(Error::wrap(error));
+                    continue;
+                }
+                Ok(Poll::Ready(None)) => Error::new(Kind::Closed, Phase::Pick).with_message("discovery ended"),
+                Err(panicked) => panicked,
+            };
+            self.discover = None;
+            let cause = self.shared.failure.lock().take();
+            self.failed(match cause {
+                Some(cause) if std::error::Error::source(&ended).is_none() => ended.with_source(cause),
+                _ => ended,
+            });
         }
         Turn { changed, more: true }
     }
 }
 
-impl<D, M, P, E> Future for Driver<D, M, P>
+impl<D, U, E, M, P> Future for Driver<D, M, P>
 where
-    D: Stream<Item = Result<Change<EndpointKey, Endpoint>, E>>,
+    D: Stream<Item = Result<U, E>>,
+    U: Into<Update>,
     E: Into<BoxError>,
     M: Service<Target> + Clone,
     M::Response: Lend,
@@ -219,17 +266,20 @@ where
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        this.shared.driver.register(cx.waker());
-        if this.shared.abandoned.load(Ordering::Acquire) {
+        this.shared.levels.driver.register(cx.waker());
+        if this.shared.abandoned.load(Ordering::Acquire) || this.shared.is_closed() {
             return Poll::Ready(());
         }
         let turn = this.poll_discover(cx);
-        if this.poll_making(cx) | turn.changed || this.has_nothing_to_come() {
+        let made = this.poll_making(cx);
+        if made || turn.changed || this.has_nothing_to_come() {
             this.publish();
         }
         if turn.more {
             cx.waker().wake_by_ref();
         }
+        this.warm.poll(&this.set.nodes, cx);
+        this.watch.poll(&this.shared, &this.set.nodes, cx);
         Poll::Pending
     }
 }
@@ -237,20 +287,22 @@ where
 impl<D, M, P> Drop for Driver<D, M, P>
 where
     M: Service<Target>,
+    M::Response: Lend,
     P: Policy,
 {
     fn drop(&mut self) {
         self.shared.driving.store(false, Ordering::Release);
-        self.shared.published.notify_waiters();
+        self.shared.news.notify_waiters();
     }
 }
 
 impl<D, M, P> fmt::Debug for Driver<D, M, P>
 where
     M: Service<Target>,
+    M::Response: Lend,
     P: Policy,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Driver").field("members", &self.members).finish_non_exhaustive()
+        f.debug_struct("Driver").field("endpoints", &self.set.members.len()).finish_non_exhaustive()
     }
 }

@@ -1,6 +1,6 @@
 //! One call: pick, wait for what was picked to lend, call.
 
-use std::fmt;
+use std::fmt::{self, Write};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -8,66 +8,123 @@ use std::task::{Context, Poll, ready};
 use tokio::sync::futures::OwnedNotified;
 use tower_service::Service;
 use towline_core::{
-    Access, BoxError, CallContext, Error, Kind, Lend, Phase, Pick, ReadyCall, Rng, Room, Sent, Tried, View, progress,
+    Access, BoxError, CallContext, Error, Kind, Lend, Phase, Pick, ReadyCall, Rng, Sent, Tried, progress,
 };
 
-use crate::set::{Flight, Node, Shared, Snapshot, Users};
+use crate::load::{Flight, Nanos};
+use crate::set::{Choice, Node, Snapshot};
+use crate::shared::{Shared, Users, Waiting, WhenUnavailable, closed};
+use crate::track::Track;
 
-/// How many endpoints in a row may fail to lend before the call fails with the last cause.
+/// How many endpoints in a row may fail to lend before the call fails with what they said.
 const LENDERS: usize = 4;
 
 pin_project_lite::pin_project! {
     /// The response of [`Balance`](crate::Balance). Dropped at any poll, it counts on no endpoint any more.
-    pub struct BalanceFuture<L, P, A, Req>
+    pub struct BalanceFuture<L, P, A, T, Req>
     where
         L: Lend,
         L::Checkout: Service<Req>,
     {
         #[pin]
-        state: State<L, L::Lend, ReadyCall<L::Checkout, Req>>,
+        state: State<L, P, L::Lend, ReadyCall<L::Checkout, Req>>,
         shared: Arc<Users<L, P>>,
         access: A,
+        track: T,
         rng: Rng,
         // Present until an endpoint lends.
         request: Option<Req>,
-        // Endpoints that could not lend, how many, and why the last could not.
-        refused: Tried,
-        refusals: usize,
-        refusal: Option<Error>,
+        refused: Refused,
     }
 }
 
 pin_project_lite::pin_project! {
     #[project = StateProj]
-    enum State<L, F, C> {
+    enum State<L, P, F, C> {
         Pick,
-        Wait { #[pin] published: OwnedNotified },
-        Lend { #[pin] lend: F, flight: Option<Flight<L>> },
+        Wait { #[pin] news: OwnedNotified, waiting: Option<Waiting<L, P>> },
+        Lend { #[pin] first: Asked<L, F>, #[pin] other: Option<Asked<L, F>> },
         // In this order: the call is dropped before it stops counting.
-        Call { #[pin] call: C, flight: Flight<L> },
+        Call { #[pin] call: C, lent: Option<Lending<L>> },
     }
 }
 
-impl<L, P, A, Req> BalanceFuture<L, P, A, Req>
+pin_project_lite::pin_project! {
+    /// An endpoint that is asked to lend.
+    struct Asked<L, F> {
+        #[pin]
+        lend: F,
+        // Taken when it has answered.
+        lending: Option<Lending<L>>,
+    }
+}
+
+/// The endpoint that a call counts on.
+struct Lending<L> {
+    flight: Flight,
+    /// Kept only if it is to be asked for reports.
+    lend: Option<Arc<L>>,
+}
+
+/// What endpoints said that could not lend.
+#[derive(Default)]
+struct Refused {
+    /// Not to be asked again.
+    by: Tried,
+    errors: Vec<Error>,
+}
+
+impl Refused {
+    fn add(&mut self, flight: Flight, error: Error) -> &Error {
+        self.by.add(flight.stats().id());
+        self.errors.push(error.or_endpoint(flight.stats().key()));
+        // It failed as an endpoint fails, although no request of ours got there.
+        flight.end(towline_core::Outcome::Failure);
+        self.errors.last().expect("just pushed")
+    }
+
+    /// The last error, with what the others said; `None` when nobody was asked.
+    fn take_error(&mut self) -> Option<Error> {
+        let last = self.errors.pop()?;
+        let others = std::mem::take(&mut self.errors);
+        if others.is_empty() {
+            return Some(last);
+        }
+        let (kind, phase) = (last.kind(), last.phase());
+        let mut text = format!("{} endpoints could not take the call", others.len() + 1);
+        for error in &others {
+            // Writing to a string cannot fail.
+            let _infallible = write!(text, "; {error}");
+        }
+        let all = Error::new(kind, phase).with_sent(Sent::Never).with_message(text);
+        let all = match last.endpoint() {
+            Some(endpoint) => all.with_endpoint(endpoint.clone()),
+            None => all,
+        };
+        Some(all.with_source(last))
+    }
+}
+
+impl<L, P, A, T, Req> BalanceFuture<L, P, A, T, Req>
 where
     L: Lend,
     L::Checkout: Service<Req>,
 {
-    pub(crate) fn new(shared: Arc<Users<L, P>>, access: A, rng: Rng, request: Req) -> Self {
-        let request = Some(request);
-        Self { state: State::Pick, shared, access, rng, request, refused: Tried::default(), refusals: 0, refusal: None }
+    pub(crate) fn new(shared: Arc<Users<L, P>>, access: A, track: T, rng: Rng, request: Req) -> Self {
+        Self { state: State::Pick, shared, access, track, rng, request: Some(request), refused: Refused::default() }
     }
 }
 
-impl<L, P, A, Req> Future for BalanceFuture<L, P, A, Req>
+impl<L, P, A, T, Req> Future for BalanceFuture<L, P, A, T, Req>
 where
     L: Lend,
     L::Checkout: Service<Req>,
     <L::Checkout as Service<Req>>::Error: Into<BoxError>,
     P: Pick<Req>,
     A: Access<Req>,
+    T: Track<<L::Checkout as Service<Req>>::Response>,
 {
-    type Output = Result<<L::Checkout as Service<Req>>::Response, Error>;
+    type Output = Result<T::Response, Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
@@ -76,140 +133,189 @@ where
                 StateProj::Pick => {
                     progress::enter(Phase::Pick);
                     let request = this.request.as_ref().expect("polled after completion");
-                    let snapshot = this.shared.snapshot.load();
-                    let Some(snapshot) = &*snapshot else {
-                        match this.shared.first_snapshot() {
-                            Some(published) => this.state.set(State::Wait { published }),
-                            None if this.shared.snapshot.load().is_some() => {}
-                            None => {
-                                return Poll::Ready(Err(no_endpoints(this.shared, "the balancer's driver is gone")));
-                            }
-                        }
-                        continue;
-                    };
-                    if snapshot.nodes.is_empty() {
-                        return Poll::Ready(Err(no_endpoints(this.shared, "discovery has none")));
-                    }
                     let context = this.access.get(request);
-                    let Some(node) = pick(snapshot, request, context, this.refused, this.rng) else {
-                        let none = || no_endpoints(this.shared, "the policy has none for this request");
-                        return Poll::Ready(Err(this.refusal.take().unwrap_or_else(none)));
-                    };
-                    progress::at(node.id, &node.key);
-                    if let Some(report) = context.and_then(CallContext::report) {
-                        report.picked(&node.key);
+                    let next = pick(this.shared, request, context, this.refused, this.rng);
+                    match next {
+                        Ok(state) => this.state.set(state),
+                        Err(error) => {
+                            *this.request = None;
+                            return Poll::Ready(Err(error));
+                        }
                     }
-                    let lend = node.lend.lend(context);
-                    this.state.set(State::Lend { lend, flight: Some(Flight::begin(node)) });
                 }
-                StateProj::Wait { published } => {
-                    ready!(published.poll(cx));
+                StateProj::Wait { news, waiting } => {
+                    ready!(news.poll(cx));
+                    if waiting.is_some() {
+                        // Whoever could not lend then, may now.
+                        *this.refused = Refused::default();
+                    }
                     this.state.set(State::Pick);
                 }
-                StateProj::Lend { lend, flight } => {
-                    let lent = ready!(lend.poll(cx));
-                    let flight = flight.take().expect("taken once, here");
+                StateProj::Lend { mut first, mut other } => {
+                    // The first choice is asked first, every time.
+                    let answer = match poll_asked(first.as_mut(), cx) {
+                        Poll::Pending => match other.as_mut().as_pin_mut() {
+                            Some(other) => poll_asked(other, cx),
+                            None => Poll::Pending,
+                        },
+                        answer => answer,
+                    };
+                    let (lent, lending) = ready!(answer);
                     match lent {
                         Ok(checkout) => {
                             let request = this.request.take().expect("kept until now");
                             // From here on the request is in hands that we do not know.
                             progress::enter(Phase::Call);
+                            at(&lending.flight);
+                            if let Some(report) = this.access.get(&request).and_then(CallContext::report) {
+                                report.picked(lending.flight.stats().key());
+                            }
                             let call = ReadyCall::new(checkout, request);
-                            this.state.set(State::Call { call, flight });
+                            this.state.set(State::Call { call, lent: Some(lending) });
                         }
                         Err(error) => {
-                            let node = flight.node();
-                            let error = error.or_endpoint(&node.key);
-                            this.refused.add(node.id);
-                            *this.refusals += 1;
+                            let error = this.refused.add(lending.flight, error);
                             // A wait that ran out has cost the caller time; a dial that did, costs the endpoint.
                             let waited = error.is_timeout() && error.phase() == Phase::Queue;
+                            // The other, if it was asked as well, goes on.
+                            let both = [
+                                first.lending.is_some(),
+                                other.as_ref().as_pin_ref().is_some_and(|other| other.lending.is_some()),
+                            ];
+                            if !waited && both.contains(&true) {
+                                continue;
+                            }
                             this.state.set(State::Pick);
-                            if waited || *this.refusals >= LENDERS {
+                            if waited || this.refused.errors.len() >= LENDERS {
                                 *this.request = None;
+                                let error = this.refused.take_error().expect("there is one");
                                 return Poll::Ready(Err(error));
                             }
-                            *this.refusal = Some(error);
                         }
                     }
                 }
-                StateProj::Call { call, flight } => {
+                StateProj::Call { call, lent } => {
                     let result = ready!(call.poll(cx));
-                    let result = result.map_err(|error| Error::wrap(error).or_endpoint(&flight.node().key));
+                    let Lending { flight, lend } = lent.take().expect("taken once, here");
+                    let result = result.map_err(|error| Error::wrap(error).or_endpoint(flight.stats().key()));
                     match &result {
                         Err(error) if error.sent() == Sent::Never => progress::back(),
                         _ => progress::written(),
                     }
-                    this.state.set(State::Pick); // Ends the flight; there is no request any more.
-                    return Poll::Ready(result);
+                    if let Some(report) = lend.and_then(|lend| lend.reported()) {
+                        flight.report(report);
+                    }
+                    this.state.set(State::Pick); // There is no request any more.
+                    return Poll::Ready(this.track.track(flight, result));
                 }
             }
         }
     }
 }
 
-/// Who is eligible.
-#[derive(Clone, Copy)]
-enum Rule {
-    /// Not down, and not tried by an earlier attempt.
-    UpAndNew,
-    /// Not down.
-    Up,
-    /// Anybody: its own error says why nobody can be reached.
-    Any,
+/// Polls an endpoint that has not answered yet.
+fn poll_asked<L, F: Future>(asked: Pin<&mut Asked<L, F>>, cx: &mut Context<'_>) -> Poll<(F::Output, Lending<L>)> {
+    let asked = asked.project();
+    if asked.lending.is_none() {
+        return Poll::Pending;
+    }
+    let lent = ready!(asked.lend.poll(cx));
+    Poll::Ready((lent, asked.lending.take().expect("seen above")))
 }
 
-/// The endpoint that the call goes to: the first candidate that has not refused, by the first rule that finds one.
-fn pick<L, P, Req>(
-    snapshot: &Snapshot<L, P>,
+fn at(flight: &Flight) {
+    progress::at(flight.stats().id(), flight.stats().key());
+}
+
+/// What a call does next: asks the endpoint that is picked, or waits.
+fn pick<L, P, Req, C>(
+    shared: &Arc<Users<L, P>>,
     request: &Req,
     context: Option<&CallContext>,
-    refused: &Tried,
+    refused: &mut Refused,
     rng: &mut Rng,
-) -> Option<Arc<Node<L>>>
+) -> Result<State<L, P, L::Lend, C>, Error>
 where
     L: Lend,
     P: Pick<Req>,
 {
-    let view = View::new(&snapshot.members, snapshot);
-    let tried = context.map(CallContext::tried).filter(|tried| !tried.is_empty());
-    let is_up = |node: &Node<L>| node.lend.room() != Room::Down;
-    let is_new = |node: &Node<L>| tried.is_none_or(|tried| !tried.contains(node.id));
-    for rule in [Rule::UpAndNew, Rule::Up, Rule::Any] {
-        let order = snapshot.picker.order(request, context, view, rng);
-        for (skipped, index) in order.enumerate() {
-            let Some(node) = snapshot.nodes.get(index) else { continue };
-            let eligible = match rule {
-                Rule::UpAndNew => is_up(node) && is_new(node),
-                Rule::Up => is_up(node),
-                Rule::Any => true,
-            };
-            if eligible && !refused.contains(node.id) {
-                snapshot.picker.taken(request, context, view, index, skipped);
-                return Some(node.clone());
-            }
+    if shared.is_closed() {
+        return Err(closed());
+    }
+    let snapshot = shared.snapshot.load();
+    let Some(snapshot) = &*snapshot else {
+        return first_snapshot(shared);
+    };
+    let now = shared.levels.now();
+    let choice = snapshot.pick(request, context, &refused.by, rng, now);
+    let waits = shared.when_unavailable == WhenUnavailable::Wait;
+    match choice {
+        Some(Choice { index, other }) if !(waits && is_down(snapshot, index)) => {
+            let ask = |index: usize| ask(shared, &snapshot.nodes()[index], context, now);
+            let first = ask(index);
+            first.lending.iter().for_each(|lending| at(&lending.flight));
+            Ok(State::Lend { first, other: other.map(ask) })
+        }
+        _ if waits && shared.is_driven() => wait(shared, refused),
+        _ => Err(refused.take_error().unwrap_or_else(|| {
+            let why =
+                if snapshot.nodes().is_empty() { "discovery has none" } else { "the policy has none for this request" };
+            shared.no_endpoints(why)
+        })),
+    }
+}
+
+fn is_down<L: Lend, P>(snapshot: &Snapshot<L, P>, index: usize) -> bool {
+    snapshot.nodes()[index].lend.room() == towline_core::Room::Down
+}
+
+fn ask<L: Lend, P>(
+    shared: &Shared<L, P>,
+    node: &Node<L>,
+    context: Option<&CallContext>,
+    now: Nanos,
+) -> Asked<L, L::Lend> {
+    let flight = Flight::begin(node.stats.clone(), now);
+    let lend = shared.reports.then(|| node.lend.clone());
+    Asked { lend: node.lend.lend(context), lending: Some(Lending { flight, lend }) }
+}
+
+/// Waits for discovery to yield something, if it still can.
+fn first_snapshot<L: Lend, P, C>(shared: &Arc<Users<L, P>>) -> Result<State<L, P, L::Lend, C>, Error> {
+    // Listening begins before the look, so that nothing published in between is missed.
+    let news = shared.next_news();
+    let driven = shared.is_driven();
+    if shared.snapshot.load().is_some() {
+        Ok(State::Pick)
+    } else if driven {
+        Ok(State::Wait { news, waiting: None })
+    } else {
+        Err(shared.no_endpoints("the balancer's driver is gone"))
+    }
+}
+
+/// Waits for an endpoint to come up.
+fn wait<L: Lend, P, C>(shared: &Arc<Users<L, P>>, refused: &mut Refused) -> Result<State<L, P, L::Lend, C>, Error> {
+    let news = shared.next_news();
+    match Waiting::begin(shared) {
+        Some(waiting) => Ok(State::Wait { news, waiting: Some(waiting) }),
+        None => {
+            let full = Error::new(Kind::Overloaded, Phase::Pick)
+                .with_message("too many calls wait for an endpoint to come up");
+            Err(match refused.take_error() {
+                Some(cause) => full.with_source(cause),
+                None => full,
+            })
         }
     }
-    None
 }
 
-fn no_endpoints<L, P>(shared: &Shared<L, P>, why: &str) -> Error {
-    let error = Error::new(Kind::NoEndpoints, Phase::Pick).with_message(format!("no endpoint to call: {why}"));
-    let failure = shared.failure.lock().clone();
-    match failure {
-        // What makes endpoints is closed: so is the client.
-        Some(closed) if closed.kind() == Kind::Closed && closed.phase() == Phase::Queue => closed,
-        Some(cause) => error.with_source(cause),
-        None => error,
-    }
-}
-
-impl<L, P, A, Req> fmt::Debug for BalanceFuture<L, P, A, Req>
+impl<L, P, A, T, Req> fmt::Debug for BalanceFuture<L, P, A, T, Req>
 where
     L: Lend,
     L::Checkout: Service<Req>,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BalanceFuture").field("refusals", &self.refusals).finish_non_exhaustive()
+        f.debug_struct("BalanceFuture").field("refusals", &self.refused.errors.len()).finish_non_exhaustive()
     }
 }

@@ -43,15 +43,38 @@
 
 mod balance;
 mod builder;
+mod discover;
 mod driver;
 mod future;
-mod p2c;
+mod load;
+mod making;
+mod members;
+mod pick;
 mod set;
+mod shared;
+mod track;
+mod warm;
+mod watch;
+mod weights;
 
 pub use self::balance::Balance;
-pub use self::builder::{BalanceBuilder, Balanced, Fixed, fixed};
+pub use self::builder::{BalanceBuilder, Balanced, Pair};
+pub use self::discover::{Fixed, MakeService, Services, Update, fixed, services};
 pub use self::driver::Driver;
 pub use self::future::BalanceFuture;
-pub use self::p2c::{P2c, P2cOrder};
+pub use self::load::{Flight, LoadMetric};
+pub use self::pick::{
+    HotCold, HotColdOrder, HotColdPicker, LeastRequest, LeastRequestOrder, P2c, P2cOrder, P2cPicker, RoundRobin,
+    RoundRobinPicker, WeightedOrder, WeightedRandom, WeightedRandomPicker,
+};
 pub use self::set::EndpointView;
+pub use self::shared::WhenUnavailable;
+pub use self::track::{AtResponse, Reporting, Track};
 pub use tower::discover::Change;
+
+/// The synchronous core, for simulators that drive it in a time of their own. Not part of the stable surface.
+#[doc(hidden)]
+pub mod core {
+    pub use crate::load::{Clock, Flight, Levels, Nanos, Stats, Sweep};
+    pub use crate::set::{Choice, Node, Snapshot};
+}

@@ -1,108 +1,228 @@
-//! What a call sees: an immutable set of endpoints and a picker built for it.
+//! The endpoints at one time, and the choice among them: the synchronous core of the balancer. It takes `now` and
+//! randomness, does no I/O and knows no runtime, so that the simulator drives just this.
 
+use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
-use futures_util::task::AtomicWaker;
-use tokio::sync::Notify;
-use tokio::sync::futures::OwnedNotified;
-use towline_core::sync::Lock;
-use towline_core::{Endpoint, EndpointId, EndpointKey, Error, Lend, Loads, Member, Observers, Room};
+use towline_core::{
+    CallContext, Endpoint, EndpointId, Lend, Loads, Member, Pick, Policy, Reported, Rng, Room, Tried, View,
+};
 
-/// One life of an endpoint: what lends, and what is counted. Outlives its removal as long as calls are in flight.
-pub(crate) struct Node<L> {
-    pub(crate) id: EndpointId,
-    pub(crate) key: EndpointKey,
-    pub(crate) lend: L,
-    in_flight: AtomicUsize,
-    calls: AtomicU64,
+use crate::load::{Levels, Nanos, Stats};
+
+/// An immutable set of endpoints and a picker built for it.
+pub struct Snapshot<L, P> {
+    levels: Arc<Levels>,
+    members: Vec<Member>,
+    /// In parallel to the members.
+    nodes: Vec<Node<L>>,
+    picker: P,
+}
+
+/// What the balancer has of an endpoint beside its attributes.
+#[derive(Debug)]
+pub struct Node<L> {
+    pub(crate) stats: Arc<Stats>,
+    pub(crate) lend: Arc<L>,
+    /// Divides calls in flight; 0 when the endpoint is for want of any other.
+    weight: f64,
+}
+
+// By hand: `L` is shared.
+impl<L> Clone for Node<L> {
+    fn clone(&self) -> Self {
+        Self { stats: self.stats.clone(), lend: self.lend.clone(), weight: self.weight }
+    }
 }
 
 impl<L> Node<L> {
-    pub(crate) fn new(key: EndpointKey, lend: L) -> Arc<Self> {
-        let (in_flight, calls) = (AtomicUsize::new(0), AtomicU64::new(0));
-        Arc::new(Self { id: EndpointId::fresh(), key, lend, in_flight, calls })
+    /// A new life of `endpoint`, which lends by `lend`.
+    pub fn new(endpoint: &Endpoint, lend: L, levels: &Arc<Levels>) -> Self {
+        let stats = Stats::new(endpoint.key().clone(), levels.clone());
+        Self { stats, lend: Arc::new(lend), weight: endpoint.weight().get() }
+    }
+
+    /// Which life this is.
+    pub fn id(&self) -> EndpointId {
+        self.stats.id()
+    }
+
+    /// What calls have left behind.
+    pub fn stats(&self) -> &Arc<Stats> {
+        &self.stats
     }
 }
 
-/// A call that counts on an endpoint until it ends or is dropped.
-pub(crate) struct Flight<L>(Arc<Node<L>>);
+/// Which endpoint a call goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// The first that is eligible.
+    pub index: usize,
+    /// Another that may be asked at the same time, because the first has no room.
+    pub other: Option<usize>,
+}
 
-impl<L> Flight<L> {
-    pub(crate) fn begin(node: Arc<Node<L>>) -> Self {
-        node.in_flight.fetch_add(1, Ordering::Relaxed);
-        node.calls.fetch_add(1, Ordering::Relaxed);
-        Self(node)
-    }
+/// Who is eligible: each rule is tried when the one before it finds nobody.
+#[derive(Clone, Copy)]
+enum Rule {
+    /// Not down, not tried by an earlier attempt, and not on probation, or on it and due.
+    Fit,
+    /// Not down, and not tried by an earlier attempt.
+    UpAndNew,
+    /// Not down.
+    Up,
+    /// Anybody: its own error says why nobody can be reached.
+    Any,
+}
 
-    pub(crate) fn node(&self) -> &Node<L> {
-        &self.0
+impl<L, P> fmt::Debug for Snapshot<L, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot").field("members", &self.members).finish_non_exhaustive()
     }
 }
 
-impl<L> Drop for Flight<L> {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+impl<L, P> Snapshot<L, P> {
+    /// The set of these endpoints, in parallel.
+    pub fn new<Q>(
+        levels: Arc<Levels>,
+        members: Vec<Member>,
+        mut nodes: Vec<Node<L>>,
+        policy: &mut Q,
+        last: Option<&P>,
+    ) -> Self
+    where
+        Q: Policy<Picker = P>,
+    {
+        let weight = |member: &Member| member.endpoint.weight().get();
+        let all_zero = members.iter().all(|member| weight(member) == 0.0);
+        for (index, (node, member)) in nodes.iter_mut().zip(&members).enumerate() {
+            node.weight = if all_zero { 1.0 } else { weight(member) };
+            node.stats.moved_to(index);
+        }
+        let picker = policy.build(&members, last);
+        Self { levels, members, nodes, picker }
+    }
+
+    /// Attributes and ids.
+    pub fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    /// In parallel to the members.
+    pub fn nodes(&self) -> &[Node<L>] {
+        &self.nodes
+    }
+
+    /// The picker.
+    pub fn picker(&self) -> &P {
+        &self.picker
+    }
+
+    /// Reads loads at `now`.
+    pub(crate) fn at(&self, now: Nanos) -> At<'_, L> {
+        At { levels: &self.levels, nodes: &self.nodes, now }
     }
 }
 
-/// The endpoints at one time. `members` and `nodes` run in parallel.
-pub(crate) struct Snapshot<L, P> {
-    pub(crate) members: Vec<Member>,
-    pub(crate) nodes: Vec<Arc<Node<L>>>,
-    pub(crate) picker: P,
+impl<L: Lend, P> Snapshot<L, P> {
+    /// The endpoint that a call goes to: the picker's first candidate that has not `refused`, by the first rule that
+    /// finds one. An endpoint on probation that is picked has its probe begun.
+    pub fn pick<Req>(
+        &self,
+        request: &Req,
+        context: Option<&CallContext>,
+        refused: &Tried,
+        rng: &mut Rng,
+        now: Nanos,
+    ) -> Option<Choice>
+    where
+        P: Pick<Req>,
+    {
+        if self.nodes.is_empty() {
+            return None;
+        }
+        let at = self.at(now);
+        let view = View::new(&self.members, &at);
+        let tried = context.map(CallContext::tried).filter(|tried| !tried.is_empty());
+        for rule in [Rule::Fit, Rule::UpAndNew, Rule::Up, Rule::Any] {
+            let order = self.picker.order(request, context, view, rng);
+            let mut eligible = order.enumerate().filter_map(|(skipped, index)| {
+                let node = self.nodes.get(index).filter(|node| !refused.contains(node.id()))?;
+                let room = node.lend.room();
+                let is_new = || tried.is_none_or(|tried| !tried.contains(node.id()));
+                let is_up = || room != Room::Down;
+                let is_fit = || !node.stats.is_on_probation(now) || node.stats.begin_probe(now);
+                let fits = match rule {
+                    Rule::Fit => is_up() && is_new() && is_fit(),
+                    Rule::UpAndNew => is_up() && is_new(),
+                    Rule::Up => is_up(),
+                    Rule::Any => true,
+                };
+                fits.then_some((skipped, index, room))
+            });
+            let Some((skipped, index, room)) = eligible.next() else { continue };
+            let other = if room == Room::Full && self.picker.may_race(request, context) {
+                eligible.map(|(_, index, _)| index).find(|other| *other != index)
+            } else {
+                None
+            };
+            self.picker.taken(request, context, view, index, skipped);
+            return Some(Choice { index, other });
+        }
+        None
+    }
 }
 
-impl<L, P> Loads for Snapshot<L, P> {
+impl<L: Lend + Clone, P> Snapshot<L, P> {
+    pub(crate) fn views(&self, now: Nanos) -> Vec<EndpointView<L>> {
+        let at = self.at(now);
+        let view = |(index, (member, node)): (usize, (&Member, &Node<L>))| EndpointView {
+            endpoint: member.endpoint.clone(),
+            room: node.lend.room(),
+            on_probation: node.stats.is_on_probation(now),
+            in_flight: node.stats.in_flight() as usize,
+            load: at.load(index),
+            latency: at.latency(index),
+            reported: at.reported(index),
+            calls: node.stats.begun(),
+            lend: (*node.lend).clone(),
+        };
+        self.members.iter().zip(&self.nodes).enumerate().map(view).collect()
+    }
+}
+
+/// The loads at one time.
+pub(crate) struct At<'a, L> {
+    levels: &'a Levels,
+    nodes: &'a [Node<L>],
+    now: Nanos,
+}
+
+impl<L> Loads for At<'_, L> {
     fn load(&self, index: usize) -> f64 {
-        self.nodes[index].in_flight.load(Ordering::Relaxed) as f64
+        let node = &self.nodes[index];
+        if node.weight == 0.0 { f64::INFINITY } else { node.stats.load(self.now, node.weight) }
     }
-}
 
-/// What clones of the balancer and calls in flight hold: the driver works as long as one of them is there.
-pub(crate) struct Users<L, P>(pub(crate) Arc<Shared<L, P>>);
-
-impl<L, P> std::ops::Deref for Users<L, P> {
-    type Target = Shared<L, P>;
-
-    fn deref(&self) -> &Shared<L, P> {
-        &self.0
+    fn in_flight(&self, index: usize) -> u32 {
+        self.nodes[index].stats.in_flight()
     }
-}
 
-impl<L, P> Drop for Users<L, P> {
-    fn drop(&mut self) {
-        self.0.abandoned.store(true, Ordering::Release);
-        self.0.driver.wake();
+    fn latency(&self, index: usize) -> Option<Duration> {
+        self.nodes[index].stats.average(self.now).map(|nanos| Duration::from_nanos(nanos as u64))
     }
-}
 
-/// What the balancer's clones, their calls and the driver share.
-pub(crate) struct Shared<L, P> {
-    /// `None` until discovery has yielded something.
-    pub(crate) snapshot: ArcSwapOption<Snapshot<L, P>>,
-    /// Told when the first snapshot is there, or the driver is gone.
-    pub(crate) published: Arc<Notify>,
-    /// Woken when the last of the [`Users`] is gone.
-    pub(crate) driver: AtomicWaker,
-    pub(crate) abandoned: AtomicBool,
-    /// Whether the driver lives.
-    pub(crate) driving: AtomicBool,
-    /// Where clones get their randomness from.
-    pub(crate) seeds: AtomicU64,
-    /// Why discovery failed last.
-    pub(crate) failure: Lock<Option<Error>>,
-    pub(crate) observers: Observers,
-}
+    fn reported(&self, index: usize) -> Option<Reported> {
+        self.nodes[index].stats.reported(self.now)
+    }
 
-impl<L, P> Shared<L, P> {
-    /// Resolves when there may be a snapshot; `None` when there is one, or none will come.
-    pub(crate) fn first_snapshot(&self) -> Option<OwnedNotified> {
-        // Listening begins before the look, so that nothing published in between is missed.
-        let published = self.published.clone().notified_owned();
-        let waits = self.snapshot.load().is_none() && self.driving.load(Ordering::Acquire);
-        waits.then_some(published)
+    fn hot(&self) -> u32 {
+        self.levels.hot()
+    }
+
+    fn recent(&self, n: usize) -> Option<usize> {
+        self.levels.recent(n)
     }
 }
 
@@ -110,27 +230,23 @@ impl<L, P> Shared<L, P> {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct EndpointView<L> {
-    /// Key, target and attributes.
+    /// Key, target and attributes, the weight among them.
     pub endpoint: Arc<Endpoint>,
     /// Whether it has room.
     pub room: Room,
+    /// Whether it has one call at a time, because it is far slower than the others or has never answered.
+    pub on_probation: bool,
     /// Calls that wait for it or are in flight on it.
     pub in_flight: usize,
+    /// What a call to it would cost, in the unit of the [metric](crate::LoadMetric).
+    pub load: f64,
+    /// How long it takes to answer at present; `None` before its first answer, and without
+    /// [`LoadMetric::peak_ewma`](crate::LoadMetric::peak_ewma).
+    pub latency: Option<Duration>,
+    /// What it last said about itself, if that is fresh.
+    pub reported: Option<Reported>,
     /// Calls that were sent its way since it was added, retries included.
     pub calls: u64,
     /// What lends: a pool's handle has statistics of its own.
     pub lend: L,
-}
-
-impl<L: Lend + Clone, P> Snapshot<L, P> {
-    pub(crate) fn views(&self) -> Vec<EndpointView<L>> {
-        let view = |(member, node): (&Member, &Arc<Node<L>>)| EndpointView {
-            endpoint: member.endpoint.clone(),
-            room: node.lend.room(),
-            in_flight: node.in_flight.load(Ordering::Relaxed),
-            calls: node.calls.load(Ordering::Relaxed),
-            lend: node.lend.clone(),
-        };
-        self.members.iter().zip(&self.nodes).map(view).collect()
-    }
 }

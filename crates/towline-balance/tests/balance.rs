@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_test::task::spawn;
 use tower::discover::Change;
 use tower::{Layer, Service, ServiceExt, service_fn};
-use towline_balance::{Balance, BalanceBuilder, P2c, fixed};
+use towline_balance::{Balance, BalanceBuilder, P2c, P2cPicker, Update, fixed};
 use towline_core::sync::Lock;
 use towline_core::{
     Call, CallContext, Endpoint, EndpointKey, Error, Kind, Lend, Lent, Members, Phase, Pick, Policy, Rng, Room, Sent,
@@ -88,9 +88,10 @@ impl Makers {
         self.0.lock().values().map(ScriptedMaker::dials).sum()
     }
 
-    fn balance<D>(&self, discover: D) -> Balance<Handle<ScriptedConnection>, P2c>
+    fn balance<D, U>(&self, discover: D) -> Balance<Handle<ScriptedConnection>, P2cPicker>
     where
-        D: Stream<Item = Result<Change<EndpointKey, Endpoint>, Error>> + Send + 'static,
+        D: Stream<Item = Result<U, Error>> + Send + 'static,
+        U: Into<Update>,
     {
         let makers = self.clone();
         let make = service_fn(move |target: Target| {
@@ -482,6 +483,6 @@ async fn the_error_names_the_endpoint_that_was_called() {
 const _: fn() = || {
     fn shared<T: Clone + Send + Sync + std::fmt::Debug + 'static>() {}
     fn lend<L: Lend>() {}
-    shared::<Balance<Handle<ScriptedConnection>, P2c>>();
+    shared::<Balance<Handle<ScriptedConnection>, P2cPicker>>();
     lend::<Handle<ScriptedConnection>>();
 };

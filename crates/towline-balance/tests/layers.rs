@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::{Stream, StreamExt, stream};
 use tokio::time::{sleep, timeout};
 use tower::{Layer, Service, ServiceExt, service_fn};
-use towline_balance::{Balance, BalanceBuilder, Change, P2c, fixed};
+use towline_balance::{Balance, BalanceBuilder, Change, P2c, P2cPicker, Update, fixed};
 use towline_core::{
     Call, CallContext, Endpoint, EndpointKey, Error, Event, Kind, Lend, Lent, Observer, Observers, Phase, Room, Sent,
     Target, TokioExecutor, progress,
@@ -49,24 +49,25 @@ impl<S: Clone + Send + 'static> Lend for Lends<S> {
 }
 
 /// A balancer over one endpoint that lends `service` so many times.
-fn lends<S: Clone + Send + Sync + 'static>(service: S, times: usize) -> Balance<Lends<S>, P2c> {
+fn lends<S: Clone + Send + Sync + 'static>(service: S, times: usize) -> Balance<Lends<S>, P2cPicker> {
     let lends = Lends { service, left: Arc::new(times.into()) };
     let make = service_fn(move |_: Target| ready(Ok::<_, Error>(lends.clone())));
     one(make)
 }
 
-fn one<L, M>(make: M) -> Balance<L, P2c>
+fn one<L, M>(make: M) -> Balance<L, P2cPicker>
 where
-    L: Lend + Send + Sync + 'static,
+    L: Lend<Lend: Send> + Send + Sync + 'static,
     M: Service<Target, Response = L, Error = Error, Future: Send> + Clone + Send + 'static,
 {
     over(fixed(["10.0.0.1:1".parse().unwrap()]), make)
 }
 
-fn over<D, L, M>(discover: D, make: M) -> Balance<L, P2c>
+fn over<D, U, L, M>(discover: D, make: M) -> Balance<L, P2cPicker>
 where
-    D: Stream<Item = Result<Change<EndpointKey, Endpoint>, Error>> + Send + 'static,
-    L: Lend + Send + Sync + 'static,
+    D: Stream<Item = Result<U, Error>> + Send + 'static,
+    U: Into<Update>,
+    L: Lend<Lend: Send> + Send + Sync + 'static,
     M: Service<Target, Response = L, Error = Error, Future: Send> + Clone + Send + 'static,
 {
     BalanceBuilder::new(P2c::new()).spawn(discover, make, &TokioExecutor::current()).unwrap()

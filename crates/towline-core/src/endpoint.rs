@@ -59,8 +59,7 @@ impl EndpointId {
 
 /// How much of the traffic an endpoint should get, relative to its siblings: a finite number from 0 to 1,000,000.
 ///
-/// Zero means "only when nobody else can take the call". Sessions are spread by weight; `P2c` balances by calls in
-/// flight and does not look at it.
+/// Zero means "only when nobody else can take the call". Every picker goes by it.
 ///
 /// ```
 /// use towline_core::Weight;

@@ -2,7 +2,7 @@
 
 use std::future::{Ready, ready};
 
-use crate::{CallContext, Error};
+use crate::{CallContext, Error, LoadReport};
 
 /// Whether an endpoint has room for a call, as far as one can tell without asking for anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -39,6 +39,11 @@ pub trait Lend {
 
     /// Asks for a [`Checkout`](Self::Checkout). Its errors are [`Sent::Never`](crate::Sent::Never).
     fn lend(&self, context: Option<&CallContext>) -> Self::Lend;
+
+    /// What the server last said about itself; `None` when it never does.
+    fn reported(&self) -> Option<LoadReport> {
+        None
+    }
 }
 
 /// An endpoint made of a service that is `Clone`: each call gets a clone.

@@ -50,7 +50,7 @@ pub use self::executor::TokioExecutor;
 pub use self::executor::{BoxTask, Executor, SharedExecutor};
 pub use self::lend::{Lend, Lent, Room};
 pub use self::observe::{Event, Observer, Observers};
-pub use self::pick::{Loads, Member, Members, Pick, Policy, View};
+pub use self::pick::{LoadReport, Loads, Member, Members, Pick, Policy, Reported, View};
 pub use self::pin::ConnectionPin;
 pub use self::poolable::{CloseReason, ConnectionId, Poolable, Sharing, State, Unwatched, UnwatchedFuture};
 pub use self::ready_call::ReadyCall;

@@ -93,6 +93,20 @@ pub enum Event<'a> {
         /// Which.
         endpoint: &'a EndpointKey,
     },
+    /// An endpoint is far slower than the others: it gets one call at a time until one is answered in time.
+    ProbationBegan {
+        /// Which.
+        endpoint: &'a EndpointKey,
+        /// Its latency, failures included.
+        latency: Duration,
+        /// The median of the set.
+        median: Duration,
+    },
+    /// An endpoint does as well as the others again.
+    ProbationEnded {
+        /// Which.
+        endpoint: &'a EndpointKey,
+    },
     /// Discovery failed; the last good set stays.
     DiscoveryFailed {
         /// Why.
@@ -200,6 +214,10 @@ fn trace(event: &Event<'_>) {
         }
         Event::EndpointAdded { endpoint } => debug!(target: "towline", %endpoint, "endpoint added"),
         Event::EndpointRemoved { endpoint } => debug!(target: "towline", %endpoint, "endpoint removed"),
+        Event::ProbationBegan { endpoint, latency, median } => {
+            warn!(target: "towline", %endpoint, ?latency, ?median, "endpoint on probation");
+        }
+        Event::ProbationEnded { endpoint } => debug!(target: "towline", %endpoint, "endpoint off probation"),
         Event::DiscoveryFailed { error } => {
             warn!(target: "towline", error = %Chain(error), "discovery failed, keeping the last set");
         }

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::{CallContext, Endpoint, EndpointId, Rng};
 
@@ -21,10 +22,61 @@ pub struct Member {
 /// The endpoints that a picker is built for. Indices are positions in this slice and hold for this set only.
 pub type Members = [Member];
 
-/// Reads an endpoint's load at the time of a pick.
+/// What a balancer knows about its endpoints at the time of a pick. All but the load are optional: who does not
+/// measure them says so.
 pub trait Loads {
-    /// The load of the endpoint at `index`; less is better.
+    /// The load of the endpoint at `index`, by its weight; less is better. Zero wins every comparison, infinity none.
     fn load(&self, index: usize) -> f64;
+
+    /// Calls of this client that the endpoint has not answered yet.
+    fn in_flight(&self, index: usize) -> u32 {
+        let _ = index;
+        0
+    }
+
+    /// How long the endpoint takes to answer at present, `None` before anybody knows.
+    fn latency(&self, index: usize) -> Option<Duration> {
+        let _ = index;
+        None
+    }
+
+    /// What the endpoint last said about itself, if that is fresh.
+    fn reported(&self, index: usize) -> Option<Reported> {
+        let _ = index;
+        None
+    }
+
+    /// Of the requests in flight that endpoints report, those at or above this many are hot: the quantile that the
+    /// balancer is set to look for.
+    fn hot(&self) -> u32 {
+        u32::MAX
+    }
+
+    /// The `n`th of the endpoints that have reported most recently, `None` when there are no more.
+    fn recent(&self, n: usize) -> Option<usize> {
+        let _ = n;
+        None
+    }
+}
+
+/// What a server says about itself, riding on its responses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoadReport {
+    /// Requests that it is working on, from all its clients.
+    pub in_flight: u32,
+    /// How long it takes to answer with about this many, zero if it does not know.
+    pub latency: Duration,
+}
+
+/// The last [`LoadReport`] of an endpoint, brought up to date.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Reported {
+    /// Requests in flight as reported, and those that this client has added or seen end since.
+    pub in_flight: u32,
+    /// Latency as reported.
+    pub latency: Duration,
+    /// How old the report is.
+    pub age: Duration,
 }
 
 /// What a picker may look at during a pick.
@@ -53,6 +105,11 @@ impl<'a> View<'a> {
     /// The endpoints.
     pub fn members(&self) -> &'a Members {
         self.members
+    }
+
+    /// What is known about them.
+    pub fn loads(&self) -> &'a dyn Loads {
+        self.loads
     }
 
     /// The load of the endpoint at `index`; less is better.
@@ -126,6 +183,13 @@ pub trait Pick<Req> {
         view: View<'a>,
         rng: &mut Rng,
     ) -> Self::Order<'a>;
+
+    /// Whether a call whose first choice has no room may go to whichever of its two best candidates has room first.
+    /// Pickers that keep calls of one kind together say no, and the call waits for its first choice alone.
+    fn may_race(&self, request: &Req, context: Option<&CallContext>) -> bool {
+        let _ = (request, context);
+        true
+    }
 
     /// The call takes the candidate at `index`, after passing over `skipped` that were not eligible.
     fn taken(&self, request: &Req, context: Option<&CallContext>, view: View<'_>, index: usize, skipped: usize) {

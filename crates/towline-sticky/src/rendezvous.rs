@@ -1,6 +1,6 @@
 //! Highest random weight.
 
-use towline_balance::P2cOrder;
+use towline_balance::{P2cOrder, P2cPicker};
 use towline_core::{CallContext, Event, Members, Observers, Pick, Policy, Rng, View};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -42,7 +42,11 @@ impl Policy for Rendezvous {
             let endpoint = &member.endpoint;
             (xxh3_64(endpoint.key().as_str().as_bytes()), endpoint.weight().get())
         };
-        RendezvousPicker { endpoints: set.iter().map(hash).collect(), observers: self.observers.clone() }
+        RendezvousPicker {
+            endpoints: set.iter().map(hash).collect(),
+            fallback: P2cPicker::new(set),
+            observers: self.observers.clone(),
+        }
     }
 }
 
@@ -51,6 +55,8 @@ impl Policy for Rendezvous {
 pub struct RendezvousPicker {
     /// Hash and weight of each endpoint.
     endpoints: Vec<(u64, f64)>,
+    /// For calls without a session.
+    fallback: P2cPicker,
     observers: Observers,
 }
 
@@ -89,8 +95,13 @@ impl<Req> Pick<Req> for RendezvousPicker {
     ) -> RendezvousOrder<'a> {
         RendezvousOrder(match context.and_then(CallContext::session) {
             Some(session) => Order::Session { picker: self, session: xxh3_64(session.as_bytes()), last: None },
-            None => Order::Any(P2cOrder::new(view, rng)),
+            None => Order::Any(self.fallback.draw(view, rng)),
         })
+    }
+
+    // A session waits for its home.
+    fn may_race(&self, _request: &Req, context: Option<&CallContext>) -> bool {
+        context.and_then(CallContext::session).is_none()
     }
 
     fn taken(&self, request: &Req, context: Option<&CallContext>, view: View<'_>, index: usize, skipped: usize) {

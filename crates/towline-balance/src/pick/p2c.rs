@@ -1,13 +1,21 @@
 //! The power of two choices.
 
+use std::sync::Arc;
+
 use towline_core::{CallContext, Members, Pick, Policy, Rng, View};
 
-/// Of two endpoints at random, the one with less load; then the other; then all in turn from a random start.
+use super::turn::Turn;
+use crate::weights::Weights;
+
+/// Of two endpoints at random, the one with less load; then the other; then all in turn from a random start. The
+/// default.
 ///
 /// Two choices keep the most loaded endpoint within `ln ln n` of the mean where one choice leaves `ln n / ln ln n`
 /// (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001), at the price of two random numbers.
-/// The rest of the order serves calls that must avoid what they have tried. Load is the number of calls in flight;
-/// weights are not considered.
+/// The rest of the order serves calls that must avoid what they have tried.
+///
+/// Both are drawn by weight, and the load counts calls in flight by weight; an endpoint of weight 0 gets calls only when
+/// no other can take them.
 ///
 /// ```
 /// use towline_balance::P2c;
@@ -26,14 +34,53 @@ impl P2c {
 }
 
 impl Policy for P2c {
-    type Picker = P2c;
+    type Picker = P2cPicker;
 
-    fn build(&mut self, _set: &Members, _last: Option<&P2c>) -> P2c {
-        P2c
+    fn build(&mut self, set: &Members, _last: Option<&P2cPicker>) -> P2cPicker {
+        P2cPicker::new(set)
     }
 }
 
-impl<Req> Pick<Req> for P2c {
+/// What [`P2c`] builds for a set.
+#[derive(Clone, Debug)]
+pub struct P2cPicker {
+    weights: Arc<Weights>,
+}
+
+impl P2cPicker {
+    /// A picker for `set`, for policies that fall back on it.
+    pub fn new(set: &Members) -> Self {
+        Self { weights: Arc::new(Weights::new(super::weights(set))) }
+    }
+
+    /// Draws the candidates for one call.
+    pub fn draw(&self, view: View<'_>, rng: &mut Rng) -> P2cOrder {
+        let (first, second) = self.pair(rng);
+        // Equal loads leave the first, which is drawn by weight.
+        let pair = if view.load(second) < view.load(first) { [second, first] } else { [first, second] };
+        P2cOrder { pair, next: 0, rest: Turn::new(view.len(), rng.next_u64()) }
+    }
+
+    /// Two, and not the same whenever there are two.
+    fn pair(&self, rng: &mut Rng) -> (usize, usize) {
+        let len = self.weights.len();
+        if self.weights.are_equal() {
+            let (first, second) = (rng.below(len), rng.below(len.saturating_sub(1)));
+            return (first, if second >= first && len > 1 { second + 1 } else { second });
+        }
+        let first = self.weights.at(rng.unit());
+        // One that outweighs all others is drawn twice more often than not; a few tries, then any other.
+        for _ in 0..4 {
+            let second = self.weights.at(rng.unit());
+            if second != first {
+                return (first, second);
+            }
+        }
+        (first, (first + 1 + rng.below(len.saturating_sub(1))) % len.max(1))
+    }
+}
+
+impl<Req> Pick<Req> for P2cPicker {
     type Order<'a>
         = P2cOrder
     where
@@ -46,7 +93,7 @@ impl<Req> Pick<Req> for P2c {
         view: View<'a>,
         rng: &mut Rng,
     ) -> P2cOrder {
-        P2cOrder::new(view, rng)
+        self.draw(view, rng)
     }
 }
 
@@ -54,33 +101,20 @@ impl<Req> Pick<Req> for P2c {
 #[derive(Clone, Debug)]
 pub struct P2cOrder {
     pair: [usize; 2],
-    start: usize,
-    len: usize,
-    next: usize,
-}
-
-impl P2cOrder {
-    /// Draws the candidates for one call.
-    pub fn new(view: View<'_>, rng: &mut Rng) -> Self {
-        let len = view.len();
-        let first = rng.below(len);
-        // Of the others, so that both differ whenever there are two.
-        let second = rng.below(len.saturating_sub(1));
-        let second = if second >= first && len > 1 { second + 1 } else { second };
-        let pair = if view.load(second) < view.load(first) { [second, first] } else { [first, second] };
-        Self { pair, start: rng.below(len), len, next: 0 }
-    }
+    next: u8,
+    rest: Turn,
 }
 
 impl Iterator for P2cOrder {
     type Item = usize;
 
     fn next(&mut self) -> Option<usize> {
-        let n = self.next;
-        self.next += 1;
-        match n.checked_sub(2) {
-            None => Some(self.pair[n]),
-            Some(turn) => (turn < self.len).then(|| (self.start + turn) % self.len),
+        match self.pair.get(usize::from(self.next)) {
+            Some(index) => {
+                self.next += 1;
+                Some(*index)
+            }
+            None => self.rest.next(),
         }
     }
 }
@@ -115,7 +149,7 @@ mod tests {
         let mut rng = Rng::with_seed(42);
         let mut counts = vec![0; set.len()];
         for _ in 0..picks {
-            counts[P2cOrder::new(View::new(&set, &loads), &mut rng).next().unwrap()] += 1;
+            counts[P2cPicker::new(&set).draw(View::new(&set, &loads), &mut rng).next().unwrap()] += 1;
         }
         counts.into_iter().map(|count| f64::from(count) / picks as f64).collect()
     }
@@ -139,7 +173,7 @@ mod tests {
     fn every_endpoint_is_a_candidate_sooner_or_later() {
         for n in 1..6 {
             let (set, loads) = (members(n), Fixed(vec![0.0; n]));
-            let mut order: Vec<_> = P2cOrder::new(View::new(&set, &loads), &mut Rng::new()).collect();
+            let mut order: Vec<_> = P2cPicker::new(&set).draw(View::new(&set, &loads), &mut Rng::new()).collect();
             assert!(n == 1 || order[0] != order[1]);
             order.sort_unstable();
             order.dedup();

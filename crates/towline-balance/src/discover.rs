@@ -1,0 +1,194 @@
+//! What discovery may yield, and ways to get there from what one has.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::future::{Ready, ready};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready as ready_or_return};
+
+use futures_core::Stream;
+use tower::discover::{Change, Discover};
+use tower_service::Service;
+use towline_core::sync::Lock;
+use towline_core::{BoxError, Endpoint, EndpointKey, Error, Kind, Lent, Phase, Target};
+
+/// One item of discovery. Streams of [`Change`] and of `Vec<Endpoint>` convert by themselves.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Update {
+    /// One endpoint is added or changed, or removed by its key.
+    Change(Change<EndpointKey, Endpoint>),
+    /// These are all endpoints, instead of any before. What is unchanged keeps its connections and statistics. Of two
+    /// with one key the last counts, and that is reported as a failure of discovery. An empty list is reported as one,
+    /// too, and **changes nothing**: resolvers answer with nothing when they are in trouble. To mean it, say
+    /// [`Empty`](Self::Empty).
+    Set(Vec<Endpoint>),
+    /// There are no endpoints, on purpose: calls fail until there are.
+    Empty,
+}
+
+impl From<Change<EndpointKey, Endpoint>> for Update {
+    fn from(change: Change<EndpointKey, Endpoint>) -> Self {
+        Self::Change(change)
+    }
+}
+
+impl From<Vec<Endpoint>> for Update {
+    fn from(set: Vec<Endpoint>) -> Self {
+        Self::Set(set)
+    }
+}
+
+/// A set of endpoints that does not change: a stream of them that then stays silent.
+pub fn fixed(endpoints: impl IntoIterator<Item = Endpoint>) -> Fixed {
+    Fixed(Some(endpoints.into_iter().collect()))
+}
+
+/// The stream of [`fixed`].
+#[derive(Debug)]
+pub struct Fixed(Option<Vec<Endpoint>>);
+
+impl Stream for Fixed {
+    type Item = Result<Update, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        match self.0.take() {
+            Some(endpoints) if endpoints.is_empty() => Poll::Ready(Some(Ok(Update::Empty))),
+            Some(endpoints) => Poll::Ready(Some(Ok(Update::Set(endpoints)))),
+            None => Poll::Pending,
+        }
+    }
+}
+
+/// A tower [`Discover`] of `Clone` services as what [`BalanceBuilder::pair`](crate::BalanceBuilder::pair) takes: the changes,
+/// and what makes endpoints of them. `endpoint` says what a key is called; no two keys may have one
+/// [`Target`].
+///
+/// ```
+/// use towline_balance::{BalanceBuilder, Change, P2c, services};
+/// use towline_core::{Blind, Endpoint, Error};
+/// use tower::{Service, ServiceExt, service_fn};
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+/// let echo = service_fn(|request: &'static str| async move { Ok::<_, Error>(request) });
+/// let discover = futures_util::stream::iter([Ok::<_, Error>(Change::Insert("a:1", echo))]);
+/// let (changes, make) = services(discover, |key: &&str| key.parse::<Endpoint>().expect("a host and a port"));
+/// let (balance, driver) = BalanceBuilder::new(P2c::new()).with_access(Blind).pair(changes, make);
+/// tokio::spawn(driver);
+/// assert_eq!(balance.oneshot("ping").await?, "ping");
+/// # Ok::<(), Error>(())
+/// # }).unwrap();
+/// ```
+pub fn services<D, F>(discover: D, endpoint: F) -> (Services<D, F>, MakeService<D::Service>)
+where
+    D: Discover,
+    D::Service: Clone,
+    F: Fn(&D::Key) -> Endpoint,
+{
+    let known = Arc::new(Lock::new(HashMap::new()));
+    (Services { discover, endpoint, known: known.clone(), then: None }, MakeService(known))
+}
+
+type Known<S> = Arc<Lock<HashMap<Target, S>>>;
+
+pin_project_lite::pin_project! {
+    /// The changes of [`services`].
+    pub struct Services<D, F>
+    where
+        D: Discover,
+    {
+        #[pin]
+        discover: D,
+        endpoint: F,
+        known: Known<D::Service>,
+        // What follows the removal of a service that is replaced.
+        then: Option<Endpoint>,
+    }
+}
+
+impl<D, F> Stream for Services<D, F>
+where
+    D: Discover,
+    F: Fn(&D::Key) -> Endpoint,
+{
+    type Item = Result<Update, D::Error>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.project();
+        if let Some(endpoint) = this.then.take() {
+            return Poll::Ready(Some(Ok(Change::Insert(endpoint.key().clone(), endpoint).into())));
+        }
+        let Some(change) = ready_or_return!(this.discover.poll_discover(cx)) else { return Poll::Ready(None) };
+        Poll::Ready(Some(change.map(|change| match change {
+            Change::Insert(key, service) => {
+                let endpoint = (this.endpoint)(&key);
+                let replaced = this.known.lock().insert(endpoint.target().clone(), service);
+                let key = endpoint.key().clone();
+                if replaced.is_some() {
+                    *this.then = Some(endpoint);
+                    Change::Remove(key).into()
+                } else {
+                    Change::Insert(key, endpoint).into()
+                }
+            }
+            Change::Remove(key) => {
+                let endpoint = (this.endpoint)(&key);
+                let removed = this.known.lock().remove(endpoint.target());
+                drop(removed); // Not under the lock: it is anybody's.
+                Change::Remove(endpoint.key().clone()).into()
+            }
+        })))
+    }
+}
+
+impl<D: Discover, F> fmt::Debug for Services<D, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Services").finish_non_exhaustive()
+    }
+}
+
+/// What makes endpoints of the changes of [`services`].
+pub struct MakeService<S>(Known<S>);
+
+// By hand: the services are shared.
+impl<S> Clone for MakeService<S> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<S> fmt::Debug for MakeService<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MakeService").finish_non_exhaustive()
+    }
+}
+
+impl<S: Clone> Service<Target> for MakeService<S> {
+    type Response = Lent<S>;
+    type Error = Error;
+    type Future = Ready<Result<Lent<S>, Error>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, target: Target) -> Self::Future {
+        let service = self.0.lock().get(&target).cloned();
+        let gone = || {
+            Error::new(Kind::Config, Phase::Build)
+                .with_message(format!("two keys of discovery have the one target {target}: give each its own"))
+        };
+        ready(service.map(Lent::new).ok_or_else(gone))
+    }
+}
+
+/// Polls what belongs to others; a panic in it is an error that says `what` panicked.
+pub(crate) fn guarded<R>(what: &'static str, poll: impl FnOnce() -> R) -> Result<R, Error> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(poll)).map_err(|panic| {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+        let cause: BoxError = text.into();
+        Error::new(Kind::Other, Phase::Pick).with_message(format!("{what} panicked")).with_source(cause)
+    })
+}

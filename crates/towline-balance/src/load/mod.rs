@@ -1,0 +1,197 @@
+//! How loaded an endpoint is: what a call leaves behind, and what the next pick reads.
+//!
+//! Everything here is a handful of atomics and takes `now`: no clock, no lock, no allocation. A number read while
+//! another thread writes it is the one before or the one after, and a pick is a guess anyway.
+//!
+//! # Peak EWMA
+//!
+//! The load of an endpoint is `latency × (1 + in flight / weight)`, where `latency` is an exponentially weighted moving
+//! average that jumps to every peak and comes down slowly (Finagle's `PeakEwma`). Where the well-known forms go
+//! wrong, this one differs:
+//!
+//! - **A failure is never a short latency.** It counts as ten times the median of the set, or as long as the server asked
+//!   to be left alone.
+//! - **A call that the caller gave up is a lower bound**: it can raise the average, never lower it.
+//! - **A call that is stuck counts while it is stuck**, not when it ends: the age of the oldest call is part of the
+//!   estimate.
+//! - **What is not used decays to the median of the set**, not to zero, so an endpoint that was slow does not become the
+//!   cheapest by being left alone; and what is new begins there.
+//! - **The weight divides the calls in flight and not the latency**: of two idle endpoints the heavier would otherwise
+//!   win every time, and not in proportion.
+//!
+//! # Probation
+//!
+//! Balancing by cost leaves an endpoint that is `s` times slower `1/s²` of its share, each of these calls slow. An
+//! endpoint whose estimate is far above the set's (more than four times the median, and more than six median absolute
+//! deviations above it) is on *probation*: one call at a time, spaced by one second, then two, then four. The
+//! first that is answered in time ends it. A new endpoint, too, has one call in flight until that is answered, as soon
+//! as there is a set to compare it with.
+
+mod ewma;
+mod oldest;
+mod probation;
+mod report;
+mod stats;
+mod sweep;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::task::AtomicWaker;
+use tokio::time::Instant;
+use towline_core::{Error, Kind, Phase};
+
+pub use self::stats::{Flight, Stats};
+pub(crate) use self::sweep::PERIOD;
+pub use self::sweep::Sweep;
+
+/// Nanoseconds since the balancer was made.
+pub type Nanos = u64;
+
+/// A duration in nanoseconds, up to 584 years.
+pub(crate) fn nanos(duration: Duration) -> Nanos {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// What a balancer takes for the load of an endpoint. By default the peak EWMA over 10 s.
+///
+/// ```
+/// use std::time::Duration;
+/// use towline_balance::LoadMetric;
+///
+/// assert_eq!(LoadMetric::default(), LoadMetric::peak_ewma(Duration::from_secs(10))?);
+/// assert!(LoadMetric::peak_ewma(Duration::ZERO).is_err());
+/// # Ok::<(), towline_core::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoadMetric {
+    /// `None` counts calls in flight alone.
+    decay: Option<Duration>,
+}
+
+impl LoadMetric {
+    /// Calls in flight, by weight. Reads no clock and is the cheapest; blind to an endpoint that fails fast.
+    pub const fn in_flight() -> Self {
+        Self { decay: None }
+    }
+
+    /// Latency times calls in flight, with failures, stuck and cancelled calls counted for what they are, and probation
+    /// for endpoints far slower than the rest. `decay` is how long a peak takes to be forgotten, to 37 %. Reads the clock
+    /// twice per call.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Config`] when `decay` is less than a millisecond.
+    pub fn peak_ewma(decay: Duration) -> Result<Self, Error> {
+        if decay < Duration::from_millis(1) {
+            let message = format!("the decay of a peak EWMA is at least 1 ms, not {decay:?}");
+            return Err(Error::new(Kind::Config, Phase::Build).with_message(message));
+        }
+        Ok(Self { decay: Some(decay) })
+    }
+}
+
+impl Default for LoadMetric {
+    fn default() -> Self {
+        Self { decay: Some(Duration::from_secs(10)) }
+    }
+}
+
+/// Where time comes from.
+#[derive(Debug)]
+pub enum Clock {
+    /// Tokio's, counted from here.
+    Tokio(Instant),
+    /// Set by hand, for simulations.
+    Manual(AtomicU64),
+}
+
+impl Clock {
+    /// Nanoseconds since the beginning.
+    pub fn now(&self) -> Nanos {
+        match self {
+            Self::Tokio(start) => nanos(Instant::now().saturating_duration_since(*start)),
+            Self::Manual(now) => now.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// What all endpoints of a balancer share: the settings, and how the set does as a whole. Written by the sweep.
+#[derive(Debug)]
+pub struct Levels {
+    pub(crate) clock: Clock,
+    pub(crate) metric: LoadMetric,
+    /// 1 over the decay, in nanoseconds.
+    pub(crate) rate: f32,
+    /// The median of the endpoints' latencies in nanoseconds, 0 before there is one.
+    pub(crate) median: AtomicU32,
+    /// The latency in nanoseconds above which an endpoint is on probation.
+    pub(crate) limit: AtomicU32,
+    /// Requests in flight at or above which a server is hot.
+    pub(crate) hot: AtomicU32,
+    /// Set by a call when nothing has swept since it last was cleared: how the sweep knows that there is traffic.
+    pub(crate) touched: AtomicBool,
+    recent: report::Recent,
+    /// Woken when a call comes after a sweep, when a call needs the driver, and when nobody needs it any more.
+    pub(crate) driver: AtomicWaker,
+}
+
+impl Levels {
+    /// Before any call.
+    pub fn new(metric: LoadMetric, clock: Clock) -> Arc<Self> {
+        Arc::new(Self {
+            clock,
+            metric,
+            rate: metric.decay.map_or(0.0, |decay| 1.0 / nanos(decay) as f32),
+            median: AtomicU32::new(0f32.to_bits()),
+            limit: AtomicU32::new(f32::INFINITY.to_bits()),
+            hot: AtomicU32::new(u32::MAX),
+            touched: AtomicBool::new(false),
+            recent: report::Recent::default(),
+            driver: AtomicWaker::new(),
+        })
+    }
+
+    /// There is traffic: the next sweep is due in a while.
+    pub(crate) fn touch(&self) {
+        // Read first: the flag is every caller's, and nearly always set.
+        if !self.touched.load(Ordering::Relaxed) && !self.touched.swap(true, Ordering::Relaxed) {
+            self.driver.wake();
+        }
+    }
+
+    /// Whether anything that is measured needs the clock.
+    pub(crate) fn is_timed(&self) -> bool {
+        self.metric.decay.is_some()
+    }
+
+    /// The time, if anybody needs it.
+    pub(crate) fn now(&self) -> Nanos {
+        if self.is_timed() { self.clock.now() } else { 0 }
+    }
+
+    /// The median latency of the set in nanoseconds, 0 before there is one.
+    pub fn median(&self) -> f32 {
+        f32::from_bits(self.median.load(Ordering::Relaxed))
+    }
+
+    /// Requests in flight at or above which a server is hot.
+    pub(crate) fn hot(&self) -> u32 {
+        self.hot.load(Ordering::Relaxed)
+    }
+
+    /// The `n`th from the last that reported, by its index in the snapshot.
+    pub(crate) fn recent(&self, n: usize) -> Option<usize> {
+        self.recent.get(n)
+    }
+
+    /// The set has changed: indices mean others now.
+    pub(crate) fn moved(&self) {
+        self.recent.clear();
+    }
+
+    pub(crate) fn limit(&self) -> f32 {
+        f32::from_bits(self.limit.load(Ordering::Relaxed))
+    }
+}

@@ -1,0 +1,64 @@
+//! What is known about the set as a whole: computed by the driver every tenth of a second while there is traffic, so
+//! that picks need not.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::{Levels, Nanos, Stats};
+
+/// How often.
+pub(crate) const PERIOD: Duration = Duration::from_millis(100);
+
+/// An endpoint is on probation above this many times the median …
+const TIMES: f32 = 4.0;
+/// … and above this many median absolute deviations over it.
+const DEVIATIONS: f32 = 6.0;
+
+/// Of the reported requests in flight, the quantile above which a server is hot: 2^−¼, where Prequal's authors found
+/// the best tail ("Load is not what you should balance", NSDI 2024).
+const HOT_QUANTILE: f64 = 0.84;
+
+/// Medians over the set. Keeps its memory between sweeps.
+#[derive(Debug, Default)]
+pub struct Sweep {
+    latencies: Vec<f32>,
+    in_flight: Vec<u32>,
+}
+
+impl Sweep {
+    /// Looks at every endpoint and writes the [`Levels`].
+    pub fn run<'a>(&mut self, levels: &Levels, endpoints: impl Iterator<Item = &'a Arc<Stats>>, now: Nanos) {
+        self.latencies.clear();
+        self.in_flight.clear();
+        for stats in endpoints {
+            stats.sweep(now);
+            self.latencies.extend(stats.average(now));
+            self.in_flight.extend(stats.reported(now).map(|report| report.in_flight));
+        }
+        let (median, limit) = match median(&mut self.latencies) {
+            None => (0.0, f32::INFINITY),
+            Some(median) => {
+                self.latencies.iter_mut().for_each(|latency| *latency = (*latency - median).abs());
+                let deviation = self::median(&mut self.latencies).unwrap_or(0.0);
+                (median, (median * TIMES).max(median + deviation * DEVIATIONS))
+            }
+        };
+        levels.median.store(median.to_bits(), Ordering::Relaxed);
+        levels.limit.store(limit.to_bits(), Ordering::Relaxed);
+        levels.hot.store(hot(&mut self.in_flight), Ordering::Relaxed);
+    }
+}
+
+/// The lower median: of two endpoints it is the faster that sets the measure.
+fn median(values: &mut [f32]) -> Option<f32> {
+    let middle = values.len().checked_sub(1)? / 2;
+    Some(*values.select_nth_unstable_by(middle, f32::total_cmp).1)
+}
+
+fn hot(values: &mut [u32]) -> u32 {
+    let Some(last) = values.len().checked_sub(1) else { return u32::MAX };
+    let at = (last as f64 * HOT_QUANTILE) as usize;
+    // What is at the quantile is cold, what is above it hot.
+    values.select_nth_unstable(at).1.saturating_add(1)
+}

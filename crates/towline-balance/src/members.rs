@@ -1,0 +1,66 @@
+//! The endpoints as the driver keeps them, to be published.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use towline_core::{Endpoint, EndpointKey, Member};
+
+use crate::load::Levels;
+use crate::set::Node;
+
+/// The endpoints that calls see after the next publication, found by key.
+pub(crate) struct Set<L> {
+    pub(crate) members: Vec<Member>,
+    /// In parallel.
+    pub(crate) nodes: Vec<Node<L>>,
+    position: HashMap<EndpointKey, usize>,
+}
+
+impl<L> Set<L> {
+    pub(crate) fn new() -> Self {
+        Self { members: Vec::new(), nodes: Vec::new(), position: HashMap::new() }
+    }
+
+    pub(crate) fn get(&self, key: &EndpointKey) -> Option<usize> {
+        self.position.get(key).copied()
+    }
+
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &EndpointKey> {
+        self.position.keys()
+    }
+
+    /// Attributes of an endpoint that stays.
+    pub(crate) fn change(&mut self, index: usize, endpoint: Endpoint) {
+        self.members[index].endpoint = Arc::new(endpoint);
+    }
+
+    /// A new life of an endpoint; whether it ends another under the same key, which drains.
+    pub(crate) fn put(&mut self, endpoint: Endpoint, lend: L, levels: &Arc<Levels>) -> bool {
+        let node = Node::new(&endpoint, lend, levels);
+        let member = Member { id: node.id(), endpoint: Arc::new(endpoint) };
+        let key = member.endpoint.key();
+        match self.get(key) {
+            Some(index) => {
+                (self.members[index], self.nodes[index]) = (member, node);
+                true
+            }
+            None => {
+                self.position.insert(key.clone(), self.members.len());
+                self.members.push(member);
+                self.nodes.push(node);
+                false
+            }
+        }
+    }
+
+    /// Whether it was there.
+    pub(crate) fn remove(&mut self, key: &EndpointKey) -> bool {
+        let Some(index) = self.position.remove(key) else { return false };
+        self.members.swap_remove(index);
+        self.nodes.swap_remove(index);
+        if let Some(moved) = self.members.get(index) {
+            self.position.insert(moved.endpoint.key().clone(), index);
+        }
+        true
+    }
+}

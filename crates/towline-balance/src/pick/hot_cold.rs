@@ -1,0 +1,115 @@
+//! Hot and cold by what servers say about themselves.
+
+use towline_core::{CallContext, Members, Pick, Policy, Rng, View};
+
+use super::p2c::{P2cOrder, P2cPicker};
+
+/// By the reports that ride on responses: of the endpoints that have reported lately, those with more requests in flight
+/// than five in six of them are *hot*. Of the cold ones the fastest; when all are hot, the one with the fewest requests.
+///
+/// This is the rule of Prequal (Wydrowski et al., "Load is not what you should balance", NSDI 2024) without its probe
+/// requests: a report costs nothing because the server sends it along, in the [frame header] of towline's own protocol
+/// or in an HTTP header. What this client has sent to an endpoint since its report is added to it.
+///
+/// Sixteen candidates: those that have answered last, and two at random, so that no endpoint is forgotten. Without a
+/// fresh report (five seconds) from two of them, a call goes by [`P2c`](crate::P2c).
+///
+/// [frame header]: https://docs.rs/towline-transport
+///
+/// ```
+/// use towline_balance::{BalanceBuilder, HotCold};
+///
+/// let balance = BalanceBuilder::new(HotCold::new());
+/// # let _ = balance;
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HotCold;
+
+impl HotCold {
+    /// The policy. It has no settings.
+    pub const fn new() -> Self {
+        Self
+    }
+}
+
+impl Policy for HotCold {
+    type Picker = HotColdPicker;
+
+    fn build(&mut self, set: &Members, _last: Option<&HotColdPicker>) -> HotColdPicker {
+        HotColdPicker { fallback: P2cPicker::new(set) }
+    }
+}
+
+/// What [`HotCold`] builds for a set.
+#[derive(Clone, Debug)]
+pub struct HotColdPicker {
+    fallback: P2cPicker,
+}
+
+/// Recent reporters that are looked at.
+const RECENT: usize = 14;
+/// Others, at random.
+const RANDOM: usize = 2;
+
+/// One candidate: less is better, cold before hot.
+#[derive(Clone, Copy, PartialEq, PartialOrd)]
+struct Rank(bool, f64, f64);
+
+impl HotColdPicker {
+    fn best(&self, view: View<'_>, rng: &mut Rng) -> Option<usize> {
+        let loads = view.loads();
+        let hot = loads.hot();
+        let recent = (0..RECENT).map_while(|n| loads.recent(n));
+        let random = (0..RANDOM).map(|_| rng.below(view.len()));
+        let mut known = 0;
+        let mut best: Option<(Rank, usize)> = None;
+        for index in recent.chain(random) {
+            if index >= view.len() || view.load(index).is_infinite() {
+                continue;
+            }
+            let Some(report) = loads.reported(index) else { continue };
+            known += 1;
+            let latency = if report.latency.is_zero() { loads.latency(index) } else { Some(report.latency) };
+            let latency = latency.map_or(0.0, |latency| latency.as_secs_f64());
+            let in_flight = f64::from(report.in_flight);
+            let rank =
+                if report.in_flight >= hot { Rank(true, in_flight, latency) } else { Rank(false, latency, in_flight) };
+            if best.is_none_or(|(least, _)| rank < least) {
+                best = Some((rank, index));
+            }
+        }
+        best.filter(|_| known >= 2).map(|(_, index)| index)
+    }
+}
+
+impl<Req> Pick<Req> for HotColdPicker {
+    type Order<'a>
+        = HotColdOrder
+    where
+        Req: 'a;
+
+    fn order<'a>(
+        &'a self,
+        _request: &'a Req,
+        _context: Option<&'a CallContext>,
+        view: View<'a>,
+        rng: &mut Rng,
+    ) -> HotColdOrder {
+        HotColdOrder { first: self.best(view, rng), rest: self.fallback.draw(view, rng) }
+    }
+}
+
+/// The candidates of [`HotCold`]: the best by the reports, then those of [`P2c`](crate::P2c).
+#[derive(Clone, Debug)]
+pub struct HotColdOrder {
+    first: Option<usize>,
+    rest: P2cOrder,
+}
+
+impl Iterator for HotColdOrder {
+    type Item = usize;
+
+    fn next(&mut self) -> Option<usize> {
+        self.first.take().or_else(|| self.rest.next())
+    }
+}

@@ -1,0 +1,125 @@
+//! What the balancer's clones, their calls and the driver share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use arc_swap::ArcSwapOption;
+use tokio::sync::Notify;
+use tokio::sync::futures::OwnedNotified;
+use towline_core::sync::Lock;
+use towline_core::{Error, Kind, Observers, Phase};
+
+use crate::load::Levels;
+use crate::set::Snapshot;
+
+/// What a call does when no endpoint can take it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WhenUnavailable {
+    /// Fails at once, with the cause of every endpoint that it asked. Endpoints recover by themselves, without calls.
+    #[default]
+    FailFast,
+    /// Waits until one can, or the caller gives up: to be used under a deadline. At most 1,024 calls wait; further ones
+    /// fail with [`Kind::Overloaded`]. Looked at every 25 ms.
+    Wait,
+}
+
+/// Calls that may wait for an endpoint to come up.
+const MAX_WAITING: usize = 1_024;
+
+pub(crate) struct Shared<L, P> {
+    /// `None` until discovery has yielded something.
+    pub(crate) snapshot: ArcSwapOption<Snapshot<L, P>>,
+    pub(crate) levels: Arc<Levels>,
+    /// Told when a snapshot is published, an endpoint that was down is not any more, or the driver is gone.
+    pub(crate) news: Arc<Notify>,
+    pub(crate) abandoned: AtomicBool,
+    pub(crate) closed: AtomicBool,
+    /// Whether the driver lives.
+    pub(crate) driving: AtomicBool,
+    /// Calls that wait for an endpoint to come up.
+    pub(crate) waiting: AtomicUsize,
+    /// Where clones get their randomness from.
+    pub(crate) seeds: AtomicU64,
+    /// Why discovery failed last.
+    pub(crate) failure: Lock<Option<Error>>,
+    pub(crate) observers: Observers,
+    pub(crate) when_unavailable: WhenUnavailable,
+    /// Whether endpoints are asked for what their servers say.
+    pub(crate) reports: bool,
+}
+
+impl<L, P> Shared<L, P> {
+    pub(crate) fn is_driven(&self) -> bool {
+        self.driving.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Resolves at the next news. What came before is not waited for: look again after asking for this.
+    pub(crate) fn next_news(&self) -> OwnedNotified {
+        self.news.clone().notified_owned()
+    }
+
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.levels.driver.wake();
+        self.news.notify_waiters();
+    }
+
+    /// Why there is nobody to call.
+    pub(crate) fn no_endpoints(&self, why: &str) -> Error {
+        let error = Error::new(Kind::NoEndpoints, Phase::Pick).with_message(format!("no endpoint to call: {why}"));
+        let failure = self.failure.lock().clone();
+        match failure {
+            // What makes endpoints is closed: so is the client.
+            Some(closed) if closed.kind() == Kind::Closed && closed.phase() == Phase::Queue => closed,
+            Some(cause) => error.with_source(cause),
+            None => error,
+        }
+    }
+}
+
+pub(crate) fn closed() -> Error {
+    Error::new(Kind::Closed, Phase::Pick).with_message("the balancer is closed")
+}
+
+/// What clones of the balancer and calls in flight hold: the driver works as long as one of them is there.
+pub(crate) struct Users<L, P>(pub(crate) Arc<Shared<L, P>>);
+
+impl<L, P> std::ops::Deref for Users<L, P> {
+    type Target = Shared<L, P>;
+
+    fn deref(&self) -> &Shared<L, P> {
+        &self.0
+    }
+}
+
+impl<L, P> Drop for Users<L, P> {
+    fn drop(&mut self) {
+        self.0.abandoned.store(true, Ordering::Release);
+        self.0.levels.driver.wake();
+    }
+}
+
+/// A call that waits for an endpoint to come up, counted.
+pub(crate) struct Waiting<L, P>(Arc<Users<L, P>>);
+
+impl<L, P> Waiting<L, P> {
+    /// `None` when too many wait already.
+    pub(crate) fn begin(users: &Arc<Users<L, P>>) -> Option<Self> {
+        let before = users.waiting.fetch_add(1, Ordering::Relaxed);
+        let waiting = Self(users.clone());
+        // The driver looks for endpoints that come up only while somebody waits.
+        users.levels.driver.wake();
+        (before < MAX_WAITING).then_some(waiting)
+    }
+}
+
+impl<L, P> Drop for Waiting<L, P> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}

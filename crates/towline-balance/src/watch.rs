@@ -1,0 +1,91 @@
+//! What the driver does by the clock: looks over the set while there are calls, and for endpoints that come up while
+//! calls wait for one.
+
+use std::collections::HashSet;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep, sleep_until};
+use towline_core::{EndpointId, Event, Lend, Room};
+
+use crate::load::{self, Stats, Sweep};
+use crate::set::Node;
+use crate::shared::Shared;
+
+/// How often endpoints that are down are looked at while calls wait for them.
+const LOOK: Duration = Duration::from_millis(25);
+
+#[derive(Default)]
+pub(crate) struct Watch {
+    sweep: Sweep,
+    /// Those on probation at the last sweep.
+    on_probation: HashSet<EndpointId>,
+    sweep_at: Option<Instant>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Watch {
+    pub(crate) fn poll<L: Lend, P>(&mut self, shared: &Shared<L, P>, nodes: &[Node<L>], cx: &mut Context<'_>) {
+        loop {
+            let waiting = shared.waiting.load(Ordering::Relaxed) > 0;
+            if waiting && nodes.iter().any(|node| node.lend.room() != Room::Down) {
+                shared.news.notify_waiters();
+            }
+            if self.sweep_at.is_none() && shared.levels.touched.load(Ordering::Relaxed) {
+                self.sweep_at = Some(Instant::now() + load::PERIOD);
+            }
+            if self.sweep_at.is_some_and(|at| at <= Instant::now()) {
+                self.sweep_at = None;
+                // Before the sweep, so that a call that comes meanwhile brings the next.
+                shared.levels.touched.store(false, Ordering::Relaxed);
+                self.sweep(shared, nodes);
+            }
+            let look = waiting.then(|| Instant::now() + LOOK);
+            let Some(next) = look.into_iter().chain(self.sweep_at).min() else {
+                self.timer = None;
+                return;
+            };
+            match &mut self.timer {
+                // An earlier one that is there already will do.
+                Some(timer) if timer.deadline() <= next => {}
+                Some(timer) => timer.as_mut().reset(next),
+                None => self.timer = Some(Box::pin(sleep_until(next))),
+            }
+            let Some(timer) = &mut self.timer else { return };
+            match timer.as_mut().poll(cx) {
+                Poll::Pending => return,
+                Poll::Ready(()) => self.timer = None,
+            }
+        }
+    }
+
+    fn sweep<L: Lend, P>(&mut self, shared: &Shared<L, P>, nodes: &[Node<L>]) {
+        let now = shared.levels.clock.now();
+        self.sweep.run(&shared.levels, nodes.iter().map(Node::stats), now);
+        let is_slow = |stats: &&Arc<Stats>| stats.average(now).is_some() && stats.is_on_probation(now);
+        for stats in nodes.iter().map(Node::stats) {
+            let event = match (is_slow(&stats), self.on_probation.contains(&stats.id())) {
+                (true, false) => {
+                    self.on_probation.insert(stats.id());
+                    let latency = Duration::from_nanos(stats.average(now).unwrap_or_default() as u64);
+                    let median = Duration::from_nanos(shared.levels.median() as u64);
+                    Event::ProbationBegan { endpoint: stats.key(), latency, median }
+                }
+                (false, true) => {
+                    self.on_probation.remove(&stats.id());
+                    Event::ProbationEnded { endpoint: stats.key() }
+                }
+                _ => continue,
+            };
+            shared.observers.emit(event);
+        }
+        if self.on_probation.len() > nodes.len() {
+            // Some of them are gone.
+            let alive: HashSet<_> = nodes.iter().map(Node::id).collect();
+            self.on_probation.retain(|id| alive.contains(id));
+        }
+    }
+}
