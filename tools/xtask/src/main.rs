@@ -22,6 +22,9 @@ cargo xtask COMMAND
            [--docs]: towline beside its peers; --quick ends within two minutes once it is built, --docs writes
            docs/benchmarks.md; checkout-instructions --check fails when a checkout takes 5 % more instructions than are
            recorded, --record records them
+  sim      sim [fidelity] [s1] [s2] [s4] [s5] [--seeds N] [--json] [--check] [--docs]: balancers beside each other in virtual
+           time (seconds for each scenario); --check says which goals are held over 20 seeds and fails when one is missed
+           (minutes), --docs writes the sections of docs/balance.md
   soak     soak transport: ten million calls against a server without manners (minutes); soak pool: a minute of callers
            who leave and a backend that kills
   model    checks the hand-off between callers, connections and pools in the interleavings of a few threads, with
@@ -32,8 +35,8 @@ cargo xtask COMMAND
            replays bugs that users of other pools met against the released peers and against ours, and fails if we have one
            (half a minute); --docs writes docs/field-bugs.md
   proto    writes the code generated from proto/echo.proto anew
-  tools    format and clippy in the workspaces under tools/, the record of instructions per checkout, seconds of each
-           fuzzer, the quick model
+  tools    format and clippy in the workspaces under tools/, the record of instructions per checkout, the tests of the
+           simulator, seconds of each fuzzer, the quick model
   ci       lint, test, docs, demo, tools: what .ci/run runs";
 
 fn main() -> ExitCode {
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         Some("msrv") => msrv(),
         Some("soak") => soak(std::env::args().nth(2).as_deref()),
         Some("bench") => bench(std::env::args().skip(2)),
+        Some("sim") => sim(std::env::args().skip(2)),
         Some("fuzz") => fuzz::fuzz(std::env::args().skip(2)),
         Some("field-bugs") => field_bugs(std::env::args().nth(2).as_deref()),
         Some("model") => model(std::env::args().nth(2).as_deref()),
@@ -118,7 +122,8 @@ fn msrv() -> Result<(), String> {
 fn tools() -> Result<(), String> {
     let machine = Machine::look()?;
     let vendored = machine.feature_of("vendored");
-    for (tool, features) in [("bench", vendored), ("field-bugs", vec![]), ("fuzz", vec![]), ("model", vec![])] {
+    let tools = [("bench", vendored), ("field-bugs", vec![]), ("fuzz", vec![]), ("model", vec![]), ("sim", vec![])];
+    for (tool, features) in tools {
         let (manifest, target) = (format!("tools/{tool}/Cargo.toml"), format!("target/{tool}"));
         let manifest = ["--manifest-path", manifest.as_str()];
         run(cargo(&["fmt", "--all", "--check"]).args(manifest))?;
@@ -126,6 +131,7 @@ fn tools() -> Result<(), String> {
         run(clippy.args(manifest).args(features).args(["--", "-D", "warnings"]))?;
     }
     bench(["checkout-instructions", "--check"].map(str::to_owned).into_iter())?;
+    run(&mut cargo(&["test", "--locked", "--manifest-path", "tools/sim/Cargo.toml", "--target-dir", "target/sim"]))?;
     fuzz::fuzz(["--seconds", "10"].map(str::to_owned).into_iter())?;
     model(Some("--quick"))
 }
@@ -135,6 +141,12 @@ fn bench(args: impl Iterator<Item = String>) -> Result<(), String> {
     let mut bench = cargo(&["run", "--release", "--locked", "--quiet", "--manifest-path", "tools/bench/Cargo.toml"]);
     bench.args(["--target-dir", "target/bench"]).args(machine.feature_of("vendored"));
     run(bench.arg("--").args(args))
+}
+
+fn sim(args: impl Iterator<Item = String>) -> Result<(), String> {
+    Machine::look()?;
+    let mut sim = cargo(&["run", "--release", "--locked", "--quiet", "--manifest-path", "tools/sim/Cargo.toml"]);
+    run(sim.args(["--target-dir", "target/sim", "--"]).args(args))
 }
 
 fn field_bugs(option: Option<&str>) -> Result<(), String> {

@@ -1,0 +1,44 @@
+//! `docs/balance.md` and its pictures. Each scenario has a section between two markers, and a run replaces the sections of
+//! its own scenarios only.
+
+use std::io::Result;
+use std::path::PathBuf;
+
+use crate::results::Results;
+use crate::table::Table;
+
+fn docs() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../docs")
+}
+
+/// Writes what the scenarios came to.
+pub(crate) fn write(all: &[Results]) -> Result<()> {
+    let path = docs().join("balance.md");
+    let mut text = std::fs::read_to_string(&path).unwrap_or_else(|_| "# Balancing\n".to_owned());
+    for results in all {
+        let scenario = results.scenario;
+        let mut section = format!("*Written by `cargo xtask sim {} --docs`.*\n\n{}\n\n", scenario.name, scenario.about);
+        if let Some(picture) = scenario.picture {
+            let name = format!("sim-{}.svg", scenario.name);
+            let images = docs().join("images");
+            std::fs::create_dir_all(&images)?;
+            std::fs::write(images.join(&name), picture(results))?;
+            section.push_str(&format!("![{}](images/{name})\n\n", scenario.title));
+        }
+        let tables: Vec<_> = (scenario.tables)(results).iter().map(Table::markdown).collect();
+        section.push_str(&tables.join("\n"));
+        replace(&mut text, scenario.name, scenario.title, &section);
+    }
+    std::fs::write(&path, text)
+}
+
+/// Replaces what is between the markers of `name`; a section that is not there goes to the end, under a heading.
+fn replace(text: &mut String, name: &str, heading: &str, section: &str) {
+    let (begin, end) = (format!("<!-- sim:{name} -->\n"), format!("<!-- /sim:{name} -->\n"));
+    let start = text.find(&begin).map(|at| at + begin.len());
+    let place = start.and_then(|start| text[start..].find(&end).map(|length| start..start + length));
+    match place {
+        Some(place) => text.replace_range(place, &format!("\n{section}\n")),
+        None => text.push_str(&format!("\n## {heading}\n\n{begin}\n{section}\n{end}")),
+    }
+}

@@ -1,0 +1,101 @@
+//! What a run leaves behind.
+
+use hdrhistogram::Histogram;
+
+use super::config::{Config, MILLIS, SECONDS};
+use crate::strategy::{Outcome, ServerId};
+
+/// Picks are counted per bucket of this length.
+pub(crate) const BUCKET: u64 = 100 * MILLIS;
+
+/// Calls that arrived in one span.
+#[derive(Clone)]
+pub(crate) struct SpanRecord {
+    /// Of the calls that were answered well, and of those that were cut, which count as the deadline.
+    pub(crate) latencies: Histogram<u32>,
+    /// Requests in flight, over all servers and the time.
+    pub(crate) in_flight: Histogram<u32>,
+    /// The longest of `latencies`, which a histogram does not know exactly.
+    pub(crate) longest: u64,
+    pub(crate) calls: u64,
+    pub(crate) errors: u64,
+    pub(crate) slow: u64,
+}
+
+impl SpanRecord {
+    fn new() -> Self {
+        let histogram = |max, digits| Histogram::new_with_max(max, digits).expect("the bounds are sound");
+        let (latencies, in_flight) = (histogram(600 * SECONDS, 3), histogram(1 << 20, 3));
+        Self { latencies, in_flight, longest: 0, calls: 0, errors: 0, slow: 0 }
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.latencies.add(&other.latencies).expect("the bounds are the same");
+        self.in_flight.add(&other.in_flight).expect("the bounds are the same");
+        self.longest = self.longest.max(other.longest);
+        self.calls += other.calls;
+        self.errors += other.errors;
+        self.slow += other.slow;
+    }
+}
+
+/// When a server was known to discovery.
+#[derive(Clone, Copy)]
+pub(crate) struct Membership {
+    pub(crate) joined: u64,
+    pub(crate) left: u64,
+}
+
+pub(crate) struct Record {
+    pub(crate) spans: Vec<SpanRecord>,
+    /// Per server and bucket.
+    pub(crate) picks: Vec<Vec<u32>>,
+    pub(crate) members: Vec<Membership>,
+    /// Slow calls that arrived while the fault lasted.
+    pub(crate) slow_in_fault: u64,
+    /// Calls that failed because a server that was replaced had gone.
+    pub(crate) lost_in_drain: u64,
+    pub(crate) probes: u64,
+    /// Of the whole run.
+    pub(crate) calls: u64,
+    buckets: usize,
+}
+
+impl Record {
+    pub(crate) fn new(config: &Config) -> Self {
+        Self {
+            spans: vec![SpanRecord::new(); config.measured.len()],
+            picks: Vec::new(),
+            members: Vec::new(),
+            slow_in_fault: 0,
+            lost_in_drain: 0,
+            probes: 0,
+            calls: 0,
+            buckets: config.length.div_ceil(BUCKET) as usize,
+        }
+    }
+
+    pub(crate) fn pick(&mut self, now: u64, server: ServerId) {
+        let server = server as usize;
+        if self.picks.len() <= server {
+            self.picks.resize(server + 1, vec![0; self.buckets]);
+        }
+        self.picks[server][(now / BUCKET) as usize] += 1;
+    }
+
+    pub(crate) fn end(&mut self, config: &Config, born: u64, span: Option<usize>, latency: u64, outcome: Outcome) {
+        self.calls += 1;
+        let slow = latency > config.slow_ns;
+        if slow && config.fault.as_ref().is_some_and(|fault| fault.span.contains(born)) {
+            self.slow_in_fault += 1;
+        }
+        let Some(span) = span.map(|span| &mut self.spans[span]) else { return };
+        span.calls += 1;
+        span.slow += u64::from(slow);
+        span.errors += u64::from(outcome != Outcome::Ok);
+        if outcome != Outcome::Failed {
+            span.latencies.saturating_record(latency);
+            span.longest = span.longest.max(latency);
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! What a run comes to, and what several seeds do.
+
+use crate::engine::config::{Config, MILLIS, SECONDS};
+use crate::engine::record::{BUCKET, Record, SpanRecord};
+
+/// A figure of a run, or of one of its spans.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Metric {
+    /// Latencies in milliseconds, of calls that were answered well or were cut, which count as the deadline.
+    P50,
+    P99,
+    P999,
+    /// Calls that were answered well, of all: percent.
+    Success,
+    /// Calls that were not: a number.
+    Errors,
+    /// Slow calls, of all: percent, and a number of those that arrived in the fault.
+    Slow,
+    SlowInFault,
+    /// Calls that went to a bad server, of all in the fault: percent.
+    BadHit,
+    /// The same over the fair share, once the fault has lasted a while.
+    SteadyShare,
+    /// The most calls that a server had in a second, over the mean of all: the worst second.
+    MaxMean,
+    /// Seconds from the beginning of the fault until the bad servers have less than a tenth of their fair share, and from
+    /// its end until they have more than 80 % of it, over a second.
+    Detect,
+    Recover,
+    /// The largest share of a new server in any of its first ten seconds, over the fair one.
+    Overshoot,
+    /// Calls that failed because their server had been replaced.
+    LostInDrain,
+    /// Requests in flight on a server.
+    InFlight99,
+    /// Probes per call.
+    Overhead,
+    /// p99.9 over the oracle's.
+    Regret,
+}
+
+impl Metric {
+    pub(crate) const ALL: [Self; 17] = [
+        Self::P50,
+        Self::P99,
+        Self::P999,
+        Self::Success,
+        Self::Errors,
+        Self::Slow,
+        Self::SlowInFault,
+        Self::BadHit,
+        Self::SteadyShare,
+        Self::MaxMean,
+        Self::Detect,
+        Self::Recover,
+        Self::Overshoot,
+        Self::LostInDrain,
+        Self::InFlight99,
+        Self::Overhead,
+        Self::Regret,
+    ];
+
+    /// In lines of JSON.
+    pub(crate) fn key(self) -> &'static str {
+        match self {
+            Self::P50 => "p50_ms",
+            Self::P99 => "p99_ms",
+            Self::P999 => "p999_ms",
+            Self::Success => "success_percent",
+            Self::Errors => "errors",
+            Self::Slow => "slow_percent",
+            Self::SlowInFault => "slow_in_fault",
+            Self::BadHit => "bad_hit_percent",
+            Self::SteadyShare => "steady_share",
+            Self::MaxMean => "max_mean",
+            Self::Detect => "t_detect_s",
+            Self::Recover => "t_recover_s",
+            Self::Overshoot => "overshoot",
+            Self::LostInDrain => "lost_in_drain",
+            Self::InFlight99 => "in_flight_p99",
+            Self::Overhead => "probes_per_call",
+            Self::Regret => "regret",
+        }
+    }
+
+    /// At the head of a column.
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            Self::P50 => "p50 ms",
+            Self::P99 => "p99 ms",
+            Self::P999 => "p99.9 ms",
+            Self::Success => "success %",
+            Self::Errors => "errors",
+            Self::Slow => "slow %",
+            Self::SlowInFault => "slow in fault",
+            Self::BadHit => "bad-hit %",
+            Self::SteadyShare => "share of fair",
+            Self::MaxMean => "max/mean",
+            Self::Detect => "T_detect s",
+            Self::Recover => "T_recover s",
+            Self::Overshoot => "overshoot",
+            Self::LostInDrain => "failed in drain",
+            Self::InFlight99 => "in flight p99",
+            Self::Overhead => "probes/call",
+            Self::Regret => "regret",
+        }
+    }
+
+    pub(crate) fn show(self, value: f64) -> String {
+        let digits = match self {
+            Self::P50 | Self::P99 | Self::P999 | Self::SlowInFault | Self::Detect | Self::Recover => 1,
+            Self::Errors | Self::LostInDrain | Self::InFlight99 => 1,
+            Self::BadHit | Self::MaxMean | Self::Overshoot | Self::Regret | Self::Overhead => 2,
+            Self::Success | Self::Slow => 3,
+            Self::SteadyShare => 4,
+        };
+        if value.is_infinite() { "never".to_owned() } else { format!("{value:.digits$}") }
+    }
+
+    fn larger_is_better(self) -> bool {
+        self == Self::Success
+    }
+}
+
+/// A figure per metric, where there is one.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Figures([Option<f64>; Metric::ALL.len()]);
+
+impl Figures {
+    pub(crate) fn get(&self, metric: Metric) -> Option<f64> {
+        self.0[metric as usize]
+    }
+
+    pub(crate) fn set(&mut self, metric: Metric, value: f64) {
+        self.0[metric as usize] = Some(value);
+    }
+
+    fn of_span(record: &SpanRecord) -> Self {
+        let mut figures = Self::default();
+        let of_calls = |count: u64| 100.0 * count as f64 / record.calls.max(1) as f64;
+        for (metric, quantile) in [(Metric::P50, 0.5), (Metric::P99, 0.99), (Metric::P999, 0.999)] {
+            let latency = record.latencies.value_at_quantile(quantile).min(record.longest);
+            figures.set(metric, latency as f64 / MILLIS as f64);
+        }
+        figures.set(Metric::Success, 100.0 - of_calls(record.errors));
+        figures.set(Metric::Errors, record.errors as f64);
+        figures.set(Metric::Slow, of_calls(record.slow));
+        figures.set(Metric::InFlight99, record.in_flight.value_at_quantile(0.99) as f64);
+        figures
+    }
+}
+
+/// What one run came to.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Run {
+    /// Of all spans together.
+    pub(crate) whole: Figures,
+    pub(crate) spans: Vec<Figures>,
+    /// A share over time, as `Shares` says, for the picture: per second.
+    pub(crate) curve: Vec<f64>,
+}
+
+/// In buckets.
+const SECOND: usize = (SECONDS / BUCKET) as usize;
+/// How long after the beginning of a fault its effect is steady: peaks have decayed by then.
+const SETTLED: u64 = 10 * SECONDS;
+/// How long a new server is watched for overshoot, and for the picture.
+const YOUNG: usize = 10 * SECOND;
+const GROWING: usize = 45 * SECOND;
+
+impl Run {
+    pub(crate) fn new(config: &Config, record: &Record) -> Self {
+        let mut spans = record.spans.iter();
+        let mut all = spans.next().cloned().expect("something is measured");
+        spans.for_each(|span| all.add(span));
+        let mut whole = Figures::of_span(&all);
+        let shares = Shares { record };
+        whole.set(Metric::MaxMean, shares.max_mean(config));
+        whole.set(Metric::Overhead, record.probes as f64 / record.calls.max(1) as f64);
+        let mut curve = Vec::new();
+        if let Some(fault) = &config.fault {
+            let bad: Vec<_> = fault.servers.iter().map(|server| *server as usize).collect();
+            let (from, to) = ((fault.span.from / BUCKET) as usize, (fault.span.to / BUCKET) as usize);
+            let end = (config.length / BUCKET) as usize;
+            let fair = bad.len() as f64 / f64::from(config.servers);
+            let share = |window: std::ops::Range<usize>| shares.of(&bad, window);
+            whole.set(Metric::SlowInFault, record.slow_in_fault as f64);
+            whole.set(Metric::BadHit, 100.0 * share(from..to));
+            whole.set(Metric::SteadyShare, share(from + (SETTLED / BUCKET) as usize..to) / fair);
+            let since = |begin: usize, end: usize, is: &dyn Fn(f64) -> bool| {
+                let mut windows = begin..=end - SECOND;
+                let found = windows.find(|at| is(share(*at..at + SECOND)));
+                found.map_or(f64::INFINITY, |at| (at - begin) as f64 / SECOND as f64)
+            };
+            whole.set(Metric::Detect, since(from, to, &|share| share < 0.1 * fair));
+            whole.set(Metric::Recover, since(to, end, &|share| share > 0.8 * fair));
+            curve = (0..end / SECOND).map(|at| share(at * SECOND..(at + 1) * SECOND) / fair).collect();
+        }
+        if config.restart.is_some() {
+            whole.set(Metric::LostInDrain, record.lost_in_drain as f64);
+            whole.set(Metric::Overshoot, shares.overshoot(config));
+            curve = shares.growth(config);
+        }
+        Self { whole, spans: record.spans.iter().map(Figures::of_span).collect(), curve }
+    }
+}
+
+/// Who got how many of the calls.
+struct Shares<'a> {
+    record: &'a Record,
+}
+
+impl Shares<'_> {
+    fn picks(&self, server: usize, window: std::ops::Range<usize>) -> f64 {
+        self.record.picks[server][window].iter().sum::<u32>().into()
+    }
+
+    fn of(&self, servers: &[usize], window: std::ops::Range<usize>) -> f64 {
+        let all: f64 = (0..self.record.picks.len()).map(|server| self.picks(server, window.clone())).sum();
+        let theirs: f64 = servers.iter().map(|server| self.picks(*server, window.clone())).sum();
+        theirs / all.max(1.0)
+    }
+
+    /// Over the servers that are there for a whole second.
+    fn max_mean(&self, config: &Config) -> f64 {
+        let mut worst = 0.0f64;
+        for second in 0..config.length / SECONDS {
+            let (begin, end) = (second * SECONDS, (second + 1) * SECONDS);
+            if config.span_of(begin).is_none() {
+                continue;
+            }
+            let there = |server: &usize| {
+                let member = self.record.members[*server];
+                member.joined <= begin && member.left >= end
+            };
+            let window = (begin / BUCKET) as usize..(end / BUCKET) as usize;
+            let picks = (0..self.record.picks.len()).filter(there).map(|server| self.picks(server, window.clone()));
+            let (count, sum, max) = picks.fold((0.0, 0.0, 0.0f64), |(n, sum, max), p| (n + 1.0, sum + p, max.max(p)));
+            worst = worst.max(max * count / f64::max(sum, 1.0));
+        }
+        worst
+    }
+
+    /// The buckets in which servers that came during the run begin, and whether they are there for `length` buckets.
+    fn newcomers(&self, config: &Config, length: usize) -> impl Iterator<Item = (usize, usize)> {
+        let end = config.length;
+        let members = self.record.members.iter().enumerate().filter(|(_, member)| member.joined > 0);
+        let joined = members.map(|(server, member)| (server, (member.joined / BUCKET) as usize));
+        joined.filter(move |(_, begin)| begin + length <= (end / BUCKET) as usize)
+    }
+
+    fn overshoot(&self, config: &Config) -> f64 {
+        let shares = self.newcomers(config, YOUNG).flat_map(|(server, begin)| {
+            (begin..=begin + YOUNG - SECOND).map(move |at| self.of(&[server], at..at + SECOND))
+        });
+        shares.fold(0.0, f64::max) * f64::from(config.servers)
+    }
+
+    /// The share of a new server over the fair one, by its age.
+    fn growth(&self, config: &Config) -> Vec<f64> {
+        let newcomers: Vec<_> = self.newcomers(config, GROWING).collect();
+        let at = |age: usize| {
+            let shares = newcomers.iter().map(|(server, begin)| {
+                let window = begin + age * SECOND..begin + (age + 1) * SECOND;
+                self.of(&[*server], window) * f64::from(config.servers)
+            });
+            shares.sum::<f64>() / newcomers.len().max(1) as f64
+        };
+        (0..GROWING / SECOND).map(at).collect()
+    }
+}
+
+/// The same figure under several seeds.
+#[derive(Clone, Debug)]
+pub(crate) struct Spread(pub(crate) Vec<f64>);
+
+impl Spread {
+    pub(crate) fn mean(&self) -> f64 {
+        self.0.iter().sum::<f64>() / self.0.len() as f64
+    }
+
+    pub(crate) fn worst(&self, metric: Metric) -> f64 {
+        let worse = if metric.larger_is_better() { f64::min } else { f64::max };
+        self.0.iter().copied().reduce(worse).unwrap_or(f64::NAN)
+    }
+
+    /// How far the mean may be off.
+    pub(crate) fn standard_error(&self) -> f64 {
+        let (mean, count) = (self.mean(), self.0.len() as f64);
+        let squares = self.0.iter().map(|value| (value - mean).powi(2)).sum::<f64>();
+        if count > 1.0 { (squares / (count - 1.0) / count).sqrt() } else { f64::INFINITY }
+    }
+}

@@ -1,0 +1,121 @@
+//! All runs of a scenario, and how they are come by.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::engine;
+use crate::figures::{Metric, Run, Spread};
+use crate::scenarios::{Case, Scenario};
+use crate::strategies::{self, Named, ORACLE};
+
+/// What the strategies of a case did.
+pub(crate) struct CaseResults {
+    pub(crate) case: Case,
+    /// By strategy, a run per seed.
+    pub(crate) strategies: Vec<(&'static str, Vec<Run>)>,
+}
+
+pub(crate) struct Results {
+    pub(crate) scenario: &'static Scenario,
+    pub(crate) seeds: u64,
+    pub(crate) cases: Vec<CaseResults>,
+}
+
+impl Results {
+    /// Runs everything with seeds 1, 2 and so on. Runs are independent of each other and are kept in their places, so
+    /// that it does not matter on how many threads they are done.
+    pub(crate) fn new(scenario: &'static Scenario, seeds: u64) -> Self {
+        let cases: Vec<_> =
+            (scenario.cases)().into_iter().map(|case| (strategies::named(case.strategies), case)).collect();
+        let jobs: Vec<_> = cases
+            .iter()
+            .flat_map(|(strategies, case)| strategies.iter().map(move |strategy| (case, *strategy)))
+            .flat_map(|(case, strategy)| (1..=seeds).map(move |seed| Job { case, strategy, seed }))
+            .collect();
+        let mut runs = run_all(&jobs).into_iter();
+        let mut all = Vec::new();
+        for (strategies, case) in cases {
+            let of = |strategy: &'static Named| (strategy.name, runs.by_ref().take(seeds as usize).collect());
+            let mut results = CaseResults { strategies: strategies.into_iter().map(of).collect(), case };
+            results.compare();
+            all.push(results);
+        }
+        Self { scenario, seeds, cases: all }
+    }
+
+    pub(crate) fn case(&self, name: &str) -> Option<&CaseResults> {
+        self.cases.iter().find(|results| results.case.name == name)
+    }
+}
+
+impl CaseResults {
+    pub(crate) fn runs(&self, strategy: &str) -> Option<&[Run]> {
+        self.strategies.iter().find(|(name, _)| *name == strategy).map(|(_, runs)| runs.as_slice())
+    }
+
+    /// A figure of all spans together, if the strategy was run and has it.
+    pub(crate) fn whole(&self, strategy: &str, metric: Metric) -> Option<Spread> {
+        self.runs(strategy)?.iter().map(|run| run.whole.get(metric)).collect::<Option<_>>().map(Spread)
+    }
+
+    pub(crate) fn span(&self, span: usize, strategy: &str, metric: Metric) -> Option<Spread> {
+        self.runs(strategy)?.iter().map(|run| run.spans[span].get(metric)).collect::<Option<_>>().map(Spread)
+    }
+
+    /// The mean over the seeds of each point of the curve.
+    pub(crate) fn curve(&self, strategy: &str) -> Vec<f64> {
+        let runs = self.runs(strategy).unwrap_or_default();
+        let points = runs.first().map_or(0, |run| run.curve.len());
+        let mean = |at| runs.iter().map(|run| run.curve[at]).sum::<f64>() / runs.len() as f64;
+        (0..points).map(mean).collect()
+    }
+
+    /// Everybody's tail beside the oracle's, seed by seed.
+    fn compare(&mut self) {
+        let Some(oracle) = self.runs(ORACLE).map(<[Run]>::to_vec) else { return };
+        for (_, runs) in &mut self.strategies {
+            for (run, oracle) in runs.iter_mut().zip(&oracle) {
+                let pairs = run.spans.iter_mut().zip(&oracle.spans).chain([(&mut run.whole, &oracle.whole)]);
+                for (figures, oracle) in pairs {
+                    if let (Some(tail), Some(least)) = (figures.get(Metric::P999), oracle.get(Metric::P999)) {
+                        figures.set(Metric::Regret, tail / least);
+                    }
+                }
+            }
+        }
+    }
+}
+
+struct Job<'a> {
+    case: &'a Case,
+    strategy: &'static Named,
+    seed: u64,
+}
+
+impl Job<'_> {
+    fn run(&self) -> Run {
+        let record = engine::run(&self.case.config, self.seed, self.strategy.make);
+        Run::new(&self.case.config, &record)
+    }
+}
+
+/// On as many threads as there are processors; the next job goes to whoever is free.
+fn run_all(jobs: &[Job<'_>]) -> Vec<Run> {
+    let next = AtomicUsize::new(0);
+    let done: Vec<Mutex<Option<Run>>> = jobs.iter().map(|_| Mutex::new(None)).collect();
+    let work = || {
+        loop {
+            let place = next.fetch_add(1, Ordering::Relaxed);
+            let Some(job) = jobs.get(place) else { return };
+            *done[place].lock().expect("nobody panics with it") = Some(job.run());
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(work);
+        }
+    });
+    let run =
+        |place: Mutex<Option<Run>>| place.into_inner().expect("nobody panics with it").expect("all jobs are done");
+    done.into_iter().map(run).collect()
+}

@@ -1,0 +1,114 @@
+//! S2: one, two or five of twenty servers answer every call with an error, after one millisecond.
+//!
+//! Who takes a fast failure for a fast answer sends the broken servers more than their share. Nobody ejects anybody here: it
+//! is about the load metric alone, and with two choices even a perfect one goes wrong when both are broken.
+
+use super::{CONTESTANTS, Case, Scenario};
+use crate::chance::Dist;
+use crate::engine::config::{Config, Fault, MILLIS, SECONDS, Span};
+use crate::engine::fleet::{Condition, Discipline};
+use crate::figures::Metric;
+use crate::goals::Goal;
+use crate::plot::lines;
+use crate::results::Results;
+use crate::strategies::{TOWLINE, yardstick};
+use crate::table::Table;
+
+pub(super) const SCENARIO: Scenario = Scenario {
+    name: "s2",
+    title: "S2: servers that fail fast",
+    about: "\
+10 clients with 200 calls per second each over 70 s, 20 servers of 16 slots, log-normal service of 50 ms (σ 0.5 of the
+logarithm). Some servers fail every call after 1 ms between 20 s and 50 s. Nobody ejects: bad-hit is the share of the calls
+that a load metric alone sends to them, and *p2c-perfect* is the floor of two choices, k(k−1)/n(n−1). Latencies are of calls
+that were answered well. What Prequal does against servers that attract by failing is not published, so its rule is bare. The picture shows the share of the broken servers; their fair share is 1.",
+    cases,
+    tables,
+    goals,
+    picture: Some(picture),
+};
+
+pub(super) const SERVERS: u32 = 20;
+pub(super) const BAD: [u32; 3] = [1, 2, 5];
+/// A third of the slots are busy, so that latency is service and not waiting.
+const SLOTS: u32 = 16;
+const QUEUE: usize = 1_000;
+const CLIENTS: u32 = 10;
+/// Calls per second of all.
+const RATE: f64 = 2_000.0;
+const SERVICE_MS: (f64, f64) = (50.0, 0.5);
+const FAIL_MS: u64 = 1;
+const LENGTH_S: u64 = 70;
+const FAULT_S: (u64, u64) = (20, 50);
+/// Percentage points above the floor.
+const MARGIN: f64 = 0.2;
+
+pub(super) fn config(bad: u32) -> Config {
+    let (mean, sigma) = (SERVICE_MS.0 * MILLIS as f64, SERVICE_MS.1);
+    let healthy_p50 = mean * (-sigma * sigma / 2.0).exp();
+    Config {
+        servers: SERVERS,
+        discipline: Discipline::Slots { slots: SLOTS, queue: QUEUE },
+        demand: Dist::LogNormal { mean, sigma },
+        mean_demand: mean,
+        clients: CLIENTS,
+        rates: vec![(0, RATE)],
+        length: LENGTH_S * SECONDS,
+        deadline: None,
+        measured: vec![Span::seconds(0, LENGTH_S)],
+        slow_ns: (3.0 * healthy_p50) as u64,
+        fault: Some(Fault {
+            servers: (0..bad).collect(),
+            span: Span::seconds(FAULT_S.0, FAULT_S.1),
+            condition: Condition { fails: Some((1.0, FAIL_MS * MILLIS)), ..Condition::default() },
+        }),
+        restart: None,
+    }
+}
+
+pub(super) fn case_name(bad: u32) -> String {
+    format!("{bad} of {SERVERS}")
+}
+
+fn cases() -> Vec<Case> {
+    let case = |bad| Case { name: case_name(bad), config: config(bad), strategies: CONTESTANTS, spans: Vec::new() };
+    BAD.map(case).into()
+}
+
+fn tables(results: &Results) -> Vec<Table> {
+    const COLUMNS: [Metric; 9] = [
+        Metric::BadHit,
+        Metric::Success,
+        Metric::P50,
+        Metric::P99,
+        Metric::P999,
+        Metric::Detect,
+        Metric::Recover,
+        Metric::MaxMean,
+        Metric::Overhead,
+    ];
+    results.cases.iter().map(|case| Table::of_case(results, case, &COLUMNS, &[Metric::BadHit])).collect()
+}
+
+fn goals(results: &Results) -> Vec<Goal> {
+    let goal = |bad| {
+        let name = case_name(bad);
+        let floor = 100.0 * yardstick::floor(bad, SERVERS);
+        let what = format!("S2 {name} bad: bad-hit ≤ the floor of two choices, {floor:.2} %, + {MARGIN} points");
+        let case = results.case(&name);
+        let mean = |strategy| case.and_then(|case| case.whole(strategy, Metric::BadHit)).map(|spread| spread.mean());
+        let others = ["round-robin", "tower-p2c-ewma", "tower-p2c-pending"]
+            .map(|peer| mean(peer).map_or(String::new(), |share| format!(", {peer} {share:.2} %")));
+        let judged = mean(TOWLINE).map(|share| (share <= floor + MARGIN, format!("{share:.2} %{}", others.concat())));
+        Goal::of_ours(what, judged)
+    };
+    BAD.map(goal).into()
+}
+
+fn picture(results: &Results) -> String {
+    const SHOWN: [&str; 6] =
+        ["round-robin", "p2c-least-request", "tower-p2c-pending", "tower-p2c-ewma", "prequal", "towline"];
+    let axes = lines::Axes { x: "seconds", y: "share of the broken servers; 1 is fair", logarithmic: false };
+    let panels: Vec<_> = results.cases.iter().map(|case| lines::Panel::of_curves(case, &SHOWN)).collect();
+    lines::draw(results.scenario.title, &axes, &panels)
+}

@@ -1,0 +1,50 @@
+//! What is simulated: each scenario says who runs, what is shown and what is promised.
+
+mod antagonists;
+mod fast_failures;
+mod fidelity;
+mod restart;
+mod slow_server;
+
+use crate::engine::config::Config;
+use crate::goals::Goal;
+use crate::results::Results;
+use crate::table::Table;
+
+/// Some servers, and the same calls for each strategy.
+pub(crate) struct Case {
+    pub(crate) name: String,
+    pub(crate) config: Config,
+    pub(crate) strategies: &'static [&'static str],
+    /// The names of the spans that are measured, if there are several.
+    pub(crate) spans: Vec<String>,
+}
+
+pub(crate) struct Scenario {
+    pub(crate) name: &'static str,
+    pub(crate) title: &'static str,
+    /// For the documentation.
+    pub(crate) about: &'static str,
+    pub(crate) cases: fn() -> Vec<Case>,
+    pub(crate) tables: fn(&Results) -> Vec<Table>,
+    pub(crate) goals: fn(&Results) -> Vec<Goal>,
+    /// An SVG document.
+    pub(crate) picture: Option<fn(&Results) -> String>,
+}
+
+pub(crate) static ALL: [Scenario; 5] =
+    [fidelity::SCENARIO, slow_server::SCENARIO, fast_failures::SCENARIO, antagonists::SCENARIO, restart::SCENARIO];
+
+/// Everybody but the yardsticks.
+const CONTESTANTS: &[&str] = &[
+    "random",
+    "round-robin",
+    "least-request",
+    "p2c-least-request",
+    "tower-p2c-pending",
+    "tower-p2c-ewma",
+    "prequal-no-probes",
+    "prequal",
+    crate::strategies::TOWLINE,
+    crate::strategies::ORACLE,
+];
