@@ -15,7 +15,6 @@ use towline_core::{BoxError, Endpoint, EndpointKey, Error, Event, Kind, Lend, Ph
 use crate::discover::{Update, guarded};
 use crate::making::Making;
 use crate::members::Set;
-use crate::set::Snapshot;
 use crate::shared::Shared;
 use crate::warm::Warm;
 use crate::watch::Watch;
@@ -79,7 +78,7 @@ where
             shared,
             discover: Some(Box::pin(discover)),
             policy,
-            set: Set::new(),
+            set: Set::default(),
             making,
             known_empty: false,
             warm: Warm::new(warm),
@@ -197,10 +196,8 @@ where
 
     fn publish(&mut self) {
         let last = self.shared.snapshot.load_full();
-        let (members, nodes) = (self.set.members.clone(), self.set.nodes.clone());
-        let last_picker = last.as_ref().map(|last| last.picker());
-        let snapshot = Snapshot::new(self.shared.levels.clone(), members, nodes, &mut self.policy, last_picker);
-        self.shared.levels.moved();
+        let last = last.as_ref().map(|last| last.picker());
+        let snapshot = self.set.snapshot(&self.shared.levels, &mut self.policy, last);
         self.shared.snapshot.store(Some(Arc::new(snapshot)));
         self.warm.changed(&self.set.nodes);
         self.shared.news.notify_waiters();

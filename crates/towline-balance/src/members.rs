@@ -3,24 +3,28 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use towline_core::{Endpoint, EndpointKey, Member};
+use towline_core::{Endpoint, EndpointKey, Member, Policy};
 
 use crate::load::Levels;
-use crate::set::Node;
+use crate::set::{Node, Snapshot};
 
 /// The endpoints that calls see after the next publication, found by key.
-pub(crate) struct Set<L> {
+#[derive(Debug)]
+pub struct Set<L> {
     pub(crate) members: Vec<Member>,
     /// In parallel.
     pub(crate) nodes: Vec<Node<L>>,
     position: HashMap<EndpointKey, usize>,
 }
 
-impl<L> Set<L> {
-    pub(crate) fn new() -> Self {
+// By hand: endpoints need no default.
+impl<L> Default for Set<L> {
+    fn default() -> Self {
         Self { members: Vec::new(), nodes: Vec::new(), position: HashMap::new() }
     }
+}
 
+impl<L> Set<L> {
     pub(crate) fn get(&self, key: &EndpointKey) -> Option<usize> {
         self.position.get(key).copied()
     }
@@ -35,7 +39,7 @@ impl<L> Set<L> {
     }
 
     /// A new life of an endpoint; whether it ends another under the same key, which drains.
-    pub(crate) fn put(&mut self, endpoint: Endpoint, lend: L, levels: &Arc<Levels>) -> bool {
+    pub fn put(&mut self, endpoint: Endpoint, lend: L, levels: &Arc<Levels>) -> bool {
         let node = Node::new(&endpoint, lend, levels);
         let member = Member { id: node.id(), endpoint: Arc::new(endpoint) };
         let key = member.endpoint.key();
@@ -53,8 +57,19 @@ impl<L> Set<L> {
         }
     }
 
+    /// What is to be published.
+    pub fn snapshot<P: Policy>(
+        &self,
+        levels: &Arc<Levels>,
+        policy: &mut P,
+        last: Option<&P::Picker>,
+    ) -> Snapshot<L, P::Picker> {
+        levels.moved();
+        Snapshot::new(levels.clone(), self.members.clone(), self.nodes.clone(), policy, last)
+    }
+
     /// Whether it was there.
-    pub(crate) fn remove(&mut self, key: &EndpointKey) -> bool {
+    pub fn remove(&mut self, key: &EndpointKey) -> bool {
         let Some(index) = self.position.remove(key) else { return false };
         self.members.swap_remove(index);
         self.nodes.swap_remove(index);

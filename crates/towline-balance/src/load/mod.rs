@@ -5,9 +5,9 @@
 //!
 //! # Peak EWMA
 //!
-//! The load of an endpoint is `latency × (1 + in flight / weight)`, where `latency` is an exponentially weighted moving
-//! average that jumps to every peak and comes down slowly (Finagle's `PeakEwma`). Where the well-known forms go
-//! wrong, this one differs:
+//! The load of an endpoint is `latency × max(1, latency / median) × (1 + in flight / weight)`, where `latency` is an
+//! exponentially weighted moving average that jumps to every peak and comes down slowly (Finagle's `PeakEwma`), and the
+//! median is that of the set. Where the well-known forms go wrong, this one differs:
 //!
 //! - **A failure is never a short latency.** It counts as ten times the median of the set, or as long as the server asked
 //!   to be left alone.
@@ -16,6 +16,8 @@
 //!   estimate.
 //! - **What is not used decays to the median of the set**, not to zero, so an endpoint that was slow does not become the
 //!   cheapest by being left alone; and what is new begins there.
+//! - **Being slower than the median counts twice**: a client with a call or two in flight would otherwise send a third
+//!   of their share to endpoints that are several times slower (the simulator's S5).
 //! - **The weight divides the calls in flight and not the latency**: of two idle endpoints the heavier would otherwise
 //!   win every time, and not in proportion.
 //!
@@ -23,8 +25,8 @@
 //!
 //! Balancing by cost leaves an endpoint that is `s` times slower `1/s²` of its share, each of these calls slow. An
 //! endpoint whose estimate is far above the set's (more than four times the median, and more than six median absolute
-//! deviations above it) is on *probation*: one call at a time, spaced by one second, then two, then four. The
-//! first that is answered in time ends it. A new endpoint, too, has one call in flight until that is answered, as soon
+//! deviations above it) is on *probation*: one call at a time, after a pause of one second, then of three, then
+//! every 4.8 s. The first that is answered in time ends it. A new endpoint, too, has one call in flight until that is answered, as soon
 //! as there is a set to compare it with.
 
 mod ewma;
@@ -43,8 +45,7 @@ use tokio::time::Instant;
 use towline_core::{Error, Kind, Phase};
 
 pub use self::stats::{Flight, Stats};
-pub(crate) use self::sweep::PERIOD;
-pub use self::sweep::Sweep;
+pub use self::sweep::{PERIOD, Sweep};
 
 /// Nanoseconds since the balancer was made.
 pub type Nanos = u64;
@@ -115,6 +116,13 @@ impl Clock {
             Self::Manual(now) => now.load(Ordering::Relaxed),
         }
     }
+
+    /// Sets a manual clock; tokio's goes its own way.
+    pub fn set(&self, time: Nanos) {
+        if let Self::Manual(now) = self {
+            now.store(time, Ordering::Relaxed);
+        }
+    }
 }
 
 /// What all endpoints of a balancer share: the settings, and how the set does as a whole. Written by the sweep.
@@ -164,6 +172,11 @@ impl Levels {
     /// Whether anything that is measured needs the clock.
     pub(crate) fn is_timed(&self) -> bool {
         self.metric.decay.is_some()
+    }
+
+    /// The clock.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     /// The time, if anybody needs it.

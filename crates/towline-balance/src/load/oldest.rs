@@ -1,17 +1,17 @@
 //! How old the oldest call is that is still in flight.
 //!
-//! A call that is stuck has no latency yet. Tracking every call would cost a list; this tracks up to eight of them,
+//! A call that is stuck has no latency yet. Tracking every call would cost a list; this tracks up to sixteen of them,
 //! spaced out in time: a call that finds none begun in the last while writes its start into a free slot and clears it
 //! when it ends. The oldest slot is a lower bound for the oldest call's age, less than one spacing too low as long as
-//! there are free slots; and when there are none, eight calls are stuck, and that is known.
+//! there are free slots; and when there are none, sixteen calls are stuck, and that is known.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Nanos;
 
-const SLOTS: usize = 8;
+const SLOTS: usize = 16;
 
-/// Up to eight calls in flight by when they began.
+/// Up to sixteen calls in flight by when they began.
 #[derive(Debug, Default)]
 pub(crate) struct Oldest {
     /// Start of the call that holds the slot, plus 1; 0 when it is free. Written by its holder alone once it is held.
@@ -83,7 +83,7 @@ mod tests {
     #[test]
     fn stuck_calls_that_hold_all_slots_stay_known() {
         let oldest = Oldest::default();
-        let slots: Vec<_> = (1..=8).map(|n| oldest.begin(n * 10, 10).unwrap()).collect();
+        let slots: Vec<_> = (1..=16).map(|n| oldest.begin(n * 10, 10).unwrap()).collect();
         assert!(oldest.begin(1_000, 10).is_none());
         assert_eq!(oldest.age(1_000), 990);
         slots.into_iter().for_each(|slot| oldest.end(slot));

@@ -5,49 +5,89 @@ use std::time::Duration;
 
 use super::{Nanos, nanos};
 
-/// The first pause between probes; it doubles up to [`LONGEST`].
+/// The pause after the first failure; it triples with every probe that fails.
 const FIRST: Duration = Duration::from_secs(1);
-/// Short enough that an endpoint which recovers has its share again within five seconds.
-const LONGEST: Duration = Duration::from_millis(4_500);
+/// Between the beginnings of two probes, however the pauses have grown: an endpoint that recovers has its share again
+/// within five seconds.
+const LONGEST: Duration = Duration::from_millis(4_800);
 
-/// When the next probe may begin, and the pause after it, packed: the time in 2^16 ns above, the number of probes that
-/// failed in a row in the low 8 bits.
+/// When the next probe may begin, whether one is under way, and how many have failed in a row, in one word.
 #[derive(Debug, Default)]
 pub(crate) struct Probation(AtomicU64);
 
+#[derive(Clone, Copy)]
+struct Word {
+    /// In ticks of 2^16 ns, 55 bits.
+    next: u64,
+    is_probing: bool,
+    /// Up to 255.
+    failed: u64,
+}
+
 const TICK: u32 = 16;
 
-fn pause(failed: u64) -> Nanos {
-    let pause = nanos(FIRST).saturating_mul(1 << failed.min(8));
-    pause.min(nanos(LONGEST))
+impl Word {
+    fn unpack(word: u64) -> Self {
+        Self { next: word >> 9, is_probing: word & 0x100 != 0, failed: word & 0xff }
+    }
+
+    fn pack(self) -> u64 {
+        self.next << 9 | u64::from(self.is_probing) << 8 | self.failed.min(0xff)
+    }
+
+    /// The first tick after a pause that begins now.
+    fn after_pause(self, now: Nanos) -> u64 {
+        let pause = nanos(FIRST).saturating_mul(3u64.pow(self.failed.min(8) as u32));
+        now.saturating_add(pause) >> TICK
+    }
 }
 
 impl Probation {
     /// Whether a probe may begin now.
     pub(crate) fn is_due(&self, now: Nanos) -> bool {
-        now >> TICK >= self.0.load(Ordering::Relaxed) >> 8
+        now >> TICK >= Word::unpack(self.0.load(Ordering::Relaxed)).next
     }
 
     /// Begins a probe: true for one of all that ask, until the next is due.
     pub(crate) fn begin(&self, now: Nanos) -> bool {
         let word = self.0.load(Ordering::Relaxed);
-        if now >> TICK < word >> 8 {
+        let old = Word::unpack(word);
+        if now >> TICK < old.next {
             return false;
         }
-        let failed = word & 0xff;
-        let next = (now + pause(failed)) >> TICK;
-        let new = next << 8 | (failed + 1).min(0xff);
+        // Should the probe never end, there is another.
+        let next = now.saturating_add(nanos(LONGEST)) >> TICK;
+        let new = Word { next, is_probing: true, ..old }.pack();
         self.0.compare_exchange(word, new, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
+    /// A call has failed, or took too long. If it was a probe the pause until the next one grows; others were begun
+    /// before and say nothing new, but the first pause begins with the last of them.
+    pub(crate) fn failed(&self, now: Nanos) {
+        self.change(|old| {
+            if old.is_probing {
+                let new = Word { is_probing: false, failed: old.failed + 1, ..old };
+                Word { next: new.after_pause(now).min(old.next), ..new }
+            } else {
+                Word { next: old.after_pause(now).max(old.next), ..old }
+            }
+        });
+    }
+
+    /// A probe was given up before it could say anything: the next call may be one.
+    pub(crate) fn inconclusive(&self, now: Nanos) {
+        self.change(|old| Word { next: if old.is_probing { now >> TICK } else { old.next }, is_probing: false, ..old });
+    }
+
     /// It does well again. The pauses before were not for nothing: one that comes back soon begins with half of the
-    /// last.
+    /// failures.
     pub(crate) fn passed(&self) {
-        let halve = |word: u64| {
-            let failed = word & 0xff;
-            (word != 0).then(|| failed.min(8) / 2)
-        };
-        let _unchanged = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, halve);
+        self.change(|old| Word { next: 0, is_probing: false, failed: old.failed.min(8) / 2 });
+    }
+
+    fn change(&self, change: impl Fn(Word) -> Word) {
+        let new = |word: u64| Some(change(Word::unpack(word)).pack());
+        let _always_some = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, new);
     }
 }
 
@@ -55,18 +95,35 @@ impl Probation {
 mod tests {
     use super::*;
 
-    const SECOND: Nanos = 1_000_000_000;
+    const MS: Nanos = 1_000_000;
+    const SECOND: Nanos = 1_000 * MS;
 
-    #[test]
-    fn probes_are_spaced_by_one_second_then_two_then_four_and_a_half() {
+    /// When probes begin that each fail after `takes`, in tenths of a second.
+    fn begun(takes: Nanos) -> Vec<u64> {
         let probation = Probation::default();
-        let mut begun = Vec::new();
-        for tenth in 0..200 {
-            if probation.begin(tenth * SECOND / 10) {
-                begun.push(tenth);
+        probation.failed(0);
+        let (mut begun, mut ends) = (Vec::new(), None);
+        for time in (0..200).map(|tenth| tenth * SECOND / 10 + MS) {
+            if ends.is_some_and(|ends| ends <= time) {
+                probation.failed(time);
+                ends = None;
+            }
+            if ends.is_none() && probation.begin(time) {
+                begun.push(time * 10 / SECOND);
+                ends = Some(time + takes);
             }
         }
-        assert_eq!(begun, [0, 10, 30, 70, 115, 160]);
+        begun
+    }
+
+    #[test]
+    fn pauses_triple_from_one_second_until_probes_begin_every_four_point_eight() {
+        assert_eq!(begun(0), [10, 41, 89, 137, 185]);
+    }
+
+    #[test]
+    fn the_pause_begins_when_a_slow_probe_ends_but_probes_begin_as_often() {
+        assert_eq!(begun(2 * SECOND), [10, 58, 106, 154]);
     }
 
     #[test]
@@ -78,15 +135,28 @@ mod tests {
         assert!(!probation.begin(5 * SECOND));
     }
 
+    // F24
     #[test]
-    fn passing_allows_the_next_at_once_and_remembers_half() {
+    fn a_probe_that_is_given_up_leaves_the_next_to_the_next_call_and_one_that_never_ends_too() {
         let probation = Probation::default();
-        for time in [0, 1, 3, 7] {
+        assert!(probation.begin(SECOND));
+        probation.inconclusive(SECOND + MS);
+        assert!(probation.begin(SECOND + MS));
+        assert!(!probation.is_due(5 * SECOND));
+        assert!(probation.begin(6 * SECOND));
+    }
+
+    #[test]
+    fn what_fails_again_soon_after_passing_remembers_half_of_its_failures() {
+        let probation = Probation::default();
+        for time in [0, 10, 20, 30] {
             assert!(probation.begin(time * SECOND));
+            probation.failed(time * SECOND);
         }
         probation.passed();
-        assert!(probation.begin(8 * SECOND));
-        assert!(!probation.is_due(11 * SECOND), "two failures remembered: four seconds");
-        assert!(probation.is_due(12 * SECOND + 1_000_000));
+        assert!(probation.begin(40 * SECOND));
+        probation.failed(40 * SECOND);
+        assert!(!probation.is_due(44 * SECOND), "two failures remembered: more than the longest pause");
+        assert!(probation.is_due(45 * SECOND));
     }
 }

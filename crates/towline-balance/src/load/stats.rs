@@ -38,7 +38,7 @@ const LONGEST_PUSHBACK: f32 = 300e9;
 /// Answers before an endpoint's latency is compared with the set's.
 const SAMPLES: u64 = 3;
 /// Tracked calls per median latency.
-const TRACKED: f32 = 8.0;
+const TRACKED: f32 = 16.0;
 
 impl Stats {
     pub(crate) fn new(key: EndpointKey, levels: Arc<Levels>) -> Arc<Self> {
@@ -122,8 +122,13 @@ impl Stats {
         if self.is_on_probation(now) {
             return if self.is_probe_due(now) { 0.0 } else { f64::INFINITY };
         }
-        // Before anything is known about the set there is no latency that could be compared.
-        if self.levels.median() == 0.0 { in_flight } else { f64::from(self.estimate(now)) * (1.0 + in_flight) }
+        let median = self.levels.median();
+        if median == 0.0 {
+            // Before anything is known about the set there is no latency that could be compared.
+            return in_flight;
+        }
+        let latency = self.estimate(now);
+        f64::from(latency * (latency / median).max(1.0)) * (1.0 + in_flight)
     }
 
     pub(crate) fn reported(&self, now: Nanos) -> Option<Reported> {
@@ -212,28 +217,33 @@ impl Flight {
 
 impl Stats {
     fn learn(&self, now: Nanos, took: f32, outcome: Option<Outcome>) {
-        let (median, rate) = (self.levels.median(), self.levels.rate);
+        let (median, limit, rate) = (self.levels.median(), self.levels.limit(), self.levels.rate);
+        let was_above = self.average(now).is_some_and(|average| average > limit);
         match outcome {
             // With nothing to measure it by, a short failure must not leave a short latency.
             None | Some(Outcome::Failure | Outcome::Pushback(None)) if median == 0.0 => {}
-            Some(Outcome::Success) => {
-                let limit = self.levels.limit();
-                if took <= limit && self.average(now).is_some_and(|average| average > limit) {
-                    // A probe that went well: what was before it is over.
-                    self.latency.restart(now, took.max(median));
-                    self.probation.passed();
-                } else {
-                    self.latency.answered(now, took, rate);
-                }
+            Some(Outcome::Success) if was_above && took <= limit => {
+                // A probe that went well: what was before it is over.
+                self.latency.restart(now, took.max(median));
+                return self.probation.passed();
             }
+            Some(Outcome::Success) => self.latency.answered(now, took, rate),
             Some(Outcome::Pushback(hint)) => {
                 let wish = hint.map_or(median * PENALTY, |hint| (nanos(hint) as f32).min(LONGEST_PUSHBACK));
                 self.latency.at_least(now, took.max(wish), median, rate);
             }
             // How long a wrong argument takes to be refused says nothing.
-            Some(Outcome::Ignore) => {}
-            None => self.latency.at_least(now, took, median, rate),
+            Some(Outcome::Ignore) => return self.probation.inconclusive(now),
+            None => {
+                self.latency.at_least(now, took, median, rate);
+                if took <= limit {
+                    return self.probation.inconclusive(now);
+                }
+            }
             Some(_) => self.latency.at_least(now, took.max(median * PENALTY), median, rate),
+        }
+        if was_above || self.average(now).is_some_and(|average| average > limit) {
+            self.probation.failed(now);
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{Levels, Nanos, Stats};
 
 /// How often.
-pub(crate) const PERIOD: Duration = Duration::from_millis(100);
+pub const PERIOD: Duration = Duration::from_millis(100);
 
 /// An endpoint is on probation above this many times the median …
 const TIMES: f32 = 4.0;

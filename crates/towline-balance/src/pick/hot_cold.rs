@@ -5,14 +5,16 @@ use towline_core::{CallContext, Members, Pick, Policy, Rng, View};
 use super::p2c::{P2cOrder, P2cPicker};
 
 /// By the reports that ride on responses: of the endpoints that have reported lately, those with more requests in flight
-/// than five in six of them are *hot*. Of the cold ones the fastest; when all are hot, the one with the fewest requests.
+/// than five in six of them are *hot*. Of the cold ones the one that should answer first, which is the one of the least
+/// latency times requests in flight, this one included; when all are hot, the one with the fewest requests.
 ///
-/// This is the rule of Prequal (Wydrowski et al., "Load is not what you should balance", NSDI 2024) without its probe
-/// requests: a report costs nothing because the server sends it along, in the [frame header] of towline's own protocol
-/// or in an HTTP header. What this client has sent to an endpoint since its report is added to it.
+/// This is the rule of Prequal (Wydrowski et al., "Load is not what you should balance", NSDI 2024) with two differences.
+/// There are no probe requests: a report costs nothing because the server sends it along, in the [frame header] of
+/// towline's own protocol or in an HTTP header, and what this client has sent to an endpoint since its report is added to
+/// it. And the cold are not ranked by latency alone, which sends everybody to the one that was fastest a moment ago.
 ///
-/// Sixteen candidates: those that have answered last, and two at random, so that no endpoint is forgotten. Without a
-/// fresh report (five seconds) from two of them, a call goes by [`P2c`](crate::P2c).
+/// Sixteen candidates: those that have answered last, and two at random. One call in ten goes by [`P2c`](crate::P2c), so
+/// that no endpoint is forgotten, and so does every call while fewer than two have a report younger than five seconds.
 ///
 /// [frame header]: https://docs.rs/towline-transport
 ///
@@ -50,6 +52,9 @@ pub struct HotColdPicker {
 const RECENT: usize = 14;
 /// Others, at random.
 const RANDOM: usize = 2;
+/// Of all calls, those that go by two choices to learn about the others. Without any, clients stay with ever fewer
+/// endpoints; more cost more than they learn (the simulator's scenario S4).
+const EXPLORING: f64 = 0.1;
 
 /// One candidate: less is better, cold before hot.
 #[derive(Clone, Copy, PartialEq, PartialOrd)]
@@ -57,6 +62,9 @@ struct Rank(bool, f64, f64);
 
 impl HotColdPicker {
     fn best(&self, view: View<'_>, rng: &mut Rng) -> Option<usize> {
+        if rng.unit() < EXPLORING {
+            return None;
+        }
         let loads = view.loads();
         let hot = loads.hot();
         let recent = (0..RECENT).map_while(|n| loads.recent(n));
@@ -72,8 +80,11 @@ impl HotColdPicker {
             let latency = if report.latency.is_zero() { loads.latency(index) } else { Some(report.latency) };
             let latency = latency.map_or(0.0, |latency| latency.as_secs_f64());
             let in_flight = f64::from(report.in_flight);
-            let rank =
-                if report.in_flight >= hot { Rank(true, in_flight, latency) } else { Rank(false, latency, in_flight) };
+            let rank = if report.in_flight >= hot {
+                Rank(true, in_flight, latency)
+            } else {
+                Rank(false, latency * (1.0 + in_flight), in_flight)
+            };
             if best.is_none_or(|(least, _)| rank < least) {
                 best = Some((rank, index));
             }

@@ -46,5 +46,6 @@ const CONTESTANTS: &[&str] = &[
     "prequal-no-probes",
     "prequal",
     crate::strategies::TOWLINE,
+    crate::strategies::TOWLINE_HOT_COLD,
     crate::strategies::ORACLE,
 ];

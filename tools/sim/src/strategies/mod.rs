@@ -7,6 +7,7 @@ mod least;
 mod oracle;
 pub(crate) mod prequal;
 mod tower;
+mod towline;
 pub(crate) mod yardstick;
 
 use crate::chance::Rng;
@@ -21,11 +22,16 @@ pub(crate) struct Named {
 
 /// Ours: goals are about it.
 pub(crate) const TOWLINE: &str = "towline";
+/// Ours, by what servers say about themselves.
+pub(crate) const TOWLINE_HOT_COLD: &str = "towline-hot-cold";
 /// The bound that regret is against.
 pub(crate) const ORACLE: &str = "oracle";
 
 /// In the order of the tables.
 pub(crate) const ALL: &[Named] = &[
+    Named { name: TOWLINE, make: towline::default },
+    Named { name: "towline-in-flight", make: towline::in_flight },
+    Named { name: TOWLINE_HOT_COLD, make: towline::hot_cold },
     Named { name: "random", make: |_| Box::new(blind::Random::default()) },
     Named { name: "round-robin", make: |rng| Box::new(blind::RoundRobin::new(rng)) },
     Named { name: "least-request", make: |_| Box::new(least::LeastRequest::new(least::Choice::All)) },
