@@ -52,9 +52,9 @@ impl<L, P, A, T> Balance<L, P, A, T> {
         }
     }
 
-    /// Why discovery failed last, while it has not brought anything since.
+    /// Why discovery failed last, while it has not brought anything since; also that it has ended.
     pub fn discovery_error(&self) -> Option<Error> {
-        self.shared.failure.lock().clone()
+        self.shared.discovery_failure.lock().clone()
     }
 
     /// Ends it, for all clones: the driver and with it discovery; calls that are still to be sent and calls from now on

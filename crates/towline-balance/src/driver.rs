@@ -15,7 +15,7 @@ use towline_core::{BoxError, Endpoint, EndpointKey, Error, Event, Kind, Lend, Ph
 use crate::discover::{Update, guarded};
 use crate::making::Making;
 use crate::members::Set;
-use crate::shared::Shared;
+use crate::shared::{Shared, replace};
 use crate::warm::Warm;
 use crate::watch::Watch;
 
@@ -88,6 +88,9 @@ where
 
     /// Takes what discovery has yielded; whether calls are to see a change at once.
     fn update(&mut self, update: Update) -> bool {
+        if !matches!(&update, Update::Set(endpoints) if endpoints.is_empty()) {
+            replace(&self.shared.discovery_failure, None);
+        }
         match update {
             // The change's key is what a later removal will name.
             Update::Change(Change::Insert(key, endpoint)) => self.insert(endpoint.with_key(key)),
@@ -160,8 +163,7 @@ where
 
     fn failed(&self, error: Error) {
         self.shared.observers.emit(Event::DiscoveryFailed { error: &error });
-        let old = self.shared.failure.lock().replace(error);
-        drop(old); // Not under the lock: it may be anybody's.
+        replace(&self.shared.discovery_failure, Some(error));
     }
 
     /// Whether an endpoint was made: from now on, and under a new id, calls may go to it.
@@ -170,11 +172,13 @@ where
         for _ in 0..BATCH {
             match self.making.poll_made(cx) {
                 Poll::Pending => return changed,
-                Poll::Ready(Err(error)) => self.failed(error),
+                Poll::Ready(Err(error)) => {
+                    self.shared.observers.emit(Event::DiscoveryFailed { error: &error });
+                    replace(&self.shared.make_failure, Some(error));
+                }
                 Poll::Ready(Ok((endpoint, lend))) => {
                     changed = true;
-                    let recovered = self.shared.failure.lock().take();
-                    drop(recovered);
+                    replace(&self.shared.make_failure, None);
                     let key = endpoint.key().clone();
                     let observers = &self.shared.observers;
                     if self.set.put(endpoint, lend, &self.shared.levels) {
@@ -190,7 +194,7 @@ where
 
     /// There is no set, and none is to be expected soon: nobody should wait for it.
     fn has_nothing_to_come(&self) -> bool {
-        let tried = self.discover.is_none() || self.known_empty || self.making.keys().next().is_some();
+        let tried = self.discover.is_none() || self.known_empty || !self.making.is_empty();
         tried && self.making.all_failed() && self.shared.snapshot.load().is_none()
     }
 
@@ -239,7 +243,7 @@ where
                 Err(panicked) => panicked,
             };
             self.discover = None;
-            let cause = self.shared.failure.lock().take();
+            let cause = self.shared.discovery_failure.lock().take();
             self.failed(match cause {
                 Some(cause) if std::error::Error::source(&ended).is_none() => ended.with_source(cause),
                 _ => ended,

@@ -248,7 +248,8 @@ where
     };
     let now = shared.levels.now();
     let choice = snapshot.pick(request, context, &refused.by, rng, now);
-    let waits = shared.when_unavailable == WhenUnavailable::Wait;
+    // Without a driver nobody would tell of one that comes up.
+    let waits = shared.when_unavailable == WhenUnavailable::Wait && shared.is_driven();
     match choice {
         Some(Choice { index, other }) if !(waits && is_down(snapshot, index)) => {
             let ask = |index: usize| ask(shared, &snapshot.nodes()[index], context, now);
@@ -256,7 +257,7 @@ where
             first.lending.iter().for_each(|lending| at(&lending.flight));
             Ok(State::Lend { first, other: other.map(ask) })
         }
-        _ if waits && shared.is_driven() => wait(shared, refused),
+        _ if waits => wait(shared, refused),
         _ => Err(refused.take_error().unwrap_or_else(|| {
             let why =
                 if snapshot.nodes().is_empty() { "discovery has none" } else { "the policy has none for this request" };

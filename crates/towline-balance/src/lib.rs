@@ -42,6 +42,8 @@
 //! ```
 
 mod balance;
+#[cfg(feature = "http")]
+mod body;
 mod builder;
 mod discover;
 mod driver;
@@ -58,6 +60,8 @@ mod watch;
 mod weights;
 
 pub use self::balance::Balance;
+#[cfg(feature = "http")]
+pub use self::body::{AtBodyEnd, LOAD_HEADER, TrackedBody};
 pub use self::builder::{BalanceBuilder, Balanced, Pair};
 pub use self::discover::{Fixed, MakeService, Services, Update, fixed, services};
 pub use self::driver::Driver;

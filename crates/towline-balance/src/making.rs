@@ -85,6 +85,10 @@ where
         self.untried == 0
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.wanted.is_empty()
+    }
+
     pub(crate) fn keys(&self) -> impl Iterator<Item = &EndpointKey> {
         self.wanted.keys()
     }

@@ -41,8 +41,10 @@ pub(crate) struct Shared<L, P> {
     pub(crate) waiting: AtomicUsize,
     /// Where clones get their randomness from.
     pub(crate) seeds: AtomicU64,
-    /// Why discovery failed last.
-    pub(crate) failure: Lock<Option<Error>>,
+    /// Why discovery failed last, while it has not brought anything since.
+    pub(crate) discovery_failure: Lock<Option<Error>>,
+    /// Why an endpoint could not be made, while none has been since.
+    pub(crate) make_failure: Lock<Option<Error>>,
     pub(crate) observers: Observers,
     pub(crate) when_unavailable: WhenUnavailable,
     /// Whether endpoints are asked for what their servers say.
@@ -72,7 +74,8 @@ impl<L, P> Shared<L, P> {
     /// Why there is nobody to call.
     pub(crate) fn no_endpoints(&self, why: &str) -> Error {
         let error = Error::new(Kind::NoEndpoints, Phase::Pick).with_message(format!("no endpoint to call: {why}"));
-        let failure = self.failure.lock().clone();
+        let making = self.make_failure.lock().clone();
+        let failure = making.or_else(|| self.discovery_failure.lock().clone());
         match failure {
             // What makes endpoints is closed: so is the client.
             Some(closed) if closed.kind() == Kind::Closed && closed.phase() == Phase::Queue => closed,
@@ -80,6 +83,12 @@ impl<L, P> Shared<L, P> {
             None => error,
         }
     }
+}
+
+/// Replaces what is there, and lets go of it outside of the lock: it may be anybody's.
+pub(crate) fn replace(failure: &Lock<Option<Error>>, new: Option<Error>) {
+    let old = std::mem::replace(&mut *failure.lock(), new);
+    drop(old);
 }
 
 pub(crate) fn closed() -> Error {

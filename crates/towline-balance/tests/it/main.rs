@@ -1,0 +1,12 @@
+//! What the balancer guarantees, on the paused clock.
+
+mod balance;
+mod discovery;
+mod layers;
+mod load;
+mod pickers;
+mod support;
+mod unavailable;
+
+#[cfg(feature = "http")]
+mod body;
