@@ -1,7 +1,6 @@
 //! Where endpoints come from, and what becomes of them.
 
 use std::collections::BTreeMap;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -340,7 +339,7 @@ proptest! {
     #[test]
     fn after_any_changes_the_set_is_what_discovery_last_said_and_late_ends_touch_nobody(steps in steps()) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-        let checked = AssertUnwindSafe(runtime.block_on(async move {
+        runtime.block_on(async move {
             let desks = Desks::default();
             let (discover, stream) = discovery::<Update>();
             let balance = BalanceBuilder::new(P2c::new()).spawn(stream, desks.make(), &TokioExecutor::current()).unwrap();
@@ -400,8 +399,7 @@ proptest! {
             // Whatever they were called on, and whether it is still there.
             drop(held);
             assert!(in_flight(&balance).values().all(|in_flight| *in_flight == 0));
-        }));
-        let AssertUnwindSafe(()) = checked;
+        });
     }
 }
 
