@@ -4,4 +4,5 @@
 
 mod http1;
 mod http2;
+mod http2_ends;
 mod net;

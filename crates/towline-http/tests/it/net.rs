@@ -13,9 +13,10 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tower::{Layer, Service, ServiceExt};
 use towline_core::{BoxTask, CloseReason, Error, Event, Executor, Observer, Observers, Poolable, TokioExecutor};
-use towline_http::{Http1Layer, MakeHttp1, ResponseBody};
+use towline_http::{Http1Layer, Http2, Http2Config, Http2Layer, MakeHttp1, MakeHttp2, ResponseBody};
 use towline_pool::{Handle, PoolBuilder};
 
 pub(crate) type Body = Full<Bytes>;
@@ -80,6 +81,15 @@ pub(crate) fn http1(dials: Dials) -> MakeHttp1<Dials, Body> {
     Http1Layer::new().layer(dials)
 }
 
+pub(crate) fn http2(dials: Dials) -> MakeHttp2<Dials, Body> {
+    Http2Layer::new().layer(dials)
+}
+
+/// An HTTP/2 connection without a pool.
+pub(crate) async fn connect(io: DuplexStream, config: Http2Config) -> Result<Http2<Body>, Error> {
+    Http2::handshake(io, config, &TokioExecutor::current()).await
+}
+
 pub(crate) fn get(path: &str) -> Request<Body> {
     Request::get(format!("http://peer{path}")).body(Body::default()).unwrap()
 }
@@ -90,6 +100,15 @@ pub(crate) async fn text(response: Response<ResponseBody>) -> String {
 
 pub(crate) async fn read(response: Response<ResponseBody>) -> Result<String, Error> {
     Ok(String::from_utf8(response.into_body().collect().await?.to_bytes().to_vec()).unwrap())
+}
+
+/// Asks, and reads the whole answer.
+pub(crate) fn ask<S>(service: &S, path: &str) -> JoinHandle<Result<String, Error>>
+where
+    S: Service<Request<Body>, Response = Response<ResponseBody>, Error: Into<Error>, Future: Send + 'static> + Clone,
+{
+    let call = service.clone().call(get(path));
+    tokio::spawn(async move { read(call.await.map_err(Into::into)?).await })
 }
 
 /// Reads one request without a body; its path.
@@ -164,6 +183,13 @@ impl Executor for Dropping {
 }
 
 // === HTTP/2 peers ===
+
+/// An HTTP/2 connection, and its server that allows so many calls at once.
+pub(crate) async fn pair(max_streams: u32) -> (Http2<Body>, Server) {
+    let (ours, theirs) = tokio::io::duplex(64 * 1024);
+    let server = Server::start(theirs, max_streams);
+    (connect(ours, Http2Config::default()).await.unwrap(), server)
+}
 
 /// A server whose answers are the test's business.
 pub(crate) struct Server {
