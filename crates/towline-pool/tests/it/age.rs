@@ -8,7 +8,7 @@ use towline_core::{CloseReason, Lend};
 use towline_pool::{IdleOrder, PoolBuilder};
 use towline_test::{ScriptedMaker, settle};
 
-use super::{Closed, check, handle, refused};
+use crate::support::{Closed, check, handle, refused};
 
 #[tokio::test(start_paused = true)]
 async fn a_connection_is_replaced_after_its_calls_and_not_all_at_once() {

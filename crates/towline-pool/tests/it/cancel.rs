@@ -8,7 +8,7 @@ use tower::Service;
 use towline_core::Lend;
 use towline_test::{ScriptedMaker, cancel_at_every_poll, settle};
 
-use super::{capped, check};
+use crate::support::{capped, check};
 
 // F28
 #[tokio::test(start_paused = true)]

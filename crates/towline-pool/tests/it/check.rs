@@ -11,7 +11,7 @@ use towline_core::{CloseReason, Error, Kind, Lend};
 use towline_pool::{Checkout, HealthCheck, Pool, PoolBuilder};
 use towline_test::{ScriptedConnection, ScriptedMaker};
 
-use super::{Closed, Endpoint, tasks};
+use crate::support::{Closed, Endpoint, tasks};
 
 type Connection = Checkout<'static, ScriptedConnection>;
 

@@ -1,14 +1,17 @@
 //! What health checks must not do.
 
+use std::future::pending;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 use tower::Service;
-use towline_core::*;
+use towline_core::{CloseReason, Error, Lend, Observers};
 use towline_pool::{Checkout, HealthCheck, Pool, PoolBuilder};
-use towline_test::{ScriptedConnection, ScriptedMaker};
+use towline_test::{ScriptedConnection, ScriptedMaker, settle};
 
-use super::{Closed, S, tasks};
+use crate::support::{Closed, PanicsOnce, S, tasks};
 
 type Connection = Checkout<'static, ScriptedConnection>;
 
@@ -145,4 +148,32 @@ async fn a_check_of_a_connection_kept_ahead_opens_no_other() {
     let handle = p.call("e").await.unwrap();
     sleep(600 * S).await;
     assert_eq!(make.dials(), 2, "{:?}", handle.stats());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_that_is_lost_with_the_driver_is_not_the_last_of_its_connection() {
+    let (make, checks) = (ScriptedMaker::shared(8), Arc::new(AtomicUsize::new(0)));
+    let count = checks.clone();
+    let hangs = HealthCheck::new(move |c: Connection| {
+        count.fetch_add(1, Ordering::Relaxed);
+        async move {
+            let _under_way = c;
+            pending::<Result<(), Error>>().await
+        }
+    });
+    let mut p: Pool<_, &'static str> = PoolBuilder::new()
+        .idle_timeout(None)
+        .observers(Observers::new(PanicsOnce::at(CloseReason::Peer)))
+        .build_checked(make.clone(), hangs.every(10 * S).deadline(100 * S))
+        .unwrap();
+    let handle = p.call("e").await.unwrap();
+    handle.warm(2).await.unwrap();
+    sleep(12 * S).await;
+    let held = handle.lend(None).await.unwrap(); // keeps the first, when the driver is gone
+    make.wires()[1].close(CloseReason::Peer);
+    settle().await;
+    assert_eq!((tasks(), handle.stats().live, checks.load(Ordering::Relaxed)), (0, 1, 2));
+    drop(held);
+    sleep(30 * S).await;
+    assert_eq!((tasks(), checks.load(Ordering::Relaxed)), (1, 3));
 }

@@ -9,7 +9,7 @@ use towline_core::*;
 use towline_pool::{Pool, PoolBuilder};
 use towline_test::{ScriptedMaker, settle};
 
-use super::{Closed, Endpoint, S, endpoint, pool, refused};
+use crate::support::{Closed, Endpoint, S, end_elsewhere, endpoint, endpoints, paused_runtime, pool, refused, waiting};
 
 #[tokio::test(start_paused = true)]
 async fn idle_is_offered_past_a_claim_whose_waiter_left() {
@@ -301,4 +301,23 @@ async fn an_endpoint_that_was_down_and_is_called_gets_a_place_for_its_next_dial(
         }
     };
     tokio::time::timeout(5 * S, asked).await.expect("others have every place, and it is well again");
+}
+
+#[test]
+fn a_place_for_an_endpoint_whose_driver_ends_before_it_dials_goes_to_the_next() {
+    let make = ScriptedMaker::exclusive();
+    let pool = pool(PoolBuilder::new().max_total(1), &make);
+    let (first, second) = (paused_runtime(), paused_runtime());
+    let [a, b, c] = second.block_on(endpoints(&pool, ["a", "b", "c"]));
+    let held = second.block_on(b.lend(None)).unwrap();
+    let _asked_first = first.block_on(waiting(&a));
+    second.block_on(async {
+        let mut asked_second = waiting(&c).await;
+        drop(held); // its place is a's, whose runtime stands still
+        settle().await;
+        assert!(asked_second.poll().is_pending());
+        end_elsewhere(first);
+        settle().await;
+        assert!(asked_second.poll().is_ready(), "{:?}", pool.stats());
+    });
 }

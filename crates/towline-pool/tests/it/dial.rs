@@ -12,7 +12,7 @@ use towline_core::{Backoff, CloseReason, Error, Kind, Lend, Phase, Poolable, Roo
 use towline_pool::{Pool, PoolBuilder};
 use towline_test::{ScriptedMaker, settle};
 
-use super::{capped, check, handle, refused};
+use crate::support::{capped, check, handle, refused};
 
 #[tokio::test(start_paused = true)]
 async fn warm_connects_ahead_and_reports_what_failed() {

@@ -12,7 +12,7 @@ use towline_core::*;
 use towline_pool::{Pool, PoolBuilder};
 use towline_test::{ScriptedMaker, settle};
 
-use super::{Closed, S, endpoint, handle, pool, tasks};
+use crate::support::{Closed, S, endpoint, handle, pool, tasks};
 
 struct PanicsOnce(AtomicBool);
 impl Observer for PanicsOnce {

@@ -10,7 +10,7 @@ use towline_core::{CloseReason, Kind, Lend, Sent};
 use towline_pool::{Pool, PoolBuilder};
 use towline_test::{ScriptedMaker, cancel_at_every_poll, settle};
 
-use super::{Closed, capped, check, handle, tasks};
+use crate::support::{Closed, capped, check, handle, tasks};
 
 #[tokio::test(start_paused = true)]
 async fn close_waits_for_calls_in_flight_until_its_deadline_and_then_cuts_them_off() {
@@ -117,6 +117,21 @@ async fn a_poisoned_checkout_is_not_reused() {
     drop(held);
     assert!(!handle.lend(None).await.unwrap().is_reused());
     assert_eq!(handle.stats().closed.by(CloseReason::Poisoned), 1);
+    check(&handle);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_poisoned_share_keeps_new_calls_off_its_connection_and_cuts_no_other() {
+    let make = ScriptedMaker::shared(8);
+    let mut handle = capped(2, &make).await;
+    let (mut poisoned, mut other) = (handle.lend(None).await.unwrap(), handle.lend(None).await.unwrap());
+    poisoned.poison();
+    drop(poisoned);
+    assert_eq!(handle.call("next").await.unwrap(), (1, "next"), "on a new connection");
+    assert_eq!(Service::call(&mut *other, "still").await.unwrap(), (0, "still"));
+    drop(other);
+    assert!(!make.wires()[0].is_open());
+    assert_eq!((handle.stats().live, handle.stats().closed.by(CloseReason::Poisoned)), (1, 1));
     check(&handle);
 }
 

@@ -10,8 +10,8 @@ use towline_core::{Error, Kind, Lend, Phase};
 use towline_pool::{Checkout, HealthCheck, Pool, PoolBuilder};
 use towline_test::{ScriptedConnection, settle};
 
-use super::maker::{Fate, Fateful};
-use super::{check, tasks};
+use crate::maker::{Fate, Fateful};
+use crate::support::{check, tasks};
 
 #[derive(Clone, Copy, Debug)]
 enum Check {

@@ -9,7 +9,7 @@ use towline_core::*;
 use towline_pool::{IdleOrder, Pool, PoolBuilder};
 use towline_test::{ScriptedMaker, settle};
 
-use super::{S, capped, endpoint, handle, pool, refused};
+use crate::support::{S, capped, endpoint, handle, pool, refused};
 
 #[tokio::test(start_paused = true)]
 async fn an_unlimited_shared_connection_overflows_nothing() {

@@ -11,7 +11,7 @@ use towline_core::*;
 use towline_pool::{Handle, Pool, PoolBuilder};
 use towline_test::{ScriptedMaker, settle};
 
-use super::{Closed, Endpoint, S, capped, handle};
+use crate::support::{Closed, Endpoint, S, capped, handle};
 
 struct Nosy(std::sync::Mutex<Option<Endpoint>>, Arc<AtomicUsize>);
 impl Wake for Nosy {

@@ -1,14 +1,17 @@
 //! Dead, old and idle connections.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 use tower::Service;
-use towline_core::{CloseReason, Kind, Lend, Room, Sent};
+use towline_core::{CloseReason, Kind, Lend, Poolable, Room, Sent, Sharing, State};
 use towline_pool::PoolBuilder;
 use towline_test::{ScriptedMaker, settle};
 
-use super::{Closed, capped, check, handle};
+use crate::support::{Closed, S, always_idle, capped, check, handle, pool_of};
 
 // F5, F7
 #[tokio::test(start_paused = true)]
@@ -175,4 +178,49 @@ async fn after_a_long_sleep_of_the_machine_a_connection_is_looked_at_before_it_i
     sleep(Duration::from_secs(8 * 3600)).await;
     make.wires()[0].close_unheard(CloseReason::Peer);
     assert_eq!(handle.call("b").await.unwrap(), (1, "b"));
+}
+
+/// Counts how often it was asked for memory.
+#[derive(Clone, Default)]
+struct Trimmed(Arc<AtomicUsize>);
+
+impl Poolable for Trimmed {
+    fn sharing(&self) -> Sharing {
+        Sharing::Exclusive
+    }
+
+    fn poll_change(&mut self, seen: State, _cx: &mut Context<'_>) -> Poll<State> {
+        always_idle(seen)
+    }
+
+    fn trim(&mut self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_connection_is_asked_for_its_memory_once_after_each_use() {
+    let connection = Trimmed::default();
+    let trims = connection.0.clone();
+    let handle = pool_of(PoolBuilder::new().idle_timeout(None), move || connection.clone()).await;
+    for uses in 0..3 {
+        let held = handle.lend(None).await.unwrap();
+        sleep(10 * S).await;
+        drop(held);
+        sleep(S / 2).await;
+        assert_eq!(trims.load(Ordering::Relaxed), uses, "it may be used again at once");
+        sleep(10 * S).await;
+        assert_eq!(trims.load(Ordering::Relaxed), uses + 1);
+    }
+    // Also when another connection is used all the time.
+    for uses in 3..6 {
+        let (busy, rests) = (handle.lend(None).await.unwrap(), handle.lend(None).await.unwrap());
+        drop(rests);
+        drop(busy);
+        for _ in 0..20 {
+            sleep(S / 2).await;
+            drop(handle.lend(None).await.unwrap());
+        }
+        assert_eq!(trims.load(Ordering::Relaxed), uses + 1, "once for the one that rests");
+    }
 }

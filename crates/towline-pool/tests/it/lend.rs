@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_test::task::spawn;
 use tower::{Service, ServiceExt};
 use towline_core::{Call, Kind, Lend, Phase, Room, Sent};
 use towline_pool::{Pool, PoolBuilder};
 use towline_test::{ScriptedMaker, settle};
 
-use super::{capped, check, handle};
+use crate::support::{S, capped, check, handle};
 
 #[tokio::test(start_paused = true)]
 async fn lazy_by_default_and_reused_after_the_first_call() {
@@ -340,4 +340,17 @@ async fn dropped_at_any_poll_a_checkout_loses_no_connection() {
         },
     )
     .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_that_begins_when_the_driver_has_nothing_to_do_ends_in_time() {
+    let make = ScriptedMaker::exclusive();
+    let builder = PoolBuilder::new().max_connections(1).idle_timeout(None).max_lifetime(None);
+    let handle = handle(builder.wait_deadline(3 * S), &make).await;
+    let _held = handle.lend(None).await.unwrap();
+    sleep(100 * S).await;
+    let start = Instant::now();
+    let waited = timeout(60 * S, handle.lend(None)).await.expect("nobody keeps its time");
+    assert!(waited.unwrap_err().is_timeout());
+    assert_eq!((start.elapsed(), handle.stats().waiting), (3 * S, 0));
 }

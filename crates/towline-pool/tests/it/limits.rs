@@ -8,7 +8,7 @@ use towline_core::{Backoff, Kind, Lend};
 use towline_pool::PoolBuilder;
 use towline_test::ScriptedMaker;
 
-use super::{handle, refused};
+use crate::support::{handle, refused};
 
 #[tokio::test(start_paused = true)]
 async fn a_wait_without_limit_is_no_panic() {

@@ -13,7 +13,7 @@ use towline_core::{CloseReason, Error, Kind, Phase, Sent};
 use towline_pool::{Handle, Pool, PoolBuilder};
 use towline_test::{ScriptedConnection, ScriptedMaker};
 
-use super::{capped, check, handle, tasks};
+use crate::support::{capped, check, handle, refused, tasks};
 
 /// What becomes of a dial.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -73,7 +73,7 @@ impl Service<&'static str> for Fateful {
             match fate {
                 Fate::Succeeds | Fate::PanicsAtOnce => {}
                 Fate::TakesLong => sleep(Duration::from_millis(100)).await,
-                Fate::Fails => return Err(super::refused()),
+                Fate::Fails => return Err(refused()),
                 Fate::PanicsLater => {
                     tokio::task::yield_now().await;
                     panic!("later");

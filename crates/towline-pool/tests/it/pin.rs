@@ -9,7 +9,7 @@ use towline_core::{Call, CloseReason, ConnectionPin, Kind, Lend, Sent};
 use towline_pool::{LendFuture, PoolBuilder};
 use towline_test::{ScriptedConnection, ScriptedMaker, settle};
 
-use super::{Endpoint, capped, check, handle};
+use crate::support::{Endpoint, capped, check, handle};
 
 fn pinned(handle: &Endpoint, pin: &ConnectionPin) -> LendFuture<ScriptedConnection> {
     handle.lend(Some(Call::new(()).with_pin(pin).context()))

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_test::task::spawn;
 use tower::{Service, ServiceExt};
 use towline_core::sync::Lock;
@@ -13,7 +13,7 @@ use towline_core::{BoxTask, Error, Event, Executor, Kind, Lend, Observer, Observ
 use towline_pool::{Pool, PoolBuilder};
 use towline_test::{ScriptedMaker, settle};
 
-use super::{capped, handle, refused};
+use crate::support::{S, capped, end_elsewhere, handle, paused_runtime, refused};
 
 // F40
 #[test]
@@ -29,16 +29,11 @@ fn whoever_waits_to_be_ready_survives_the_runtime_of_the_driver() {
         let mut other = handle.clone();
         let mut ready = spawn(ServiceExt::<u8>::ready(&mut other));
         assert!(ready.poll().is_pending());
-        first_drop(first);
+        end_elsewhere(first);
         make.fail(None);
         assert!(ready.is_woken(), "nobody dials any more, and nobody is told");
         timeout(Duration::from_secs(60), ready).await.expect("nobody dials").unwrap();
     });
-}
-
-/// Drops a runtime from outside of any.
-fn first_drop(runtime: tokio::runtime::Runtime) {
-    std::thread::spawn(move || drop(runtime)).join().unwrap();
 }
 
 #[test]
@@ -58,7 +53,7 @@ fn warm_survives_the_runtime_of_the_driver() {
     second.block_on(async {
         let mut warm = spawn(handle.warm(1));
         assert!(warm.poll().is_pending());
-        first_drop(first);
+        end_elsewhere(first);
         make.hold(false);
         timeout(Duration::from_secs(3600), warm).await.expect("warm waits for nobody").ok();
     });
@@ -216,4 +211,18 @@ fn a_waker_is_not_dropped_under_the_lock() {
         done.send(()).unwrap();
     });
     ended.recv_timeout(Duration::from_secs(5)).expect("deadlock");
+}
+
+#[test]
+fn a_wait_ends_in_time_while_the_drivers_runtime_stands_still() {
+    let make = ScriptedMaker::exclusive();
+    let (first, second) = (paused_runtime(), paused_runtime());
+    let handle = first.block_on(handle(PoolBuilder::new().max_connections(1).wait_deadline(3 * S), &make));
+    let _held = first.block_on(handle.lend(None)).unwrap();
+    second.block_on(async {
+        let start = Instant::now();
+        let waited = timeout(60 * S, handle.lend(None)).await.expect("nobody keeps its time");
+        assert!(waited.unwrap_err().is_timeout());
+        assert_eq!((start.elapsed(), handle.stats().waiting), (3 * S, 0));
+    });
 }

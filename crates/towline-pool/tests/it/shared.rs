@@ -1,11 +1,16 @@
 //! Connections that carry many calls.
 
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
 use tokio_test::task::spawn;
 use tower::Service;
-use towline_core::{CloseReason, Kind, Lend, Room, Sent};
+use towline_core::sync::Lock;
+use towline_core::{CloseReason, Kind, Lend, Poolable, Room, Sent, Sharing, State};
+use towline_pool::{Handle, PoolBuilder};
 use towline_test::{ScriptedMaker, settle};
 
-use super::{capped, check};
+use crate::support::{always_idle, capped, check, pool_of};
 
 #[tokio::test(start_paused = true)]
 async fn callers_share_one_connection_until_it_is_full_then_another_is_opened() {
@@ -86,4 +91,80 @@ async fn when_a_shared_connection_dies_its_calls_fail_and_the_next_gets_another(
     assert_eq!(handle.call(()).await.unwrap().0, 1);
     assert_eq!(handle.stats().in_use, 0);
     check(&handle);
+}
+
+/// A connection whose peer changes how many calls it takes.
+#[derive(Clone)]
+struct Changing(Arc<Lock<Peer>>);
+
+struct Peer {
+    limit: usize,
+    watcher: Option<Waker>,
+}
+
+impl Changing {
+    fn to(limit: usize) -> Self {
+        Self(Arc::new(Lock::new(Peer { limit, watcher: None })))
+    }
+
+    /// A pool of this connection only.
+    async fn handle(&self) -> Handle<Self> {
+        let connection = self.clone();
+        pool_of(PoolBuilder::new().max_connections(1), move || connection.clone()).await
+    }
+
+    fn allow(&self, limit: usize) {
+        self.0.lock().limit = limit;
+    }
+
+    fn ring(&self) {
+        let watcher = self.0.lock().watcher.take();
+        watcher.expect("somebody watches").wake();
+    }
+}
+
+impl Poolable for Changing {
+    fn sharing(&self) -> Sharing {
+        Sharing::Shared { limit: self.0.lock().limit }
+    }
+
+    fn poll_change(&mut self, seen: State, cx: &mut Context<'_>) -> Poll<State> {
+        self.0.lock().watcher = Some(cx.waker().clone());
+        always_idle(seen)
+    }
+
+    fn share(&self) -> Option<Self> {
+        Some(self.clone())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_that_changes_unheard_counts_from_the_next_return() {
+    let peer = Changing::to(1);
+    let handle = peer.handle().await;
+    let held = handle.lend(None).await.unwrap();
+    let mut waits: Vec<_> = (0..3).map(|_| spawn(handle.lend(None))).collect();
+    waits.iter_mut().for_each(|wait| assert!(wait.poll().is_pending()));
+    peer.allow(2);
+    drop(held);
+    let (first, second) = (waits[0].poll(), waits[1].poll());
+    assert!(first.is_ready() && second.is_ready() && waits[2].poll().is_pending());
+    peer.allow(1);
+    drop(first);
+    assert!(waits[2].poll().is_pending(), "one is in use still");
+    drop(second);
+    assert!(waits[2].poll().is_ready());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_that_rises_serves_whoever_waits_without_a_return() {
+    let peer = Changing::to(1);
+    let handle = peer.handle().await;
+    let _held = handle.lend(None).await.unwrap();
+    let mut waits = spawn(handle.lend(None));
+    assert!(waits.poll().is_pending());
+    peer.allow(2);
+    peer.ring();
+    settle().await;
+    assert!(waits.poll().is_ready());
 }

@@ -12,7 +12,7 @@ use towline_core::{CloseReason, Event, Lend, Observer, Observers};
 use towline_pool::{Pool, PoolBuilder};
 use towline_test::{ScriptedMaker, settle};
 
-use super::{capped, check, handle};
+use crate::support::{capped, check, handle};
 
 #[tokio::test(start_paused = true)]
 async fn waits_and_their_time_are_counted_and_told() {

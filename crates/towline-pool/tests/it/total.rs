@@ -9,7 +9,7 @@ use towline_core::{CloseReason, Kind, Lend, Phase};
 use towline_pool::PoolBuilder;
 use towline_test::{ScriptedMaker, cancel_at_every_poll, settle};
 
-use super::{Closed, check, endpoint, pool};
+use crate::support::{Closed, S, check, endpoint, pool};
 
 #[tokio::test(start_paused = true)]
 async fn the_cap_over_all_holds_and_counts_dials_in_progress() {
@@ -195,4 +195,30 @@ async fn idle_connections_are_kept_ahead_only_while_there_is_room_for_them() {
     b.call(()).await.unwrap();
     a.call(()).await.unwrap();
     assert_eq!((a.stats().live, b.stats().live), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_the_cap_over_all_an_old_connection_goes_before_its_replacement_comes() {
+    let make = ScriptedMaker::exclusive();
+    let pool = pool(PoolBuilder::new().max_total(2).min_idle(2).max_lifetime(100 * S), &make);
+    let a = endpoint(&pool, "a").await;
+    sleep(1_000 * S).await;
+    let stats = a.stats();
+    assert!(stats.live == 2 && stats.closed.by(CloseReason::Lifetime) >= 16, "{stats:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn warming_closes_nobodys_connection_and_goes_on_once_there_is_a_place() {
+    let make = ScriptedMaker::exclusive();
+    let pool = pool(PoolBuilder::new().max_total(1), &make);
+    let (mut a, b) = (endpoint(&pool, "a").await, endpoint(&pool, "b").await);
+    a.call(()).await.unwrap();
+    let mut warm = spawn(b.warm(1));
+    assert!(warm.poll().is_pending());
+    sleep(30 * S).await;
+    assert!(warm.poll().is_pending());
+    assert_eq!((a.stats().idle, b.stats().live), (1, 0));
+    a.evict();
+    sleep(2 * S).await;
+    assert!(warm.poll().is_ready(), "{:?} {:?}", a.stats(), b.stats());
 }
