@@ -176,13 +176,10 @@ fn ask<C: Poolable>(shared: &Shared<C>, wish: &Wish, cx: &mut Context<'_>) -> Re
             Lent::Wait(slot) => slot,
         };
         let none = |_| no_runtime("no tokio runtime to wait on; call from within one");
-        let runtime = Handle::try_current().map_err(none)?.id();
+        Handle::try_current().map_err(none)?;
         let since = Instant::now();
         let until = after(since, shared.limits.wait_deadline);
-        let timer = match wish.deadline.filter(|deadline| *deadline < until) {
-            None if core.is_driven_on(runtime) => None,
-            earlier => Some(earlier.unwrap_or(until)),
-        };
+        let timer = wish.deadline.filter(|deadline| *deadline < until);
         let wait = Wait { since, until };
         let place = core.join(slot, wait, cx.waker().clone(), effects);
         Ok(Asked::Waits { waiting: Waiting { place, wait, drives: 0 }, timer })
@@ -227,7 +224,7 @@ fn wait<C: Poolable>(
         }
     }
     if timer.is_none() {
-        // It may have moved to another runtime than the driver's, which may stand still.
+        // The driver's runtime may be another, which may stand still; and a wait may move from one to the other.
         let here = Handle::try_current().map(|runtime| runtime.id());
         if here.is_ok_and(|here| shared.read(|core| !core.is_driven_on(here))) {
             timer.set(Some(sleep_until(wait.until)));
