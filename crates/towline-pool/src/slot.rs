@@ -42,8 +42,6 @@ pub(crate) struct Slot<C> {
     pub(crate) succeeded: bool,
     /// Takes no more calls, and is closed after the last for this reason.
     pub(crate) draining: Option<CloseReason>,
-    /// Old, but kept until its replacement is there.
-    pub(crate) expired: bool,
     pub(crate) checking: bool,
     /// Has no memory to give back.
     pub(crate) trimmed: bool,
@@ -61,6 +59,8 @@ pub(crate) struct Slot<C> {
     /// Is coming back from a check, which is no use of it.
     pub(crate) looked_into: bool,
     pub(crate) expires: Option<Instant>,
+    /// Old, but kept until its replacement is there: closed or drained at the next tick after that.
+    pub(crate) expired: bool,
     pub(crate) born: Instant,
     /// When it will be looked into next.
     pub(crate) check_at: Option<Instant>,
@@ -74,7 +74,7 @@ impl<C> Slot<C> {
 
     /// Nothing is to be seen to when it comes back.
     pub(crate) fn is_simple(&self) -> bool {
-        self.exclusive && self.draining.is_none() && !self.expired && !self.checking
+        self.exclusive && self.draining.is_none() && !self.checking
     }
 
     pub(crate) fn has_room(&self) -> bool {

@@ -140,14 +140,7 @@ impl<C: Poolable> Core<C> {
     pub(super) fn becomes_free(&mut self, index: usize, now: impl Fn() -> Instant + Copy, effects: &mut Effects<C>) {
         let slot = &mut self.slots[index];
         let looked_into = std::mem::take(&mut slot.looked_into);
-        let over = match slot.draining {
-            Some(reason) => Some(reason),
-            None if self.closed => Some(CloseReason::Shutdown),
-            // With `min_idle` it goes on until its replacement is there.
-            None if slot.expired && self.limits.min_idle == 0 => Some(CloseReason::Lifetime),
-            None => None,
-        };
-        if let Some(reason) = over {
+        if let Some(reason) = slot.draining.or(self.closed.then_some(CloseReason::Shutdown)) {
             return self.discard(index, reason, now, effects);
         }
         if !looked_into {
@@ -166,9 +159,6 @@ impl<C: Poolable> Core<C> {
         }
         if self.slots[index].is_idle() {
             self.list(index);
-            if self.slots[index].expired {
-                self.retire_replaced(now(), effects);
-            }
         }
     }
 

@@ -8,7 +8,7 @@ use towline_core::{CloseReason, Lend};
 use towline_pool::{IdleOrder, PoolBuilder};
 use towline_test::{ScriptedMaker, settle};
 
-use crate::support::{Closed, check, handle, refused};
+use crate::support::{Closed, S, check, handle, refused};
 
 #[tokio::test(start_paused = true)]
 async fn a_connection_is_replaced_after_its_calls_and_not_all_at_once() {
@@ -79,6 +79,28 @@ async fn where_min_idle_asks_for_it_an_old_connection_stays_until_its_replacemen
     let lives = closed.reasons().len();
     assert!(lives >= 8 && closed.reasons().iter().all(|reason| *reason == CloseReason::Lifetime), "{lives}");
     check(&handle);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_old_connection_goes_within_a_second_after_another_is_idle_in_its_stead() {
+    let (make, closed) = (ScriptedMaker::exclusive(), Closed::default());
+    let builder = PoolBuilder::new().min_idle(1).max_connections(4).max_lifetime(100 * S).idle_timeout(None);
+    let handle = handle(builder.observers(closed.observers()), &make).await;
+    sleep(S * 499 / 10).await; // half a life, so that the second ends after the first
+    let old = handle.lend(None).await.unwrap();
+    settle().await;
+    let young = handle.lend(None).await.unwrap();
+    make.fail(Some(refused()));
+    settle().await;
+    drop(old);
+    let dials = make.dials();
+    while make.dials() < dials + 2 {
+        sleep(S / 4).await;
+    }
+    assert_eq!((handle.stats().idle, closed.reasons().len()), (1, 0), "it is old by now, and kept");
+    drop(young);
+    sleep(S).await;
+    assert_eq!((handle.stats().idle, closed.reasons()), (1, vec![CloseReason::Lifetime]));
 }
 
 #[tokio::test(start_paused = true)]
