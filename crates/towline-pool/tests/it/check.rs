@@ -6,20 +6,19 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::time::sleep;
-use tower::{Service, ServiceExt};
+use tower::Service;
 use towline_core::{CloseReason, Error, Kind, Lend};
-use towline_pool::{Checkout, HealthCheck, Pool, PoolBuilder};
+use towline_pool::{Checkout, HealthCheck, PoolBuilder};
 use towline_test::{ScriptedConnection, ScriptedMaker};
 
-use crate::support::{Closed, Endpoint, tasks};
+use crate::support::{self, Closed, Endpoint, tasks};
 
 type Connection = Checkout<'static, ScriptedConnection>;
 
 const EVERY: Duration = Duration::from_secs(10);
 
 async fn checked(builder: PoolBuilder, make: &ScriptedMaker, check: HealthCheck<ScriptedConnection>) -> Endpoint {
-    let mut pool: Pool<_, &'static str> = builder.build_checked(make.clone(), check.every(EVERY)).unwrap();
-    pool.ready().await.unwrap().call("endpoint").await.unwrap()
+    support::checked(builder, make, check.every(EVERY)).await
 }
 
 /// Counts how often it ran.

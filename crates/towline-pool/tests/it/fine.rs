@@ -5,11 +5,11 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_test::task::spawn;
 use tower::Service;
-use towline_core::*;
-use towline_pool::{IdleOrder, Pool, PoolBuilder};
+use towline_core::{Call, ConnectionPin, Error, Lend, Unwatched};
+use towline_pool::{IdleOrder, PoolBuilder};
 use towline_test::{ScriptedMaker, settle};
 
-use crate::support::{S, capped, endpoint, handle, pool, refused};
+use crate::support::{S, capped, endpoint, handle, pool, pool_of, refused, unanswered};
 
 #[tokio::test(start_paused = true)]
 async fn an_unlimited_shared_connection_overflows_nothing() {
@@ -39,15 +39,13 @@ async fn a_pool_counts_and_closes_an_endpoint_whose_handle_was_closed() {
 
 #[tokio::test(start_paused = true)]
 async fn a_call_dropped_half_way_takes_an_unwatched_connection_with_it() {
-    let make = tower::service_fn(|_: &'static str| async {
-        let slow = tower::service_fn(|ms: u64| async move {
+    let slow = || {
+        Unwatched::new(tower::service_fn(|ms: u64| async move {
             sleep(Duration::from_millis(ms)).await;
             Ok::<_, Error>(ms)
-        });
-        Ok::<_, Error>(Unwatched::new(slow))
-    });
-    let mut p: Pool<_, &'static str> = PoolBuilder::new().build(make).unwrap();
-    let handle = p.call("e").await.unwrap();
+        }))
+    };
+    let handle = pool_of(PoolBuilder::new(), slow).await;
     let mut held = handle.checkout().await.unwrap();
     let _cut = timeout(Duration::from_millis(1), Service::call(&mut *held, 1_000)).await.unwrap_err();
     Service::call(&mut *held, 1).await.unwrap();
@@ -93,9 +91,7 @@ async fn a_shared_connection_that_drains_is_not_cut_while_a_response_is_read() {
     let make = ScriptedMaker::shared(4);
     let handle = capped(4, &make).await;
     let mut checkout = handle.lend(None).await.unwrap();
-    make.wires()[0].hold(true);
-    let mut response = spawn(Service::<u8>::call(&mut *checkout, 1));
-    assert!(response.poll().is_pending());
+    let _response = unanswered(&mut checkout, &make.wires()[0]);
     drop(checkout);
     make.wires()[0].drain();
     settle().await;
@@ -129,9 +125,7 @@ async fn live_is_in_use_and_idle_also_while_a_response_is_read() {
     let make = ScriptedMaker::shared(4);
     let handle = capped(4, &make).await;
     let mut checkout = handle.lend(None).await.unwrap();
-    make.wires()[0].hold(true);
-    let mut response = spawn(Service::<u8>::call(&mut *checkout, 1));
-    assert!(response.poll().is_pending());
+    let _response = unanswered(&mut checkout, &make.wires()[0]);
     drop(checkout);
     let stats = handle.stats();
     assert_eq!(stats.live, stats.in_use.min(1) + stats.idle, "{stats:?}");

@@ -9,7 +9,7 @@ use towline_core::{Call, Kind, Lend, Phase, Room, Sent};
 use towline_pool::{Pool, PoolBuilder};
 use towline_test::{ScriptedMaker, settle};
 
-use crate::support::{S, capped, check, handle};
+use crate::support::{S, capped, check, handle, runtime, tasks, unanswered};
 
 #[tokio::test(start_paused = true)]
 async fn lazy_by_default_and_reused_after_the_first_call() {
@@ -178,12 +178,12 @@ async fn after_the_last_handle_calls_finish_connections_close_and_a_new_life_beg
     drop(held);
     settle().await;
     assert_eq!(make.open(), 0);
-    assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 0, "nobody is left to drive for");
+    assert_eq!(tasks(), 0, "nobody is left to drive for");
     let again = pool.call("a").await.unwrap();
     assert_eq!(again.stats().live, 0, "a new life");
     drop(again.lend(None).await.unwrap());
     check(&again);
-    assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 1, "one driver, for the new life");
+    assert_eq!(tasks(), 1, "one driver, for the new life");
 }
 
 #[tokio::test(start_paused = true)]
@@ -199,7 +199,6 @@ async fn one_target_has_one_set_of_connections_and_two_have_two() {
 #[test]
 fn a_handle_works_on_a_second_runtime_and_says_so_without_one() {
     let make = ScriptedMaker::exclusive();
-    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let first = runtime();
     let mut on_first = first.block_on(capped(1, &make));
     first.block_on(async { on_first.call("one").await.unwrap() });
@@ -215,7 +214,7 @@ async fn a_call_outlives_the_handle_it_was_made_with() {
     let make = ScriptedMaker::exclusive();
     assert_eq!(capped(1, &make).await.oneshot("ping").await.unwrap(), (0, "ping"));
     settle().await;
-    assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 0);
+    assert_eq!(tasks(), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -282,9 +281,7 @@ async fn close_resolves_although_a_connection_settles_after_it() {
     let make = ScriptedMaker::exclusive();
     let handle = capped(1, &make).await;
     let mut checkout = handle.lend(None).await.unwrap();
-    make.wires()[0].hold(true);
-    let mut response = spawn(Service::<u8>::call(&mut *checkout, 1));
-    assert!(response.poll().is_pending());
+    let mut response = unanswered(&mut checkout, &make.wires()[0]);
     drop(checkout); // its response is still being read: settling
     let mut closing = spawn(handle.close());
     assert!(closing.poll().is_pending());

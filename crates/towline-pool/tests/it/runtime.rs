@@ -13,18 +13,17 @@ use towline_core::{BoxTask, Error, Event, Executor, Kind, Lend, Observer, Observ
 use towline_pool::{Pool, PoolBuilder};
 use towline_test::{ScriptedMaker, settle};
 
-use crate::support::{S, capped, end_elsewhere, handle, paused_runtime, refused};
+use crate::support::{S, capped, end_elsewhere, handle, in_time, paused_runtime, pool_of, refused};
 
 // F40
 #[test]
 fn whoever_waits_to_be_ready_survives_the_runtime_of_the_driver() {
     let make = ScriptedMaker::exclusive();
     make.fail(Some(refused()));
-    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-    let first = runtime();
+    let first = paused_runtime();
     let handle = first.block_on(capped(1, &make));
     first.block_on(async { handle.lend(None).await.unwrap_err() }); // down: the driver backs off
-    let second = runtime();
+    let second = paused_runtime();
     second.block_on(async {
         let mut other = handle.clone();
         let mut ready = spawn(ServiceExt::<u8>::ready(&mut other));
@@ -40,8 +39,7 @@ fn whoever_waits_to_be_ready_survives_the_runtime_of_the_driver() {
 fn warm_survives_the_runtime_of_the_driver() {
     let make = ScriptedMaker::exclusive();
     make.hold(true);
-    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-    let first = runtime();
+    let first = paused_runtime();
     let handle = first.block_on(capped(1, &make));
     let other = handle.clone();
     first.block_on(async {
@@ -49,7 +47,7 @@ fn warm_survives_the_runtime_of_the_driver() {
         assert!(warm.poll().is_pending());
         settle().await;
     });
-    let second = runtime();
+    let second = paused_runtime();
     second.block_on(async {
         let mut warm = spawn(handle.warm(1));
         assert!(warm.poll().is_pending());
@@ -137,29 +135,19 @@ impl Poolable for Peeking {
 }
 #[test]
 fn a_share_is_not_dropped_under_the_lock() {
-    let (done, ended) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let peek = Peek::default();
-            let its = peek.clone();
-            let make = tower::service_fn(move |_: &'static str| {
-                let peek = its.clone();
-                async move { Ok::<_, Error>(Peeking { peek, closed: Arc::default(), master: true }) }
-            });
-            let mut pool: Pool<_, &'static str> = PoolBuilder::new().build(make).unwrap();
-            let handle = pool.call("endpoint").await.unwrap();
-            let lent = handle.lend(None).await.unwrap();
-            let seen = handle.clone();
-            *peek.lock() = Some(Box::new(move || {
-                let _ = seen.stats();
-            }));
-            drop(lent);
-            *peek.lock() = None;
-        });
-        done.send(()).unwrap();
+    in_time(|| async {
+        let peek = Peek::default();
+        let its = peek.clone();
+        let connection = move || Peeking { peek: its.clone(), closed: Arc::default(), master: true };
+        let handle = pool_of(PoolBuilder::new(), connection).await;
+        let lent = handle.lend(None).await.unwrap();
+        let seen = handle.clone();
+        *peek.lock() = Some(Box::new(move || {
+            let _ = seen.stats();
+        }));
+        drop(lent);
+        *peek.lock() = None;
     });
-    ended.recv_timeout(Duration::from_secs(5)).expect("deadlock");
 }
 
 struct Bomb;
@@ -187,30 +175,24 @@ impl std::task::Wake for Holding {
 }
 #[test]
 fn a_waker_is_not_dropped_under_the_lock() {
-    let (done, ended) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let make = ScriptedMaker::exclusive();
-            make.hold(true);
-            let handle = capped(1, &make).await;
-            let mut waiting = spawn(handle.lend(None));
-            assert!(waiting.poll().is_pending());
-            settle().await;
-            let (mut one, mut other) = (handle.clone(), handle.clone());
-            let noop = &mut Context::from_waker(Waker::noop());
-            assert!(Service::<u8>::poll_ready(&mut other, noop).is_pending());
-            {
-                // A task that owns a handle (with simple executors the waker owns the task).
-                let waker = Waker::from(Arc::new(Holding(Lock::new(Some(Box::new(other))))));
-                assert!(Service::<u8>::poll_ready(&mut one, &mut Context::from_waker(&waker)).is_pending());
-            }
-            // The handle moves to another task.
-            assert!(Service::<u8>::poll_ready(&mut one, noop).is_pending());
-        });
-        done.send(()).unwrap();
+    in_time(|| async {
+        let make = ScriptedMaker::exclusive();
+        make.hold(true);
+        let handle = capped(1, &make).await;
+        let mut waiting = spawn(handle.lend(None));
+        assert!(waiting.poll().is_pending());
+        settle().await;
+        let (mut one, mut other) = (handle.clone(), handle.clone());
+        let noop = &mut Context::from_waker(Waker::noop());
+        assert!(Service::<u8>::poll_ready(&mut other, noop).is_pending());
+        {
+            // A task that owns a handle (with simple executors the waker owns the task).
+            let waker = Waker::from(Arc::new(Holding(Lock::new(Some(Box::new(other))))));
+            assert!(Service::<u8>::poll_ready(&mut one, &mut Context::from_waker(&waker)).is_pending());
+        }
+        // The handle moves to another task.
+        assert!(Service::<u8>::poll_ready(&mut one, noop).is_pending());
     });
-    ended.recv_timeout(Duration::from_secs(5)).expect("deadlock");
 }
 
 #[test]

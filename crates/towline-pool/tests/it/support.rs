@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -11,8 +12,8 @@ use tokio_test::task::{Spawn, spawn};
 use tower::{Service, ServiceExt};
 use towline_core::sync::Lock;
 use towline_core::{CloseReason, ConnectionId, Error, Event, Kind, Lend, Observer, Observers, Phase, Poolable, State};
-use towline_pool::{Handle, LendFuture, Pool, PoolBuilder};
-use towline_test::{ScriptedConnection, ScriptedMaker, settle};
+use towline_pool::{Handle, HealthCheck, LendFuture, Pool, PoolBuilder};
+use towline_test::{ScriptedConnection, ScriptedFuture, ScriptedMaker, Wire, settle};
 
 pub(crate) type Endpoint = Handle<ScriptedConnection>;
 pub(crate) type Endpoints = Pool<ScriptedMaker, &'static str>;
@@ -45,6 +46,16 @@ pub(crate) async fn capped(max: usize, make: &ScriptedMaker) -> Endpoint {
     handle(PoolBuilder::new().max_connections(max), make).await
 }
 
+/// A handle to a pool whose connections are checked.
+pub(crate) async fn checked(
+    builder: PoolBuilder,
+    make: &ScriptedMaker,
+    check: HealthCheck<ScriptedConnection>,
+) -> Endpoint {
+    let mut pool: Pool<_, &'static str> = builder.build_checked(make.clone(), check).unwrap();
+    pool.call("endpoint").await.unwrap()
+}
+
 /// A handle to a pool of connections that are not scripted.
 pub(crate) async fn pool_of<C: Poolable>(
     builder: PoolBuilder,
@@ -66,6 +77,14 @@ pub(crate) async fn waiting(handle: &Endpoint) -> Spawn<LendFuture<ScriptedConne
     assert!(lend.poll().is_pending());
     settle().await;
     lend
+}
+
+/// A call on the connection at the other end of `wire`, which does not answer.
+pub(crate) fn unanswered(connection: &mut ScriptedConnection, wire: &Wire) -> Spawn<ScriptedFuture<u8>> {
+    wire.hold(true);
+    let mut response = spawn(Service::<u8>::call(connection, 1));
+    assert!(response.poll().is_pending());
+    response
 }
 
 pub(crate) fn refused() -> Error {
@@ -111,9 +130,28 @@ pub(crate) fn paused_runtime() -> Runtime {
     Builder::new_current_thread().enable_all().start_paused(true).build().unwrap()
 }
 
+/// A runtime of one thread, in real time.
+pub(crate) fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().build().unwrap()
+}
+
 /// Ends a runtime, from outside of any.
 pub(crate) fn end_elsewhere(runtime: Runtime) {
     std::thread::spawn(move || drop(runtime)).join().unwrap();
+}
+
+/// Runs what could deadlock in a thread and a runtime of its own.
+pub(crate) fn in_time<F: Future<Output = ()>>(run: impl FnOnce() -> F + Send + 'static) {
+    let (done, ended) = mpsc::channel();
+    std::thread::spawn(move || {
+        paused_runtime().block_on(run());
+        done.send(()).unwrap();
+    });
+    match ended.recv_timeout(Duration::from_secs(5)) {
+        Err(RecvTimeoutError::Timeout) => panic!("deadlock"),
+        Err(RecvTimeoutError::Disconnected) => panic!("it panicked, see above"),
+        Ok(()) => {}
+    }
 }
 
 /// Panics the first time that it hears of a connection closed for this reason; a driver that tells it is gone then.
