@@ -116,6 +116,27 @@ async fn a_claim_of_nobody_closes_no_connection() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_claim_of_an_endpoint_that_is_gone_closes_no_connection() {
+    let [a, b] = endpoints(&capped_over_all(1), ["a", "b"]).await;
+    let held = b.lend(None).await.unwrap();
+    drop((waiting(&a).await, a));
+    settle().await;
+    drop(held);
+    assert_eq!(b.stats().idle, 1);
+}
+
+#[test]
+fn a_claim_that_ended_with_its_driver_closes_no_connection() {
+    let (first, second) = (paused_runtime(), paused_runtime());
+    let [a, b] = second.block_on(endpoints(&capped_over_all(1), ["a", "b"]));
+    let held = second.block_on(b.lend(None)).unwrap();
+    let _waits = first.block_on(waiting(&a));
+    drop(first);
+    second.block_on(async { drop(held) });
+    assert_eq!(b.stats().idle, 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn warm_beyond_the_cap_over_all_resolves() {
     let a = endpoint(&capped_over_all(2), "a").await;
     let warm = timeout(3_600 * S, a.warm(3)).await;
@@ -227,4 +248,21 @@ async fn an_endpoint_that_was_down_and_is_called_gets_a_place_for_its_next_dial(
         }
     };
     timeout(5 * S, asked).await.expect("others have every place, and it is well again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_is_down_claims_a_place_as_soon_as_it_is_called() {
+    let make = ScriptedMaker::exclusive();
+    let pool = pool(PoolBuilder::new().max_total(1), &make);
+    let [busy, mut down] = endpoints(&pool, ["busy", "down"]).await;
+    make.fail(Some(refused()));
+    down.call(()).await.unwrap_err();
+    make.fail(None);
+    let held = busy.lend(None).await.unwrap();
+    sleep(10 * S).await;
+    down.call(()).await.unwrap_err();
+    settle().await;
+    drop(held);
+    settle().await;
+    assert_eq!((busy.stats().live, down.stats().live), (0, 1));
 }
