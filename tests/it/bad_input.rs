@@ -20,7 +20,7 @@ fn builder() -> Builder {
 #[tokio::test]
 async fn settings_that_cannot_work_are_refused_when_the_client_is_built() {
     let one = || builder().endpoints(["127.0.0.1:1"]);
-    let silent = futures_util::stream::pending::<Result<_, Error>>();
+    let silent = futures_util::stream::pending::<Result<towline::Update, Error>>();
     let twin: towline::Endpoint = "127.0.0.1:1".parse().unwrap();
     let cases: [(Builder, &str); 9] = [
         (one().endpoint(twin.with_tls_name("b")), "two different endpoints have the key 127.0.0.1:1"),

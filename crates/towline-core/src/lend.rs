@@ -40,7 +40,7 @@ pub trait Lend {
     /// Asks for a [`Checkout`](Self::Checkout). Its errors are [`Sent::Never`](crate::Sent::Never).
     fn lend(&self, context: Option<&CallContext>) -> Self::Lend;
 
-    /// What the server last said about itself; `None` when it never does.
+    /// What the server has said about itself since this was last asked; `None` when it says nothing.
     fn reported(&self) -> Option<LoadReport> {
         None
     }

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use tower_service::Service;
 
-use crate::Error;
+use crate::{Error, LoadReport};
 
 /// How many calls a connection carries at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -203,6 +203,12 @@ pub trait Poolable: Send + 'static {
     /// Why it is `Draining` or `Closed`, once it is.
     fn close_reason(&self) -> CloseReason {
         CloseReason::Failed
+    }
+
+    /// What the server last said about itself, if it says so on this connection. Asked after a call, without the pool's
+    /// lock, and only if somebody wants to know.
+    fn reported(&self) -> Option<LoadReport> {
+        None
     }
 }
 

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use tokio::time::{Instant, sleep};
 use tower::load::Load;
 use tower_service::Service;
-use towline_core::{CallContext, EndpointKey, Error, GiveBack, Lend, Poolable, Room};
+use towline_core::{CallContext, EndpointKey, Error, GiveBack, Lend, LoadReport, Poolable, Room};
 
 use crate::call::PooledCall;
 use crate::checkout::Checkout;
@@ -200,6 +200,11 @@ impl<C: Poolable> Lend for Handle<C> {
 
     fn lend(&self, context: Option<&CallContext>) -> LendFuture<C> {
         LendFuture::new(self.shared.clone(), context)
+    }
+
+    /// The first to ask gets nothing: from then on connections are asked when they come back.
+    fn reported(&self) -> Option<LoadReport> {
+        self.shared.reported()
     }
 }
 

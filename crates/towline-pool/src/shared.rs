@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Weak};
 
 use tokio::time::Instant;
-use towline_core::{EndpointKey, Error, Event, Observers, Poolable, Rng, Room};
+use towline_core::{EndpointKey, Error, Event, LoadReport, Observers, Poolable, Rng, Room};
 
 use crate::bell::{Bell, Ring};
 use crate::core::{Core, DialPermit, Need, Returned, Use};
@@ -36,8 +36,17 @@ pub(crate) struct Shared<C: Poolable> {
     total: Option<Share<C>>,
     /// What endpoints did that are gone.
     past: Arc<Lock<Stats>>,
+    reports: Reports,
     itself: Weak<Self>,
     spawn: SpawnDriver<C>,
+}
+
+/// What the server says about itself, for whoever wants to know.
+#[derive(Default)]
+struct Reports {
+    /// Somebody has asked: until then connections are not.
+    wanted: AtomicBool,
+    last: Lock<Option<LoadReport>>,
 }
 
 /// An endpoint's part in the cap over all.
@@ -81,6 +90,7 @@ impl<C: Poolable> Shared<C> {
                 _connections: std::marker::PhantomData,
             }),
             past: common.past.clone(),
+            reports: Reports::default(),
             itself: itself.clone(),
             spawn,
         });
@@ -193,6 +203,11 @@ impl<C: Poolable> Shared<C> {
 
     /// Takes back what was lent, if it is still there, see [`Core::give_back`].
     pub(crate) fn give_back(&self, slot: SlotId, lent: &mut Option<C>, how: Use) {
+        if how.succeeded && self.reports.wanted.load(Ordering::Relaxed) {
+            if let Some(report) = lent.as_ref().and_then(Poolable::reported) {
+                *self.reports.last.lock() = Some(report);
+            }
+        }
         let mut core = self.core.lock();
         match core.give_back_clean(slot, lent, how) {
             Returned::Idle => self.publish(Room::Ready),
@@ -209,6 +224,12 @@ impl<C: Poolable> Shared<C> {
                 }
             }
         }
+    }
+
+    /// What a server said with an answer since this was last asked.
+    pub(crate) fn reported(&self) -> Option<LoadReport> {
+        self.reports.wanted.store(true, Ordering::Relaxed);
+        self.reports.last.lock().take()
     }
 
     /// Reads the core.

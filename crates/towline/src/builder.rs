@@ -1,5 +1,7 @@
 //! How a client is put together.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,14 +10,13 @@ use std::time::Duration;
 
 use futures_core::Stream;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tower::discover::Change;
 use tower_layer::Layer;
 use tower_service::Service;
-use towline_balance::{BalanceBuilder, fixed};
+use towline_balance::{BalanceBuilder, LoadMetric, Update, WhenUnavailable, fixed};
 use towline_connect::{ConnectDeadlineLayer, TcpConnector};
 use towline_core::{
-    BoxError, Call, Endpoint, EndpointKey, Error, Observer, Observers, Phase, ReadyCall, SessionKey, SharedExecutor,
-    Target, TokioExecutor,
+    BoxError, Call, Endpoint, Error, Observer, Observers, Phase, ReadyCall, SessionKey, SharedExecutor, Target,
+    TokioExecutor,
 };
 use towline_pool::{Checkout, HealthCheck, PoolBuilder};
 use towline_retry::RetryLayer;
@@ -28,7 +29,7 @@ use crate::codec_box::{BoxCodec, MessageCodec};
 use crate::connection::{BoxIo, Connecting, Connection, Dial, Headers, Kind};
 
 /// What discovery yields to a client.
-type Discovered = Result<Change<EndpointKey, Endpoint>, Error>;
+type Discovered = Result<Update, Error>;
 
 /// Settings of a [`Client`]; whatever is wrong with them is said by [`build`](Self::build).
 ///
@@ -39,7 +40,8 @@ type Discovered = Result<Change<EndpointKey, Endpoint>, Error>;
 /// | deadline of a call | 30 s |
 /// | deadline of establishing a connection | 5 s over resolving, dialling and handshake |
 /// | retry | 3 attempts, budget 10 % + 10/s, only what was not sent or is idempotent |
-/// | balancing | sessions by rendezvous hash, calls without one by P2C over calls in flight |
+/// | balancing | sessions by rendezvous hash, calls without one by P2C over latency and calls in flight |
+/// | no endpoint can be reached | calls fail at once |
 #[must_use]
 pub struct ClientBuilder<Req, Res> {
     codec: BoxCodec<Req, Res>,
@@ -58,6 +60,8 @@ pub struct ClientBuilder<Req, Res> {
     who: Option<Who<Req>>,
     may_repeat: Option<MayRepeat<Req>>,
     observers: Observers,
+    load: LoadMetric,
+    when_unavailable: WhenUnavailable,
     executor: SharedExecutor,
     error: Option<Error>,
 }
@@ -100,6 +104,8 @@ where
             who: None,
             may_repeat: None,
             observers: Observers::default(),
+            load: LoadMetric::default(),
+            when_unavailable: WhenUnavailable::default(),
             executor: Arc::new(TokioExecutor::current()),
             error: None,
         }
@@ -145,9 +151,9 @@ where
     /// # Ok::<(), Error>(())
     /// # }).unwrap();
     /// ```
-    pub fn discover<E: Into<BoxError>>(
+    pub fn discover<U: Into<Update>, E: Into<BoxError>>(
         mut self,
-        changes: impl Stream<Item = Result<Change<EndpointKey, Endpoint>, E>> + Send + 'static,
+        changes: impl Stream<Item = Result<U, E>> + Send + 'static,
     ) -> Self {
         self.discover = Some(Box::pin(Wrapped { changes }));
         self
@@ -271,6 +277,18 @@ where
         self
     }
 
+    /// What calls without a session are balanced by: latency and calls in flight by default.
+    pub fn load(mut self, metric: LoadMetric) -> Self {
+        self.load = metric;
+        self
+    }
+
+    /// What calls do when no endpoint can be reached: they fail at once by default. The deadline covers a wait.
+    pub fn when_unavailable(mut self, when: WhenUnavailable) -> Self {
+        self.when_unavailable = when;
+        self
+    }
+
     /// Tells of dials, reuse, closed connections, retries and sessions that move.
     pub fn observer(mut self, observer: impl Observer) -> Self {
         self.observers = Observers::new(observer);
@@ -296,7 +314,7 @@ where
     {
         let Self {
             codec,
-            endpoints,
+            mut endpoints,
             discover,
             encryption,
             connect,
@@ -311,8 +329,10 @@ where
             who,
             may_repeat,
             observers,
+            load,
+            when_unavailable,
             executor,
-            error,
+            mut error,
         } = self;
         if let Some(error) = error {
             return Err(error);
@@ -320,13 +340,21 @@ where
         if deadline.is_zero() || connect_deadline.is_zero() {
             return Err(refused("a deadline of 0 leaves no time for anything; use a longer one"));
         }
-        for (index, endpoint) in endpoints.iter().enumerate() {
-            if endpoints[..index].iter().any(|other| other.key() == endpoint.key() && other != endpoint) {
-                return Err(Error::new(towline_core::Kind::Config, Phase::Build).with_message(format!(
-                    "two different endpoints have the key {}: give each a key of its own, see Endpoint::with_key",
-                    endpoint.key()
-                )));
+        let mut known = HashMap::with_capacity(endpoints.len());
+        endpoints.retain(|endpoint| match known.insert(endpoint.key().clone(), endpoint.clone()) {
+            Some(other) if other != *endpoint => {
+                error.get_or_insert_with(|| {
+                    refused(format!(
+                        "two different endpoints have the key {}: give each a key of its own, see Endpoint::with_key",
+                        endpoint.key()
+                    ))
+                });
+                false
             }
+            other => other.is_none(),
+        });
+        if let Some(error) = error {
+            return Err(error);
         }
         match (endpoints.is_empty(), &discover) {
             (true, None) => {
@@ -358,7 +386,8 @@ where
         };
 
         let policy = Rendezvous::new().observers(observers.clone());
-        let balance = BalanceBuilder::new(policy).observers(observers.clone());
+        let balance =
+            BalanceBuilder::new(policy).observers(observers.clone()).load(load).when_unavailable(when_unavailable);
         let balance = match discover {
             Some(discover) => balance.spawn(discover, pool.clone(), &*executor)?,
             None => balance.spawn(fixed(endpoints), pool.clone(), &*executor)?,
@@ -410,7 +439,7 @@ impl Encryption {
     }
 }
 
-fn refused(why: &'static str) -> Error {
+fn refused(why: impl Into<Cow<'static, str>>) -> Error {
     Error::new(towline_core::Kind::Config, Phase::Build).with_message(why)
 }
 
@@ -429,22 +458,23 @@ where
 }
 
 pin_project_lite::pin_project! {
-    /// A stream of changes whose errors are ours.
+    /// A stream of updates whose errors are ours.
     struct Wrapped<S> {
         #[pin]
         changes: S,
     }
 }
 
-impl<S, E> Stream for Wrapped<S>
+impl<S, U, E> Stream for Wrapped<S>
 where
-    S: Stream<Item = Result<Change<EndpointKey, Endpoint>, E>>,
+    S: Stream<Item = Result<U, E>>,
+    U: Into<Update>,
     E: Into<BoxError>,
 {
     type Item = Discovered;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Discovered>> {
-        self.project().changes.poll_next(cx).map_err(Error::wrap)
+        self.project().changes.poll_next(cx).map_ok(Into::into).map_err(Error::wrap)
     }
 }
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use tower_service::Service;
@@ -85,6 +86,10 @@ pub struct EndpointStats {
     pub in_flight: usize,
     /// Calls that were sent its way since it was added, retries included.
     pub calls: u64,
+    /// How long it takes to answer at present, failures counted as slow; `None` before its first answer.
+    pub latency: Option<Duration>,
+    /// Whether it gets one call at a time, because it is far slower than the others or has never answered.
+    pub on_probation: bool,
     /// Its connections.
     pub pool: Stats,
 }
@@ -158,6 +163,8 @@ where
             room: view.room,
             in_flight: view.in_flight,
             calls: view.calls,
+            latency: view.latency,
+            on_probation: view.on_probation,
             pool: view.lend.stats(),
         };
         self.balance.endpoints().into_iter().map(stats).collect()
@@ -184,6 +191,7 @@ where
     /// Ends the client, and all its clones: no call gets a connection any more, those in flight finish, or are cut off
     /// after the [`close_deadline`](towline_pool::PoolBuilder::close_deadline). Resolves when the last connection is closed.
     pub async fn close(&self) {
+        self.balance.close();
         self.pool.close().await;
     }
 }

@@ -21,11 +21,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::codec::{Decoder, Encoder};
 use tower_service::Service;
-use towline_core::{BoxError, CloseReason, Poolable, Rejected, Sharing, State};
+use towline_core::{BoxError, CloseReason, LoadReport, Poolable, Rejected, Sharing, State};
 
 pub use self::config::SharedConfig;
 use self::dialect::{ById, InOrder};
@@ -221,6 +222,11 @@ impl<Req: Send + 'static, Res: Send + 'static> Poolable for Shared<Req, Res> {
 
     fn abort(&mut self) {
         self.users.0.abandon();
+    }
+
+    fn reported(&self) -> Option<LoadReport> {
+        let in_flight = self.load()?.in_flight?;
+        Some(LoadReport { in_flight, latency: Duration::ZERO })
     }
 
     fn close_reason(&self) -> CloseReason {
