@@ -6,6 +6,7 @@ mod compose;
 mod failover;
 mod kinds;
 mod plain_client;
+mod reports;
 mod tls_exclusive;
 mod trace;
 

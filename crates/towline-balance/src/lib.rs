@@ -54,6 +54,7 @@ mod members;
 mod pick;
 mod set;
 mod shared;
+mod sync;
 mod track;
 mod warm;
 mod watch;

@@ -1,6 +1,6 @@
 //! A peak-sensitive moving average in one word.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering};
 
 use super::Nanos;
 

@@ -36,11 +36,10 @@ mod report;
 mod stats;
 mod sweep;
 
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, AtomicWaker, Ordering};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures_util::task::AtomicWaker;
 use tokio::time::Instant;
 use towline_core::{Error, Kind, Phase};
 

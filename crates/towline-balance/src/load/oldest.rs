@@ -5,7 +5,7 @@
 //! when it ends. The oldest slot is a lower bound for the oldest call's age, less than one spacing too low as long as
 //! there are free slots; and when there are none, sixteen calls are stuck, and that is known.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering};
 
 use super::Nanos;
 

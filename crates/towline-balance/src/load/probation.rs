@@ -1,6 +1,6 @@
 //! When an endpoint that nobody should use may be tried.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::{Nanos, nanos};

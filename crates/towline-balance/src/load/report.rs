@@ -1,6 +1,6 @@
 //! What servers say about themselves, in one word per endpoint.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use towline_core::{LoadReport, Reported};

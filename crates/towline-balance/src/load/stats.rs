@@ -1,8 +1,8 @@
 //! One life of an endpoint, counted; and a call that counts on it.
 
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use towline_core::{EndpointId, EndpointKey, LoadReport, Outcome, Reported};
 
@@ -84,10 +84,15 @@ impl Stats {
         self.latency.read().map(|reading| reading.at(now, self.levels.median(), self.levels.rate))
     }
 
+    /// Age of the oldest call in flight that is tracked.
+    pub(crate) fn oldest_age(&self, now: Nanos) -> Nanos {
+        self.oldest.age(now)
+    }
+
     /// The latency to expect: the average, or the age of the oldest call if that is more, or the median of the set.
     fn estimate(&self, now: Nanos) -> f32 {
         let average = self.average(now).unwrap_or_else(|| self.levels.median());
-        average.max(self.oldest.age(now) as f32)
+        average.max(self.oldest_age(now) as f32)
     }
 
     /// Whether nobody should call it but one at a time: it is far slower than the set, or nobody knows yet.

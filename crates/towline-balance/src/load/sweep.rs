@@ -1,8 +1,8 @@
 //! What is known about the set as a whole: computed by the driver every tenth of a second while there is traffic, so
 //! that picks need not.
 
+use crate::sync::Ordering;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{Levels, Nanos, Stats};
