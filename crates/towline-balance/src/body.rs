@@ -30,8 +30,9 @@ pub const LOAD_HEADER: &str = "endpoint-load-metrics";
 ///
 /// ```
 /// use towline_balance::{AtBodyEnd, BalanceBuilder, HotCold};
+/// use towline_core::ByError;
 ///
-/// let balance = BalanceBuilder::new(HotCold::new()).track(AtBodyEnd::default());
+/// let balance = BalanceBuilder::new(HotCold::new()).track(AtBodyEnd::new(ByError));
 /// # let _ = balance;
 /// ```
 #[derive(Clone, Copy, Debug, Default)]
