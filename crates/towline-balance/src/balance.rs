@@ -57,9 +57,10 @@ impl<L, P, A, T> Balance<L, P, A, T> {
         self.shared.discovery_failure.lock().clone()
     }
 
-    /// Ends it, for all clones: the driver and with it discovery; calls that are still to be sent and calls from now on
-    /// fail with [`Kind::Closed`](towline_core::Kind::Closed), those at an endpoint go on. Endpoints are let go with the
-    /// last clone.
+    /// Ends it, for all clones: the driver and with it discovery. Calls from now on fail with
+    /// [`Kind::Closed`](towline_core::Kind::Closed), and so do those that wait for discovery or for an endpoint to come up.
+    /// Those at an endpoint, and those that wait for its connections, are the endpoint's: closing its pool ends them.
+    /// Endpoints are let go with the last clone.
     pub fn close(&self) {
         self.shared.close();
     }

@@ -138,7 +138,8 @@ impl<P: Policy, A, T> BalanceBuilder<P, A, T> {
             when_unavailable: self.when_unavailable,
             reports: self.reports,
         });
-        let driver = Driver::new(shared.clone(), discover, Making::new(make, rng), self.policy, self.warm);
+        let making = Making::new(make, rng.fork());
+        let driver = Driver::new(shared.clone(), discover, making, self.policy, self.warm, rng);
         (Balance::new(Arc::new(Users(shared)), self.access, self.track), driver)
     }
 

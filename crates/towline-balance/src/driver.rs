@@ -6,11 +6,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_core::Stream;
+use tokio::time::{Sleep, sleep};
 use tower::discover::Change;
 use tower_service::Service;
-use towline_core::{BoxError, Endpoint, EndpointKey, Error, Event, Kind, Lend, Phase, Policy, Target};
+use towline_core::{Backoff, BoxError, Endpoint, EndpointKey, Error, Event, Kind, Lend, Phase, Policy, Rng, Target};
 
 use crate::discover::{Update, guarded};
 use crate::making::Making;
@@ -21,10 +23,13 @@ use crate::watch::Watch;
 
 /// Changes that are taken at once before they are published: a flood of them must not keep calls from seeing any.
 const BATCH: usize = 1_024;
+/// Before discovery that has failed is asked again.
+const RETRY: Backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
 
 /// Follows discovery, makes endpoints, publishes snapshots and looks over the set. Made with a
 /// [`Balance`](crate::Balance) by [`BalanceBuilder::pair`](crate::BalanceBuilder::pair); to be spawned on a tokio runtime
-/// with time.
+/// with time. Where there is none, or a policy panics, it ends at the first need, and
+/// [`Balance::discovery_error`](crate::Balance::discovery_error) says so.
 ///
 /// It ends with the last clone of the balancer and the last call, or with [`Balance::close`](crate::Balance::close). A
 /// discovery stream that ends or panics is not polled again, and the last set stays. When the driver itself is dropped
@@ -45,8 +50,12 @@ where
     /// What calls see after the next publication.
     set: Set<M::Response>,
     making: Making<M>,
-    /// Discovery has said that there are none.
-    known_empty: bool,
+    /// Discovery has said something, be it that there are none.
+    was_heard: bool,
+    /// Discovery has failed so often in a row, and is asked again after this.
+    failures: u32,
+    pause: Option<Pin<Box<Sleep>>>,
+    rng: Rng,
     warm: Warm<M::Response>,
     watch: Watch,
 }
@@ -73,6 +82,7 @@ where
         making: Making<M>,
         policy: P,
         warm: usize,
+        rng: Rng,
     ) -> Self {
         Self {
             shared,
@@ -80,7 +90,10 @@ where
             policy,
             set: Set::default(),
             making,
-            known_empty: false,
+            was_heard: false,
+            failures: 0,
+            pause: None,
+            rng,
             warm: Warm::new(warm),
             watch: Watch::default(),
         }
@@ -90,6 +103,7 @@ where
     fn update(&mut self, update: Update) -> bool {
         if !matches!(&update, Update::Set(endpoints) if endpoints.is_empty()) {
             replace(&self.shared.discovery_failure, None);
+            self.was_heard = true;
         }
         match update {
             // The change's key is what a later removal will name.
@@ -103,10 +117,7 @@ where
                 false
             }
             Update::Set(endpoints) => self.replace(endpoints),
-            Update::Empty => {
-                self.known_empty = true;
-                self.replace(Vec::new())
-            }
+            Update::Empty => self.replace(Vec::new()),
         }
     }
 
@@ -194,8 +205,8 @@ where
 
     /// There is no set, and none is to be expected soon: nobody should wait for it.
     fn has_nothing_to_come(&self) -> bool {
-        let tried = self.discover.is_none() || self.known_empty || !self.making.is_empty();
-        tried && self.making.all_failed() && self.shared.snapshot.load().is_none()
+        let heard = self.discover.is_none() || self.was_heard;
+        heard && self.making.all_failed() && self.shared.snapshot.load().is_none()
     }
 
     fn publish(&mut self) {
@@ -226,17 +237,31 @@ where
     P: Policy,
 {
     fn poll_discover(&mut self, cx: &mut Context<'_>) -> Turn {
-        let mut changed = false;
-        for _ in 0..BATCH {
+        let (mut changed, mut taken) = (false, 0);
+        while taken < BATCH {
+            if let Some(pause) = &mut self.pause {
+                if pause.as_mut().poll(cx).is_pending() {
+                    return Turn { changed, more: false };
+                }
+                self.pause = None;
+            }
             let Some(discover) = &mut self.discover else { return Turn { changed, more: false } };
-            let ended = match guarded("discovery", || discover.as_mut().poll_next(cx)) {
+            let polled = guarded("discovery", || discover.as_mut().poll_next(cx).map_ok(Into::into));
+            let ended = match polled {
                 Ok(Poll::Pending) => return Turn { changed, more: false },
                 Ok(Poll::Ready(Some(Ok(update)))) => {
-                    changed |= self.update(update.into());
+                    // A whole set is as much work as its endpoints.
+                    taken += if let Update::Set(endpoints) = &update { endpoints.len().max(1) } else { 1 };
+                    changed |= self.update(update);
+                    self.failures = 0;
                     continue;
                 }
                 Ok(Poll::Ready(Some(Err(error)))) => {
                     self.failed(Error::wrap(error));
+                    // A stream that fails at every poll must not spin.
+                    let pause = RETRY.delay(self.failures, &mut self.rng);
+                    self.failures = self.failures.saturating_add(1);
+                    self.pause = guarded("the timer", || Box::pin(sleep(pause))).ok();
                     continue;
                 }
                 Ok(Poll::Ready(None)) => Error::new(Kind::Closed, Phase::Pick).with_message("discovery ended"),
@@ -250,6 +275,31 @@ where
             });
         }
         Turn { changed, more: true }
+    }
+}
+
+impl<D, U, E, M, P> Driver<D, M, P>
+where
+    D: Stream<Item = Result<U, E>>,
+    U: Into<Update>,
+    E: Into<BoxError>,
+    M: Service<Target> + Clone,
+    M::Response: Lend,
+    M::Error: Into<BoxError>,
+    P: Policy,
+{
+    /// All that there is to do now.
+    fn turn(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
+        let turn = self.poll_discover(cx);
+        let made = self.poll_making(cx);
+        if made || turn.changed || self.has_nothing_to_come() {
+            self.publish();
+        }
+        if turn.more {
+            cx.waker().wake_by_ref();
+        }
+        self.warm.poll(&self.set.nodes, cx);
+        self.watch.poll(&self.shared, &self.set.nodes, cx)
     }
 }
 
@@ -271,17 +321,14 @@ where
         if this.shared.abandoned.load(Ordering::Acquire) || this.shared.is_closed() {
             return Poll::Ready(());
         }
-        let turn = this.poll_discover(cx);
-        let made = this.poll_making(cx);
-        if made || turn.changed || this.has_nothing_to_come() {
-            this.publish();
+        match guarded("the balancer's driver", || this.turn(cx)) {
+            Ok(Ok(())) => Poll::Pending,
+            // Calls go on with the last set, and discovery's error says why there is nothing new.
+            Ok(Err(error)) | Err(error) => {
+                this.failed(error);
+                Poll::Ready(())
+            }
         }
-        if turn.more {
-            cx.waker().wake_by_ref();
-        }
-        this.warm.poll(&this.set.nodes, cx);
-        this.watch.poll(&this.shared, &this.set.nodes, cx);
-        Poll::Pending
     }
 }
 

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use tokio::sync::futures::OwnedNotified;
 use tower_service::Service;
 use towline_core::{
-    Access, BoxError, CallContext, Error, Kind, Lend, Phase, Pick, ReadyCall, Rng, Sent, Tried, progress,
+    Access, BoxError, CallContext, Error, Kind, Lend, Outcome, Phase, Pick, ReadyCall, Rng, Room, Sent, Tried, progress,
 };
 
 use crate::load::{Flight, Nanos};
@@ -77,9 +77,11 @@ struct Refused {
 impl Refused {
     fn add(&mut self, flight: Flight, error: Error) -> &Error {
         self.by.add(flight.stats().id());
-        self.errors.push(error.or_endpoint(flight.stats().key()));
-        // It failed as an endpoint fails, although no request of ours got there.
-        flight.end(towline_core::Outcome::Failure);
+        let error = error.or_endpoint(flight.stats().key());
+        // Who cannot be reached has failed, although no request of ours got there. Our own limits say nothing about it.
+        let is_its_own = error.is_connect() || error.kind() == Kind::Unavailable;
+        flight.end(if is_its_own { Outcome::Failure } else { Outcome::Ignore });
+        self.errors.push(error);
         self.errors.last().expect("just pushed")
     }
 
@@ -160,10 +162,11 @@ where
                         },
                         answer => answer,
                     };
-                    let (lent, lending) = ready!(answer);
+                    let (lent, mut lending) = ready!(answer);
                     match lent {
                         Ok(checkout) => {
                             let request = this.request.take().expect("kept until now");
+                            lending.flight.granted();
                             // From here on the request is in hands that we do not know.
                             progress::enter(Phase::Call);
                             at(&lending.flight);
@@ -177,19 +180,30 @@ where
                             let error = this.refused.add(lending.flight, error);
                             // A wait that ran out has cost the caller time; a dial that did, costs the endpoint.
                             let waited = error.is_timeout() && error.phase() == Phase::Queue;
-                            // The other, if it was asked as well, goes on.
-                            let both = [
-                                first.lending.is_some(),
-                                other.as_ref().as_pin_ref().is_some_and(|other| other.lending.is_some()),
-                            ];
-                            if !waited && both.contains(&true) {
-                                continue;
-                            }
-                            this.state.set(State::Pick);
-                            if waited || this.refused.errors.len() >= LENDERS {
+                            let has_failed = waited || this.refused.errors.len() >= LENDERS;
+                            if has_failed && (waited || !waits(this.shared)) {
+                                this.state.set(State::Pick);
                                 *this.request = None;
                                 let error = this.refused.take_error().expect("there is one");
                                 return Poll::Ready(Err(error));
+                            }
+                            // Of two that were asked the other goes on, beside another in place of this one.
+                            let remains = first
+                                .lending
+                                .as_ref()
+                                .or(other.as_ref().as_pin_ref().and_then(|other| other.get_ref().lending.as_ref()));
+                            let Some(remains) = remains.map(|lending| lending.flight.stats().id()) else {
+                                this.state.set(State::Pick);
+                                continue;
+                            };
+                            let request = this.request.as_ref().expect("kept until it is lent");
+                            let mut not = this.refused.by;
+                            not.add(remains);
+                            let another = another(this.shared, request, this.access.get(request), &not, this.rng);
+                            match (another, first.lending.is_some()) {
+                                (Some(another), true) => other.set(Some(another)),
+                                (Some(another), false) => first.set(another),
+                                (None, _) => {}
                             }
                         }
                     }
@@ -248,10 +262,11 @@ where
     };
     let now = shared.levels.now();
     let choice = snapshot.pick(request, context, &refused.by, rng, now);
-    // Without a driver nobody would tell of one that comes up.
-    let waits = shared.when_unavailable == WhenUnavailable::Wait && shared.is_driven();
+    let waits = waits(shared);
+    // By now so many have refused that it is time to wait; otherwise the call would have failed.
+    let has_asked_enough = refused.errors.len() >= LENDERS;
     match choice {
-        Some(Choice { index, other }) if !(waits && is_down(snapshot, index)) => {
+        Some(Choice { index, other }) if !(waits && (has_asked_enough || is_down(snapshot, index))) => {
             let ask = |index: usize| ask(shared, &snapshot.nodes()[index], context, now);
             let first = ask(index);
             first.lending.iter().for_each(|lending| at(&lending.flight));
@@ -266,8 +281,32 @@ where
     }
 }
 
+/// One more endpoint to ask, in place of one that has refused.
+fn another<L, P, Req>(
+    shared: &Arc<Users<L, P>>,
+    request: &Req,
+    context: Option<&CallContext>,
+    not: &Tried,
+    rng: &mut Rng,
+) -> Option<Asked<L, L::Lend>>
+where
+    L: Lend,
+    P: Pick<Req>,
+{
+    let snapshot = shared.snapshot.load();
+    let snapshot = snapshot.as_ref()?;
+    let now = shared.levels.now();
+    let Choice { index, .. } = snapshot.pick(request, context, not, rng, now)?;
+    (!is_down(snapshot, index)).then(|| ask(shared, &snapshot.nodes()[index], context, now))
+}
+
+/// Whether calls wait for endpoints to come up. Without a driver nobody would tell them.
+fn waits<L, P>(shared: &Shared<L, P>) -> bool {
+    shared.when_unavailable == WhenUnavailable::Wait && shared.is_driven()
+}
+
 fn is_down<L: Lend, P>(snapshot: &Snapshot<L, P>, index: usize) -> bool {
-    snapshot.nodes()[index].lend.room() == towline_core::Room::Down
+    snapshot.nodes()[index].lend.room() == Room::Down
 }
 
 fn ask<L: Lend, P>(
@@ -276,7 +315,7 @@ fn ask<L: Lend, P>(
     context: Option<&CallContext>,
     now: Nanos,
 ) -> Asked<L, L::Lend> {
-    let flight = Flight::begin(node.stats.clone(), now);
+    let flight = Flight::ask(node.stats.clone(), now);
     let lend = shared.reports.then(|| node.lend.clone());
     Asked { lend: node.lend.lend(context), lending: Some(Lending { flight, lend }) }
 }
@@ -286,7 +325,7 @@ fn first_snapshot<L: Lend, P, C>(shared: &Arc<Users<L, P>>) -> Result<State<L, P
     // Listening begins before the look, so that nothing published in between is missed.
     let news = shared.next_news();
     let driven = shared.is_driven();
-    if shared.snapshot.load().is_some() {
+    if shared.snapshot.load().is_some() || shared.is_closed() {
         Ok(State::Pick)
     } else if driven {
         Ok(State::Wait { news, waiting: None })
@@ -299,6 +338,8 @@ fn first_snapshot<L: Lend, P, C>(shared: &Arc<Users<L, P>>) -> Result<State<L, P
 fn wait<L: Lend, P, C>(shared: &Arc<Users<L, P>>, refused: &mut Refused) -> Result<State<L, P, L::Lend, C>, Error> {
     let news = shared.next_news();
     match Waiting::begin(shared) {
+        // The driver may have gone, or the balancer been closed, before anybody listened.
+        Some(_) if shared.is_closed() || !shared.is_driven() => Ok(State::Pick),
         Some(waiting) => Ok(State::Wait { news, waiting: Some(waiting) }),
         None => {
             let full = Error::new(Kind::Overloaded, Phase::Pick)

@@ -130,8 +130,8 @@ pub use self::driver::Driver;
 pub use self::future::BalanceFuture;
 pub use self::load::{Flight, LoadMetric};
 pub use self::pick::{
-    HotCold, HotColdOrder, HotColdPicker, LeastRequest, LeastRequestOrder, P2c, P2cOrder, P2cPicker, RoundRobin,
-    RoundRobinPicker, WeightedOrder, WeightedRandom, WeightedRandomPicker,
+    HotCold, HotColdOrder, HotColdPicker, LeastRequest, LeastRequestOrder, LeastRequestPicker, P2c, P2cOrder,
+    P2cPicker, RoundRobin, RoundRobinPicker, WeightedOrder, WeightedRandom, WeightedRandomPicker,
 };
 pub use self::set::EndpointView;
 pub use self::shared::WhenUnavailable;

@@ -85,10 +85,6 @@ where
         self.untried == 0
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.wanted.is_empty()
-    }
-
     pub(crate) fn keys(&self) -> impl Iterator<Item = &EndpointKey> {
         self.wanted.keys()
     }

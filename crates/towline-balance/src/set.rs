@@ -9,7 +9,7 @@ use towline_core::{
     CallContext, Endpoint, EndpointId, Lend, Loads, Member, Pick, Policy, Reported, Rng, Room, Tried, View,
 };
 
-use crate::load::{Levels, Nanos, Stats};
+use crate::load::{Levels, Nanos, Standing, Stats};
 
 /// An immutable set of endpoints and a picker built for it.
 pub struct Snapshot<L, P> {
@@ -63,17 +63,20 @@ pub struct Choice {
     pub other: Option<usize>,
 }
 
-/// Who is eligible: each rule is tried when the one before it finds nobody.
-#[derive(Clone, Copy)]
-enum Rule {
-    /// Not down, not tried by an earlier attempt, and not on probation, or on it and due.
+/// How well an endpoint is suited to a call, the best first. A call takes the first candidate of the best kind that
+/// there is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Fitness {
+    /// Up, not tried by an earlier attempt, with a weight, and to be called now.
     Fit,
-    /// Not down, and not tried by an earlier attempt.
-    UpAndNew,
-    /// Not down.
-    Up,
-    /// Anybody: its own error says why nobody can be reached.
-    Any,
+    /// On probation, or new and busy.
+    Avoided,
+    /// Of weight zero.
+    Weightless,
+    /// Tried by an earlier attempt.
+    Tried,
+    /// Down: its own error says why nobody can be reached.
+    Down,
 }
 
 impl<L, P> fmt::Debug for Snapshot<L, P> {
@@ -145,32 +148,45 @@ impl<L: Lend, P> Snapshot<L, P> {
         let at = self.at(now);
         let view = View::new(&self.members, &at);
         let tried = context.map(CallContext::tried).filter(|tried| !tried.is_empty());
-        for rule in [Rule::Fit, Rule::UpAndNew, Rule::Up, Rule::Any] {
-            let order = self.picker.order(request, context, view, rng);
-            let mut eligible = order.enumerate().filter_map(|(skipped, index)| {
-                let node = self.nodes.get(index).filter(|node| !refused.contains(node.id()))?;
-                let room = node.lend.room();
-                let is_new = || tried.is_none_or(|tried| !tried.contains(node.id()));
-                let is_up = || room != Room::Down;
-                let is_fit = || !node.stats.is_on_probation(now) || node.stats.begin_probe(now);
-                let fits = match rule {
-                    Rule::Fit => is_up() && is_new() && is_fit(),
-                    Rule::UpAndNew => is_up() && is_new(),
-                    Rule::Up => is_up(),
-                    Rule::Any => true,
-                };
-                fits.then_some((skipped, index, room))
-            });
-            let Some((skipped, index, room)) = eligible.next() else { continue };
-            let other = if room == Room::Full && self.picker.may_race(request, context) {
-                eligible.map(|(_, index, _)| index).find(|other| *other != index)
+        let heeds = self.picker.heeds_probation(request, context);
+        let fitness = |node: &Node<L>, room: Room| {
+            if room == Room::Down {
+                Fitness::Down
+            } else if tried.is_some_and(|tried| tried.contains(node.id())) {
+                Fitness::Tried
+            } else if node.weight == 0.0 {
+                Fitness::Weightless
+            } else if heeds && !node.stats.admits(now) {
+                Fitness::Avoided
             } else {
-                None
-            };
-            self.picker.taken(request, context, view, index, skipped);
-            return Some(Choice { index, other });
+                Fitness::Fit
+            }
+        };
+        let mut order = self.picker.order(request, context, view, rng).enumerate().filter_map(|(skipped, index)| {
+            let node = self.nodes.get(index).filter(|node| !refused.contains(node.id()))?;
+            let room = node.lend.room();
+            Some((fitness(node, room), skipped, index, room))
+        });
+        let mut best: Option<(Fitness, usize, usize, Room)> = None;
+        for candidate in order.by_ref() {
+            if best.is_none_or(|best| candidate.0 < best.0) {
+                best = Some(candidate);
+            }
+            if candidate.0 == Fitness::Fit {
+                break;
+            }
         }
-        None
+        let (fitness, skipped, index, room) = best?;
+        let races = fitness == Fitness::Fit && room == Room::Full && self.picker.may_race(request, context);
+        let other = if races {
+            order
+                .find(|(fitness, _, other, _)| *fitness == Fitness::Fit && *other != index)
+                .map(|(_, _, other, _)| other)
+        } else {
+            None
+        };
+        self.picker.taken(request, context, view, index, skipped);
+        Some(Choice { index, other })
     }
 }
 
@@ -180,7 +196,7 @@ impl<L: Lend + Clone, P> Snapshot<L, P> {
         let view = |(index, (member, node)): (usize, (&Member, &Node<L>))| EndpointView {
             endpoint: member.endpoint.clone(),
             room: node.lend.room(),
-            on_probation: node.stats.is_on_probation(now),
+            on_probation: node.stats.standing(now) == Standing::OnProbation,
             in_flight: node.stats.in_flight() as usize,
             load: at.load(index),
             latency: at.latency(index),
@@ -203,6 +219,11 @@ impl<L> Loads for At<'_, L> {
     fn load(&self, index: usize) -> f64 {
         let node = &self.nodes[index];
         if node.weight == 0.0 { f64::INFINITY } else { node.stats.load(self.now, node.weight) }
+    }
+
+    fn is_avoided(&self, index: usize) -> bool {
+        let node = &self.nodes[index];
+        node.weight == 0.0 || node.stats.is_avoided(node.stats.standing(self.now), self.now)
     }
 
     fn in_flight(&self, index: usize) -> u32 {
@@ -234,7 +255,7 @@ pub struct EndpointView<L> {
     pub endpoint: Arc<Endpoint>,
     /// Whether it has room.
     pub room: Room,
-    /// Whether it has one call at a time, because it is far slower than the others or has never answered.
+    /// Whether it gets single, spaced calls, because it fails or is far slower than the others.
     pub on_probation: bool,
     /// Calls that wait for it or are in flight on it.
     pub in_flight: usize,

@@ -9,9 +9,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
-use towline_core::{EndpointId, Event, Lend, Room};
+use towline_core::{EndpointId, Error, Event, Lend, Room};
 
-use crate::load::{self, Stats, Sweep};
+use crate::discover::guarded;
+use crate::load::{self, Standing, Stats, Sweep};
 use crate::set::Node;
 use crate::shared::Shared;
 
@@ -24,39 +25,58 @@ pub(crate) struct Watch {
     /// Those on probation at the last sweep.
     on_probation: HashSet<EndpointId>,
     sweep_at: Option<Instant>,
+    /// When to look for endpoints that have come up. Not at every poll: a call that is told, and fails again, wakes the
+    /// driver by waiting again.
+    look_at: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Watch {
-    pub(crate) fn poll<L: Lend, P>(&mut self, shared: &Shared<L, P>, nodes: &[Node<L>], cx: &mut Context<'_>) {
+    /// The error says that there is no timer.
+    pub(crate) fn poll<L: Lend, P>(
+        &mut self,
+        shared: &Shared<L, P>,
+        nodes: &[Node<L>],
+        cx: &mut Context<'_>,
+    ) -> Result<(), Error> {
         loop {
             let waiting = shared.waiting.load(Ordering::Relaxed) > 0;
-            if waiting && nodes.iter().any(|node| node.lend.room() != Room::Down) {
-                shared.news.notify_waiters();
+            let touched = shared.levels.touched.load(Ordering::Relaxed);
+            if !waiting {
+                self.look_at = None;
             }
-            if self.sweep_at.is_none() && shared.levels.touched.load(Ordering::Relaxed) {
-                self.sweep_at = Some(Instant::now() + load::PERIOD);
+            if !(waiting || touched || self.sweep_at.is_some()) {
+                self.timer = None;
+                return Ok(());
             }
-            if self.sweep_at.is_some_and(|at| at <= Instant::now()) {
+            let now = Instant::now();
+            if waiting && *self.look_at.get_or_insert(now + LOOK) <= now {
+                self.look_at = None;
+                if nodes.iter().any(|node| node.lend.room() != Room::Down) {
+                    shared.news.notify_waiters();
+                }
+                continue;
+            }
+            if self.sweep_at.is_none() && touched {
+                self.sweep_at = Some(now + load::PERIOD);
+            }
+            if self.sweep_at.is_some_and(|at| at <= now) {
                 self.sweep_at = None;
                 // Before the sweep, so that a call that comes meanwhile brings the next.
                 shared.levels.touched.store(false, Ordering::Relaxed);
                 self.sweep(shared, nodes);
+                continue;
             }
-            let look = waiting.then(|| Instant::now() + LOOK);
-            let Some(next) = look.into_iter().chain(self.sweep_at).min() else {
-                self.timer = None;
-                return;
-            };
+            let Some(next) = self.look_at.into_iter().chain(self.sweep_at).min() else { return Ok(()) };
             match &mut self.timer {
                 // An earlier one that is there already will do.
                 Some(timer) if timer.deadline() <= next => {}
                 Some(timer) => timer.as_mut().reset(next),
-                None => self.timer = Some(Box::pin(sleep_until(next))),
+                None => self.timer = Some(guarded("the timer", || Box::pin(sleep_until(next)))?),
             }
-            let Some(timer) = &mut self.timer else { return };
+            let Some(timer) = &mut self.timer else { return Ok(()) };
             match timer.as_mut().poll(cx) {
-                Poll::Pending => return,
+                Poll::Pending => return Ok(()),
                 Poll::Ready(()) => self.timer = None,
             }
         }
@@ -65,7 +85,7 @@ impl Watch {
     fn sweep<L: Lend, P>(&mut self, shared: &Shared<L, P>, nodes: &[Node<L>]) {
         let now = shared.levels.clock.now();
         self.sweep.run(&shared.levels, nodes.iter().map(Node::stats), now);
-        let is_slow = |stats: &&Arc<Stats>| stats.average(now).is_some() && stats.is_on_probation(now);
+        let is_slow = |stats: &&Arc<Stats>| stats.standing(now) == Standing::OnProbation;
         for stats in nodes.iter().map(Node::stats) {
             let event = match (is_slow(&stats), self.on_probation.contains(&stats.id())) {
                 (true, false) => {

@@ -25,8 +25,15 @@ pub type Members = [Member];
 /// What a balancer knows about its endpoints at the time of a pick. All but the load are optional: who does not
 /// measure them says so.
 pub trait Loads {
-    /// The load of the endpoint at `index`, by its weight; less is better. Zero wins every comparison, infinity none.
+    /// The load of the endpoint at `index`, by its weight; less is better.
     fn load(&self, index: usize) -> f64;
+
+    /// Whether the endpoint is not to be called at present, while there is another: it fails, is far slower than the rest,
+    /// is new and busy, or has weight zero.
+    fn is_avoided(&self, index: usize) -> bool {
+        let _ = index;
+        false
+    }
 
     /// Calls of this client that the endpoint has not answered yet.
     fn in_flight(&self, index: usize) -> u32 {
@@ -187,6 +194,13 @@ pub trait Pick<Req> {
     /// Whether a call whose first choice has no room may go to whichever of its two best candidates has room first.
     /// Pickers that keep calls of one kind together say no, and the call waits for its first choice alone.
     fn may_race(&self, request: &Req, context: Option<&CallContext>) -> bool {
+        let _ = (request, context);
+        true
+    }
+
+    /// Whether a call goes past endpoints that fail or are far slower than the rest. Pickers that promise an endpoint,
+    /// or a share of the calls, say no.
+    fn heeds_probation(&self, request: &Req, context: Option<&CallContext>) -> bool {
         let _ = (request, context);
         true
     }

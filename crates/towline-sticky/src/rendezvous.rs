@@ -104,6 +104,11 @@ impl<Req> Pick<Req> for RendezvousPicker {
         context.and_then(CallContext::session).is_none()
     }
 
+    // And stays there.
+    fn heeds_probation(&self, _request: &Req, context: Option<&CallContext>) -> bool {
+        context.and_then(CallContext::session).is_none()
+    }
+
     fn taken(&self, request: &Req, context: Option<&CallContext>, view: View<'_>, index: usize, skipped: usize) {
         let Some(session) = context.and_then(CallContext::session) else { return };
         if skipped == 0 {

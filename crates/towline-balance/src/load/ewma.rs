@@ -10,10 +10,12 @@ use super::Nanos;
 pub(crate) struct Ewma(AtomicU64);
 
 /// A tick is 2^20 ns, about a millisecond; 28 bits of them are three days, and whoever is idle for longer is read as
-/// idle for less.
+/// idle for what is left over.
 const TICK: u32 = 20;
 const TICKS: u64 = (1 << 28) - 1;
 const COUNT: u64 = 15;
+/// Another thread's sample may be newer than our `now`, by four seconds at most.
+const AHEAD: u64 = TICKS - (1 << 12);
 
 /// What an [`Ewma`] says.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -38,8 +40,7 @@ impl Reading {
     /// Nanoseconds since the last sample, to the tick.
     fn elapsed(self, now: Nanos) -> f32 {
         let ticks = (now >> TICK).wrapping_sub(self.stamp) & TICKS;
-        // Another thread's sample can be newer than our `now`: that reads as nearly three days.
-        let ticks = if ticks > TICKS / 2 { 0 } else { ticks };
+        let ticks = if ticks > AHEAD { 0 } else { ticks };
         (ticks << TICK) as f32
     }
 
@@ -56,16 +57,16 @@ impl Ewma {
         (reading.samples > 0).then_some(reading)
     }
 
-    /// Replaces the average by what `next` makes of it.
-    fn update(&self, now: Nanos, next: impl Fn(Option<Reading>) -> f32) {
+    /// Replaces the average by what `next` makes of it, if anything.
+    fn update(&self, now: Nanos, next: impl Fn(Option<Reading>) -> Option<(f32, u64)>) {
         let mut word = self.0.load(Ordering::Relaxed);
         loop {
             let old = Reading::unpack(word);
-            let average = next((old.samples > 0).then_some(old));
+            let Some((average, samples)) = next((old.samples > 0).then_some(old)) else { return };
             // An older `now` than another thread's must not turn the stamp back.
             let behind = old.samples > 0 && old.elapsed(now) == 0.0;
             let stamp = if behind { old.stamp } else { now >> TICK };
-            let new = Reading { average, stamp, samples: old.samples + 1 }.pack();
+            let new = Reading { average, stamp, samples: old.samples + samples }.pack();
             match self.0.compare_exchange_weak(word, new, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => return,
                 Err(changed) => word = changed,
@@ -78,20 +79,20 @@ impl Ewma {
         self.update(now, |old| match old {
             Some(old) if sample < old.average => {
                 let weight = decay(old.elapsed(now) * rate);
-                old.average * weight + sample * (1.0 - weight)
+                Some((old.average * weight + sample * (1.0 - weight), 1))
             }
-            _ => sample,
+            _ => Some((sample, 1)),
         });
     }
 
-    /// It took at least `sample`: never lowers what is there at `now`.
+    /// It took at least `sample`: never lowers what is there at `now`, is no answer, and says nothing before the first.
     pub(crate) fn at_least(&self, now: Nanos, sample: f32, median: f32, rate: f32) {
-        self.update(now, |old| sample.max(old.map_or(median, |old| old.at(now, median, rate))));
+        self.update(now, |old| old.filter(|old| sample > old.at(now, median, rate)).map(|_| (sample, 0)));
     }
 
     /// Forgets what was and begins with `sample`.
     pub(crate) fn restart(&self, now: Nanos, sample: f32) {
-        self.update(now, |_| sample);
+        self.update(now, |_| Some((sample, 1)));
     }
 }
 
@@ -158,6 +159,25 @@ mod tests {
         assert_eq!(average(&ewma), 500.0);
         ewma.at_least(MS, 700.0, 500.0, RATE);
         assert_eq!(average(&ewma), 700.0);
+    }
+
+    #[test]
+    fn a_lower_bound_before_the_first_answer_says_nothing() {
+        let ewma = Ewma::default();
+        ewma.at_least(MS, 10.0, 500.0, RATE);
+        assert_eq!(ewma.read(), None);
+    }
+
+    #[test]
+    fn a_weekend_without_calls_is_forgotten_like_any_other_pause() {
+        let hour = 3_600_000 * MS;
+        let ewma = Ewma::default();
+        ewma.answered(0, 900.0, RATE);
+        for hours in [1, 39, 62, 74] {
+            assert!(ewma.read().unwrap().at(hours * hour, 100.0, RATE) < 101.0, "{hours}");
+        }
+        ewma.answered(62 * hour, 200.0, RATE);
+        assert_eq!(ewma.read().unwrap().stamp, (62 * hour >> TICK) & TICKS);
     }
 
     #[test]

@@ -9,25 +9,28 @@
 //! exponentially weighted moving average that jumps to every peak and comes down slowly (Finagle's `PeakEwma`), and the
 //! median is that of the set. Where the well-known forms go wrong, this one differs:
 //!
-//! - **A failure is never a short latency.** It counts as ten times the median of the set, or as long as the server asked
-//!   to be left alone.
+//! - **A failure is never a short latency.** It is none at all; and two in a row put the endpoint on probation.
 //! - **A call that the caller gave up is a lower bound**: it can raise the average, never lower it.
 //! - **A call that is stuck counts while it is stuck**, not when it ends: the age of the oldest call is part of the
-//!   estimate.
+//!   estimate, until one that began later has succeeded.
 //! - **What is not used decays to the median of the set**, not to zero, so an endpoint that was slow does not become the
 //!   cheapest by being left alone; and what is new begins there.
 //! - **Being slower than the median counts twice**: a client with a call or two in flight would otherwise send a third
-//!   of their share to endpoints that are several times slower (the simulator's S5).
+//!   of their share to endpoints that are several times slower (the simulator's S5). Within a quarter of the median all
+//!   count as equal.
 //! - **The weight divides the calls in flight and not the latency**: of two idle endpoints the heavier would otherwise
 //!   win every time, and not in proportion.
 //!
 //! # Probation
 //!
 //! Balancing by cost leaves an endpoint that is `s` times slower `1/s²` of its share, each of these calls slow. An
-//! endpoint whose estimate is far above the set's (more than four times the median, and more than six median absolute
-//! deviations above it) is on *probation*: one call at a time, after a pause of one second, then of three, then
-//! every 4.8 s. The first that is answered in time ends it. A new endpoint, too, has one call in flight until that is answered, as soon
-//! as there is a set to compare it with.
+//! endpoint whose average is far above the set's (more than four times the median, and more than six median absolute
+//! deviations above it), that fails twice in a row, or that asks to be left alone is on *probation*: single calls, after
+//! a pause of one second, then of three, then every 4.8 s, or as long as it asked for. The first that is answered
+//! in time ends it.
+//!
+//! A new endpoint has one call in flight until it has answered, as soon as there is a set to compare it with, and another
+//! for every median latency that its answer is late.
 
 mod ewma;
 mod oldest;
@@ -43,6 +46,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use towline_core::{Error, Kind, Phase};
 
+pub(crate) use self::stats::Standing;
 pub use self::stats::{Flight, Stats};
 pub use self::sweep::{PERIOD, Sweep};
 
@@ -139,6 +143,8 @@ pub struct Levels {
     pub(crate) hot: AtomicU32,
     /// Set by a call when nothing has swept since it last was cleared: how the sweep knows that there is traffic.
     pub(crate) touched: AtomicBool,
+    /// A report has come: they grow old.
+    has_reports: AtomicBool,
     recent: report::Recent,
     /// Woken when a call comes after a sweep, when a call needs the driver, and when nobody needs it any more.
     pub(crate) driver: AtomicWaker,
@@ -155,6 +161,7 @@ impl Levels {
             limit: AtomicU32::new(f32::INFINITY.to_bits()),
             hot: AtomicU32::new(u32::MAX),
             touched: AtomicBool::new(false),
+            has_reports: AtomicBool::new(false),
             recent: report::Recent::default(),
             driver: AtomicWaker::new(),
         })
@@ -178,9 +185,22 @@ impl Levels {
         &self.clock
     }
 
+    /// Whether anybody needs the clock.
+    pub(crate) fn is_clocked(&self) -> bool {
+        self.is_timed() || self.has_reports.load(Ordering::Relaxed)
+    }
+
     /// The time, if anybody needs it.
     pub(crate) fn now(&self) -> Nanos {
-        if self.is_timed() { self.clock.now() } else { 0 }
+        if self.is_clocked() { self.clock.now() } else { 0 }
+    }
+
+    /// The endpoint at this index of the snapshot has reported.
+    pub(crate) fn reported(&self, index: usize) {
+        if !self.has_reports.load(Ordering::Relaxed) {
+            self.has_reports.store(true, Ordering::Relaxed);
+        }
+        self.recent.push(index);
     }
 
     /// The median latency of the set in nanoseconds, 0 before there is one.

@@ -2,8 +2,10 @@
 //!
 //! A call that is stuck has no latency yet. Tracking every call would cost a list; this tracks up to sixteen of them,
 //! spaced out in time: a call that finds none begun in the last while writes its start into a free slot and clears it
-//! when it ends. The oldest slot is a lower bound for the oldest call's age, less than one spacing too low as long as
-//! there are free slots; and when there are none, sixteen calls are stuck, and that is known.
+//! when it ends. Calls that come close together are tracked as one, and of these the others are not seen; but whoever
+//! comes next to an endpoint that hangs is. When there is no free slot sixteen calls are stuck, and that is known.
+//!
+//! A long call is not a stuck endpoint: once a call has succeeded that began later, an earlier one counts no more.
 
 use crate::sync::{AtomicU64, Ordering};
 
@@ -18,6 +20,8 @@ pub(crate) struct Oldest {
     slots: [AtomicU64; SLOTS],
     /// When a slot was last taken.
     taken: AtomicU64,
+    /// The latest start of a call that succeeded, plus 1.
+    proof: AtomicU64,
 }
 
 /// Which slot a call holds.
@@ -45,12 +49,21 @@ impl Oldest {
         self.slots[usize::from(slot.0)].store(0, Ordering::Relaxed);
     }
 
-    /// Age of the oldest tracked call, 0 when there is none.
+    /// A call that began then has succeeded.
+    pub(crate) fn succeeded(&self, began: Nanos) {
+        // Most calls end in the order in which they began; whoever does not, changes nothing.
+        if began >= self.proof.load(Ordering::Relaxed) {
+            self.proof.fetch_max(began + 1, Ordering::Relaxed);
+        }
+    }
+
+    /// Age of the oldest tracked call after which none has succeeded, 0 when there is none.
     pub(crate) fn age(&self, now: Nanos) -> Nanos {
-        // 0 wraps to the largest, so that free slots lose.
-        let start = |slot: &AtomicU64| slot.load(Ordering::Relaxed).wrapping_sub(1);
-        let oldest = self.slots.iter().map(start).min().unwrap_or(u64::MAX);
-        now.saturating_sub(oldest)
+        let proof = self.proof.load(Ordering::Relaxed);
+        let starts = self.slots.iter().map(|slot| slot.load(Ordering::Relaxed));
+        // Free slots are 0, and nobody began before the proof that counts.
+        let oldest = starts.filter(|start| *start > proof).min();
+        oldest.map_or(0, |start| now.saturating_sub(start - 1))
     }
 }
 
@@ -69,6 +82,20 @@ mod tests {
         assert_eq!(oldest.age(100), 80);
         oldest.end(second);
         assert_eq!(oldest.age(100), 0);
+    }
+
+    #[test]
+    fn a_long_call_counts_until_a_later_one_succeeds() {
+        let oldest = Oldest::default();
+        let long = oldest.begin(100, 10).unwrap();
+        oldest.succeeded(50);
+        assert_eq!(oldest.age(1_000), 900, "that one began before it");
+        let next = oldest.begin(200, 10).unwrap();
+        oldest.succeeded(150);
+        assert_eq!(oldest.age(1_000), 800);
+        oldest.end(long);
+        oldest.end(next);
+        assert_eq!(oldest.age(1_000), 0);
     }
 
     #[test]

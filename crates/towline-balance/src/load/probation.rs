@@ -74,6 +74,12 @@ impl Probation {
         });
     }
 
+    /// No probe before this pause is over: the server has asked for it.
+    pub(crate) fn hold(&self, now: Nanos, pause: Duration) {
+        let next = now.saturating_add(nanos(pause)) >> TICK;
+        self.change(|old| Word { next: old.next.max(next), ..old });
+    }
+
     /// A probe was given up before it could say anything: the next call may be one.
     pub(crate) fn inconclusive(&self, now: Nanos) {
         self.change(|old| Word { next: if old.is_probing { now >> TICK } else { old.next }, is_probing: false, ..old });
@@ -144,6 +150,17 @@ mod tests {
         assert!(probation.begin(SECOND + MS));
         assert!(!probation.is_due(5 * SECOND));
         assert!(probation.begin(6 * SECOND));
+    }
+
+    #[test]
+    fn a_server_that_asks_to_be_left_alone_is() {
+        let probation = Probation::default();
+        probation.failed(SECOND);
+        probation.hold(SECOND, Duration::from_secs(60));
+        assert!(!probation.is_due(60 * SECOND));
+        assert!(probation.is_due(61 * SECOND));
+        probation.hold(61 * SECOND, Duration::ZERO);
+        assert!(probation.is_due(61 * SECOND));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use towline_core::{EndpointId, EndpointKey, LoadReport, Outcome, Reported};
 
@@ -10,7 +11,7 @@ use super::ewma::Ewma;
 use super::oldest::{Oldest, Slot};
 use super::probation::Probation;
 use super::report::Report;
-use super::{Levels, Nanos, nanos};
+use super::{Levels, Nanos};
 
 /// What calls have left behind on one life of an endpoint. Outlives its removal for as long as calls are in flight: a
 /// late event of an old life changes the old life's numbers and nobody else's.
@@ -20,7 +21,10 @@ pub struct Stats {
     levels: Arc<Levels>,
     /// Calls in flight in the low 24 bits, calls begun above.
     calls: AtomicU64,
+    /// Of answers, and of what was given up: what the median of the set is made of. No failure is in it that was fast.
     latency: Ewma,
+    /// Failures in a row.
+    failures: AtomicU32,
     oldest: Oldest,
     probation: Probation,
     report: Report,
@@ -30,15 +34,34 @@ pub struct Stats {
 
 const IN_FLIGHT_BITS: u32 = 24;
 const IN_FLIGHT: u64 = (1 << IN_FLIGHT_BITS) - 1;
+/// What a call adds: one in flight, one begun.
+const CALL: u64 = 1 << IN_FLIGHT_BITS | 1;
 
-/// How many times the median a failure counts for.
-const PENALTY: f32 = 10.0;
-/// The longest that a server's wish to be left alone counts for, in nanoseconds: five minutes.
-const LONGEST_PUSHBACK: f32 = 300e9;
+/// Failures in a row that put an endpoint on probation. One alone is no news: with one call in a hundred failing
+/// everywhere, half of the set would be avoided at any time.
+const FAILURES: u32 = 2;
+/// The longest that a server's wish to be left alone is respected.
+const LONGEST_PUSHBACK: Duration = Duration::from_secs(300);
 /// Answers before an endpoint's latency is compared with the set's.
 const SAMPLES: u64 = 3;
 /// Tracked calls per median latency.
 const TRACKED: f32 = 16.0;
+/// Latencies within this factor of the median count as the median: what differs by less is noise, and would outweigh
+/// the weights.
+const ALIKE: f32 = 1.25;
+/// Who is avoided costs this many times as much: more than any other, and comparable among themselves.
+const AVOIDED: f64 = 1e9;
+
+/// How an endpoint stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// Like the others.
+    Fine,
+    /// Has not answered yet, while others have.
+    New,
+    /// Fails, or is far slower than the others.
+    OnProbation,
+}
 
 impl Stats {
     pub(crate) fn new(key: EndpointKey, levels: Arc<Levels>) -> Arc<Self> {
@@ -48,6 +71,7 @@ impl Stats {
             levels,
             calls: AtomicU64::new(0),
             latency: Ewma::default(),
+            failures: AtomicU32::new(0),
             oldest: Oldest::default(),
             probation: Probation::default(),
             report: Report::default(),
@@ -84,38 +108,46 @@ impl Stats {
         self.latency.read().map(|reading| reading.at(now, self.levels.median(), self.levels.rate))
     }
 
-    /// Age of the oldest call in flight that is tracked.
+    /// Age of the oldest tracked call in flight after which none has succeeded.
     pub(crate) fn oldest_age(&self, now: Nanos) -> Nanos {
         self.oldest.age(now)
     }
 
-    /// The latency to expect: the average, or the age of the oldest call if that is more, or the median of the set.
-    fn estimate(&self, now: Nanos) -> f32 {
-        let average = self.average(now).unwrap_or_else(|| self.levels.median());
-        average.max(self.oldest_age(now) as f32)
-    }
-
-    /// Whether nobody should call it but one at a time: it is far slower than the set, or nobody knows yet.
-    pub(crate) fn is_on_probation(&self, now: Nanos) -> bool {
+    /// How it stands at `now`.
+    pub(crate) fn standing(&self, now: Nanos) -> Standing {
+        if !self.levels.is_timed() {
+            return Standing::Fine;
+        }
+        if self.failures.load(Ordering::Relaxed) >= FAILURES {
+            return Standing::OnProbation;
+        }
         let median = self.levels.median();
-        if median == 0.0 {
-            return false;
-        }
         match self.latency.read() {
-            None => true,
-            Some(reading) => reading.samples >= SAMPLES && self.estimate(now) > self.levels.limit(),
+            None if median > 0.0 => Standing::New,
+            Some(reading) if reading.samples >= SAMPLES => {
+                let average = reading.at(now, median, self.levels.rate);
+                if average > self.levels.limit() { Standing::OnProbation } else { Standing::Fine }
+            }
+            _ => Standing::Fine,
         }
     }
 
-    /// Whether an endpoint on probation may be called now: nobody is calling it, and if it has ever answered, the pause
-    /// since the last probe is over.
-    pub(crate) fn is_probe_due(&self, now: Nanos) -> bool {
-        self.in_flight() == 0 && (self.latency.read().is_none() || self.probation.is_due(now))
+    /// Whether an endpoint that stands like this may not be called now. One on probation may when its pause is over;
+    /// a new one when nobody is calling it, and once more for every median latency that its answer is late.
+    pub(crate) fn is_avoided(&self, standing: Standing, now: Nanos) -> bool {
+        match standing {
+            Standing::Fine => false,
+            Standing::New => self.in_flight() as f32 > self.oldest_age(now) as f32 / self.levels.median(),
+            Standing::OnProbation => !self.probation.is_due(now),
+        }
     }
 
-    /// Takes the one call that an endpoint on probation may have now.
-    pub(crate) fn begin_probe(&self, now: Nanos) -> bool {
-        self.in_flight() == 0 && (self.latency.read().is_none() || self.probation.begin(now))
+    /// Whether it may be called now; of those who ask about one on probation, one gets the probe.
+    pub(crate) fn admits(&self, now: Nanos) -> bool {
+        match self.standing(now) {
+            Standing::OnProbation => self.probation.begin(now),
+            standing => !self.is_avoided(standing, now),
+        }
     }
 
     /// What a call to it costs now; `weight` divides the calls in flight.
@@ -124,16 +156,25 @@ impl Stats {
         if !self.levels.is_timed() {
             return in_flight;
         }
-        if self.is_on_probation(now) {
-            return if self.is_probe_due(now) { 0.0 } else { f64::INFINITY };
+        let standing = self.standing(now);
+        let is_avoided = self.is_avoided(standing, now);
+        if standing == Standing::OnProbation && !is_avoided {
+            return 0.0; // Its probe is due: nobody goes before it.
         }
         let median = self.levels.median();
-        if median == 0.0 {
-            // Before anything is known about the set there is no latency that could be compared.
-            return in_flight;
-        }
-        let latency = self.estimate(now);
-        f64::from(latency * (latency / median).max(1.0)) * (1.0 + in_flight)
+        // Before anything is known about the set there is no latency that could be compared.
+        let latency = if median == 0.0 { 1.0 } else { self.relative_latency(now, median) };
+        let load = latency * (1.0 + in_flight);
+        if is_avoided { load * AVOIDED } else { load }
+    }
+
+    /// The latency to expect in terms of the median: the average or the age of the oldest call; what is slower than the
+    /// median counts twice.
+    fn relative_latency(&self, now: Nanos, median: f32) -> f64 {
+        let average = self.average(now).unwrap_or(median);
+        let relative = average.max(self.oldest_age(now) as f32) / median;
+        let relative = if (1.0 / ALIKE..=ALIKE).contains(&relative) { 1.0 } else { relative };
+        f64::from(relative * relative.max(1.0))
     }
 
     pub(crate) fn reported(&self, now: Nanos) -> Option<Reported> {
@@ -143,6 +184,52 @@ impl Stats {
     /// Forgets what is too old.
     pub(crate) fn sweep(&self, now: Nanos) {
         self.report.sweep(now);
+    }
+
+    fn learn(&self, began: Nanos, now: Nanos, outcome: Option<Outcome>) {
+        let (median, limit, rate) = (self.levels.median(), self.levels.limit(), self.levels.rate);
+        // What takes no time, as on a paused clock, is not the same as what is unknown.
+        let took = (now.saturating_sub(began) as f32).max(1.0);
+        match outcome {
+            Some(Outcome::Success) => {
+                let was_bad = self.standing(now) == Standing::OnProbation;
+                self.oldest.succeeded(began);
+                if self.failures.load(Ordering::Relaxed) != 0 {
+                    self.failures.store(0, Ordering::Relaxed);
+                }
+                if was_bad && took <= limit {
+                    // A probe that went well: what was before it is over.
+                    self.latency.restart(now, took.max(median));
+                    return self.probation.passed();
+                }
+                self.latency.answered(now, took, rate);
+            }
+            // How long a wrong argument takes to be refused says nothing, but that somebody is there.
+            Some(Outcome::Ignore) => {
+                if self.latency.read().is_none() {
+                    self.latency.restart(now, took.max(median));
+                }
+                return self.probation.inconclusive(now);
+            }
+            None => {
+                self.latency.at_least(now, took, median, rate);
+                if took <= limit {
+                    return self.probation.inconclusive(now);
+                }
+            }
+            Some(Outcome::Pushback(hint)) => {
+                self.failures.fetch_max(FAILURES, Ordering::Relaxed);
+                self.probation.failed(now);
+                return self.probation.hold(now, hint.unwrap_or_default().min(LONGEST_PUSHBACK));
+            }
+            Some(_) => {
+                self.failures.fetch_add(1, Ordering::Relaxed);
+                self.latency.at_least(now, took, median, rate);
+            }
+        }
+        if self.standing(now) == Standing::OnProbation {
+            self.probation.failed(now);
+        }
     }
 }
 
@@ -159,21 +246,32 @@ pub struct Flight {
     stats: Arc<Stats>,
     began: Nanos,
     slot: Option<Slot>,
-    ended: bool,
+    /// Whether the endpoint has granted it yet: until then it was never there, once it is dropped.
+    is_granted: bool,
+    has_ended: bool,
 }
 
 impl Flight {
+    /// The endpoint is asked for a call at `now`.
+    pub(crate) fn ask(stats: Arc<Stats>, now: Nanos) -> Self {
+        stats.calls.fetch_add(CALL, Ordering::Relaxed);
+        let levels = &stats.levels;
+        let slot = if levels.is_timed() { stats.oldest.begin(now, (levels.median() / TRACKED) as Nanos) } else { None };
+        if levels.is_clocked() {
+            levels.touch();
+        }
+        Self { stats, began: now, slot, is_granted: false, has_ended: false }
+    }
+
     /// A call to the endpoint begins at `now`.
     pub fn begin(stats: Arc<Stats>, now: Nanos) -> Self {
-        stats.calls.fetch_add(1 << IN_FLIGHT_BITS | 1, Ordering::Relaxed);
-        let levels = &stats.levels;
-        let slot = if levels.is_timed() {
-            levels.touch();
-            stats.oldest.begin(now, (levels.median() / TRACKED) as Nanos)
-        } else {
-            None
-        };
-        Self { stats, began: now, slot, ended: false }
+        let mut flight = Self::ask(stats, now);
+        flight.granted();
+        flight
+    }
+
+    pub(crate) fn granted(&mut self) {
+        self.is_granted = true;
     }
 
     /// Which endpoint.
@@ -183,15 +281,10 @@ impl Flight {
 
     /// The server said this about itself with its answer.
     pub fn report(&self, report: LoadReport) {
-        self.report_at(self.stats.levels.clock.now(), report);
-    }
-
-    /// As [`report`](Self::report), at a time of one's own.
-    pub fn report_at(&self, now: Nanos, report: LoadReport) {
-        let stats = &self.stats;
+        let (stats, levels) = (&self.stats, &self.stats.levels);
         // This call is counted in what the server said, or just ended: it is not there any more.
-        stats.report.store(now, report, stats.in_flight().saturating_sub(1));
-        stats.levels.recent.push(stats.index.load(Ordering::Relaxed) as usize);
+        stats.report.store(levels.clock.now(), report, stats.in_flight().saturating_sub(1));
+        levels.reported(stats.index.load(Ordering::Relaxed) as usize);
     }
 
     /// The call has ended like this.
@@ -206,56 +299,23 @@ impl Flight {
     }
 
     fn finish(&mut self, now: Nanos, outcome: Option<Outcome>) {
-        if std::mem::replace(&mut self.ended, true) {
-            return;
-        }
+        self.has_ended = true;
         let stats = &*self.stats;
-        stats.calls.fetch_sub(1, Ordering::Relaxed);
+        // Who was only asked, and neither granted nor refused, is not counted among the calls.
+        let never_was = !self.is_granted && outcome.is_none();
+        stats.calls.fetch_sub(if never_was { CALL } else { 1 }, Ordering::Relaxed);
         if let Some(slot) = self.slot.take() {
             stats.oldest.end(slot);
         }
-        if stats.levels.is_timed() {
-            stats.learn(now, now.saturating_sub(self.began) as f32, outcome);
-        }
-    }
-}
-
-impl Stats {
-    fn learn(&self, now: Nanos, took: f32, outcome: Option<Outcome>) {
-        let (median, limit, rate) = (self.levels.median(), self.levels.limit(), self.levels.rate);
-        let was_above = self.average(now).is_some_and(|average| average > limit);
-        match outcome {
-            // With nothing to measure it by, a short failure must not leave a short latency.
-            None | Some(Outcome::Failure | Outcome::Pushback(None)) if median == 0.0 => {}
-            Some(Outcome::Success) if was_above && took <= limit => {
-                // A probe that went well: what was before it is over.
-                self.latency.restart(now, took.max(median));
-                return self.probation.passed();
-            }
-            Some(Outcome::Success) => self.latency.answered(now, took, rate),
-            Some(Outcome::Pushback(hint)) => {
-                let wish = hint.map_or(median * PENALTY, |hint| (nanos(hint) as f32).min(LONGEST_PUSHBACK));
-                self.latency.at_least(now, took.max(wish), median, rate);
-            }
-            // How long a wrong argument takes to be refused says nothing.
-            Some(Outcome::Ignore) => return self.probation.inconclusive(now),
-            None => {
-                self.latency.at_least(now, took, median, rate);
-                if took <= limit {
-                    return self.probation.inconclusive(now);
-                }
-            }
-            Some(_) => self.latency.at_least(now, took.max(median * PENALTY), median, rate),
-        }
-        if was_above || self.average(now).is_some_and(|average| average > limit) {
-            self.probation.failed(now);
+        if stats.levels.is_timed() && !never_was {
+            stats.learn(self.began, now, outcome);
         }
     }
 }
 
 impl Drop for Flight {
     fn drop(&mut self) {
-        if !self.ended {
+        if !self.has_ended {
             let now = self.stats.levels.now();
             self.finish(now, None);
         }

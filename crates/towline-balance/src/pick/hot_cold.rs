@@ -6,7 +6,7 @@ use super::p2c::{P2cOrder, P2cPicker};
 
 /// By the reports that ride on responses: of the endpoints that have reported lately, those with more requests in flight
 /// than five in six of them are *hot*. Of the cold ones the one that should answer first, which is the one of the least
-/// latency times requests in flight, this one included; when all are hot, the one with the fewest requests.
+/// latency times requests in flight by weight, this one included; when all are hot, the one with the fewest requests.
 ///
 /// This is the rule of Prequal (Wydrowski et al., "Load is not what you should balance", NSDI 2024) with two differences.
 /// There are no probe requests: a report costs nothing because the server sends it along, in the [frame header] of
@@ -69,17 +69,20 @@ impl HotColdPicker {
         let hot = loads.hot();
         let recent = (0..RECENT).map_while(|n| loads.recent(n));
         let random = (0..RANDOM).map(|_| rng.below(view.len()));
-        let mut known = 0;
+        // One that has reported, until another has.
+        let mut first = None;
+        let mut are_two = false;
         let mut best: Option<(Rank, usize)> = None;
         for index in recent.chain(random) {
-            if index >= view.len() || view.load(index).is_infinite() {
+            if index >= view.len() || loads.is_avoided(index) {
                 continue;
             }
             let Some(report) = loads.reported(index) else { continue };
-            known += 1;
+            are_two |= first.is_some_and(|first| first != index);
+            first = first.or(Some(index));
             let latency = if report.latency.is_zero() { loads.latency(index) } else { Some(report.latency) };
             let latency = latency.map_or(0.0, |latency| latency.as_secs_f64());
-            let in_flight = f64::from(report.in_flight);
+            let in_flight = f64::from(report.in_flight) / view.members()[index].endpoint.weight().get();
             let rank = if report.in_flight >= hot {
                 Rank(true, in_flight, latency)
             } else {
@@ -89,7 +92,7 @@ impl HotColdPicker {
                 best = Some((rank, index));
             }
         }
-        best.filter(|_| known >= 2).map(|(_, index)| index)
+        best.filter(|_| are_two).map(|(_, index)| index)
     }
 }
 

@@ -3,8 +3,10 @@
 use towline_core::{CallContext, Members, Pick, Policy, Rng, View};
 
 use super::turn::Turn;
+use crate::weights::Weights;
 
-/// The endpoint with the least load of all; of those with equal load, one at random. Then all in turn.
+/// The endpoint with the least load of all; of those with equal load, one at random, by weight. After the eight least
+/// loaded, all in turn.
 ///
 /// Looks at every endpoint, so that a pick takes as long as the set is large: for small sets of few, expensive calls,
 /// where two choices leave a difference. Many clients that do so send each other's bursts to the same endpoint; [`P2c`](
@@ -27,14 +29,18 @@ impl LeastRequest {
 }
 
 impl Policy for LeastRequest {
-    type Picker = Self;
+    type Picker = LeastRequestPicker;
 
-    fn build(&mut self, _set: &Members, _last: Option<&Self>) -> Self {
-        Self
+    fn build(&mut self, set: &Members, _last: Option<&LeastRequestPicker>) -> LeastRequestPicker {
+        LeastRequestPicker(Weights::new(super::weights(set)))
     }
 }
 
-impl<Req> Pick<Req> for LeastRequest {
+/// What [`LeastRequest`] builds for a set.
+#[derive(Clone, Debug)]
+pub struct LeastRequestPicker(Weights);
+
+impl<Req> Pick<Req> for LeastRequestPicker {
     type Order<'a>
         = LeastRequestOrder<'a>
     where
@@ -48,26 +54,38 @@ impl<Req> Pick<Req> for LeastRequest {
         rng: &mut Rng,
     ) -> LeastRequestOrder<'a> {
         let turn = Turn::new(view.len(), rng.next_u64());
-        LeastRequestOrder { view, turn, last: None }
+        LeastRequestOrder { view, drawn: self.0.at(rng.unit()), rest: turn.clone(), turn, last: None, sorted: 0 }
     }
 }
 
-/// The candidates of [`LeastRequest`]: all, by load.
+/// The candidates of [`LeastRequest`].
 #[derive(Clone, Debug)]
 pub struct LeastRequestOrder<'a> {
     view: View<'a>,
+    /// Goes before others of its load.
+    drawn: usize,
     /// Begins at random, so that equal loads are shared.
     turn: Turn,
     /// Load and place in the turn of the last candidate.
     last: Option<(f64, usize)>,
+    sorted: usize,
+    rest: Turn,
 }
+
+/// Candidates in order of their loads: looking for each anew is cheaper than sorting, as long as they are few.
+const SORTED: usize = 8;
 
 impl Iterator for LeastRequestOrder<'_> {
     type Item = usize;
 
-    // The second is rarely wanted: looking again is cheaper than sorting every time.
     fn next(&mut self) -> Option<usize> {
-        let all = self.turn.clone().enumerate().map(|(place, index)| (self.view.load(index), place, index));
+        if self.sorted == SORTED {
+            return self.rest.next();
+        }
+        self.sorted += 1;
+        let drawn = std::iter::once((self.view.load(self.drawn), 0, self.drawn));
+        let others = self.turn.clone().filter(|index| *index != self.drawn).zip(1..);
+        let all = drawn.chain(others.map(|(index, place)| (self.view.load(index), place, index)));
         let after = |(load, place, _): &(f64, usize, usize)| match self.last {
             None => true,
             Some((l, p)) => load.total_cmp(&l).then(place.cmp(&p)).is_gt(),

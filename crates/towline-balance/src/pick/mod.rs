@@ -10,7 +10,7 @@ mod weighted_random;
 use towline_core::{Member, Members};
 
 pub use self::hot_cold::{HotCold, HotColdOrder, HotColdPicker};
-pub use self::least_request::{LeastRequest, LeastRequestOrder};
+pub use self::least_request::{LeastRequest, LeastRequestOrder, LeastRequestPicker};
 pub use self::p2c::{P2c, P2cOrder, P2cPicker};
 pub use self::round_robin::{RoundRobin, RoundRobinPicker};
 pub use self::weighted_random::{WeightedOrder, WeightedRandom, WeightedRandomPicker};

@@ -7,7 +7,7 @@ use towline_core::{CallContext, Members, Pick, Policy, Rng, View};
 use super::weighted_random::WeightedOrder;
 use crate::weights::Weights;
 
-/// In turn, in proportion to the weights and whatever the load: smooth weighted round robin. Of two endpoints of weight 3
+/// In turn, in proportion to the weights, whatever the load and also on probation: smooth weighted round robin. Of two endpoints of weight 3
 /// and 1 the heavier gets three of every four calls, and never all three in a row for long.
 ///
 /// Equal weights are a plain rotation. Others follow the multiples of the golden ratio, the sequence that spreads over
@@ -76,6 +76,10 @@ impl<Req> Pick<Req> for RoundRobinPicker {
         = WeightedOrder
     where
         Req: 'a;
+
+    fn heeds_probation(&self, _request: &Req, _context: Option<&CallContext>) -> bool {
+        false
+    }
 
     fn order<'a>(
         &'a self,

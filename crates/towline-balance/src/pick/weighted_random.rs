@@ -5,8 +5,8 @@ use towline_core::{CallContext, Members, Pick, Policy, Rng, View};
 use super::turn::Turn;
 use crate::weights::Weights;
 
-/// Each call at random, in proportion to the weights and whatever the load: for services that must see a fixed share
-/// of the traffic, like a canary. Then all in turn from a random start.
+/// Each call at random, in proportion to the weights and whatever the load and also on
+/// probation: for services that must see a fixed share of the traffic, like a canary. Then all in turn from a random start.
 ///
 /// ```
 /// use towline_balance::{BalanceBuilder, WeightedRandom};
@@ -41,6 +41,10 @@ impl<Req> Pick<Req> for WeightedRandomPicker {
         = WeightedOrder
     where
         Req: 'a;
+
+    fn heeds_probation(&self, _request: &Req, _context: Option<&CallContext>) -> bool {
+        false
+    }
 
     fn order<'a>(
         &'a self,

@@ -396,7 +396,7 @@ async fn a_retry_avoids_the_endpoint_that_failed_while_another_is_there() {
     for _ in 0..100 {
         retry.layer(balance.clone()).oneshot(Call::new(0).idempotent()).await.unwrap();
     }
-    assert!(failing.load(Ordering::Relaxed) > 20);
+    assert!(failing.load(Ordering::Relaxed) > 1);
     // Alone, it is tried again: there is nobody else.
     failing.store(0, Ordering::Relaxed);
     let alone = BalanceBuilder::new(P2c::new()).spawn(fixed(endpoints(1)), make, &TokioExecutor::current()).unwrap();

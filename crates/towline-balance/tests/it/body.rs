@@ -14,7 +14,7 @@ use tower::{Service, ServiceExt, service_fn};
 use towline_balance::{AtBodyEnd, Balance, BalanceBuilder, LOAD_HEADER, P2c, P2cPicker, TrackedBody, fixed};
 use towline_core::{Carried, Error, Kind, Lent, Phase, Target, TokioExecutor};
 
-use crate::support::{MS, Message, SECOND, endpoints};
+use crate::support::{Message, SECOND, endpoints};
 
 type Body = http_body_util::combinators::UnsyncBoxBody<Bytes, Error>;
 
@@ -82,16 +82,17 @@ async fn a_body_that_is_dropped_was_given_up() {
 async fn a_body_that_fails_is_a_failure() {
     let calls = Arc::new(AtomicUsize::new(0));
     let service = service_fn(move |_: Message| {
-        let fails = calls.fetch_add(1, Ordering::Relaxed) == 1;
+        let fails = calls.fetch_add(1, Ordering::Relaxed) >= 1;
         let end = if fails { Err(Error::new(Kind::UnexpectedEof, Phase::Read)) } else { data() };
         std::future::ready(Ok::<_, Error>(slow(vec![data(), end])))
     });
     let balance = over(service).await;
     body(&balance).await.collect().await.unwrap();
-    // A sweep, so that there is a median to measure a failure by.
-    sleep(200 * MS).await;
-    body(&balance).await.collect().await.unwrap_err();
-    assert!(balance.endpoints()[0].latency.unwrap() > 10 * SECOND, "not the two seconds that it took");
+    assert!(!balance.endpoints()[0].on_probation);
+    for _ in 0..2 {
+        body(&balance).await.collect().await.unwrap_err();
+    }
+    assert!(balance.endpoints()[0].on_probation, "two failures in a row");
 }
 
 #[tokio::test(start_paused = true)]

@@ -389,7 +389,8 @@ proptest! {
                     }
                     Step::Call => {}
                 }
-                settle().await;
+                // Discovery that has failed is asked again after a pause.
+                sleep(2 * SECOND).await;
                 let views: BTreeMap<u8, (u8, usize)> = balance.endpoints().iter().map(|view| {
                     let target = view.endpoint.target().to_string();
                     (key_of(view.endpoint.key()), (target.as_bytes()[1] - b'0', view.in_flight))

@@ -8,7 +8,7 @@ use loom::future::block_on;
 use loom::thread;
 use towline_core::{EndpointKey, Outcome};
 
-use crate::load::{Clock, Flight, Levels, LoadMetric, Nanos, Stats, Sweep};
+use crate::load::{Clock, Flight, Levels, LoadMetric, Nanos, Standing, Stats, Sweep};
 use crate::sync::{AtomicU64, Ordering};
 
 const MS: Nanos = 1_000_000;
@@ -83,19 +83,19 @@ fn a_peak_is_not_overwritten_by_who_looked_before_it() {
 fn one_of_all_that_ask_gets_the_probe_and_when_it_fails_another_comes_after_a_pause() {
     model(3, || {
         let stats = known(&levels());
-        let flight = Flight::begin(stats.clone(), MS);
-        flight.end_at(MS, Some(Outcome::Failure));
-        assert!(stats.is_on_probation(MS) && !stats.begin_probe(MS));
+        (0..2).for_each(|_| Flight::begin(stats.clone(), MS).end_at(MS, Some(Outcome::Failure)));
+        assert_eq!(stats.standing(MS), Standing::OnProbation);
+        assert!(!stats.admits(MS));
         let second = 1_001 * MS;
         let other = {
             let stats = stats.clone();
-            thread::spawn(move || stats.begin_probe(second))
+            thread::spawn(move || stats.admits(second))
         };
-        let mine = stats.begin_probe(second);
+        let mine = stats.admits(second);
         assert!(mine != other.join().unwrap(), "exactly one");
         Flight::begin(stats.clone(), second).end_at(second, Some(Outcome::Failure));
-        assert!(!stats.begin_probe(second + 2_000 * MS));
-        assert!(stats.begin_probe(second + 3_001 * MS));
+        assert!(!stats.admits(second + 2_000 * MS));
+        assert!(stats.admits(second + 3_001 * MS));
     });
 }
 
