@@ -172,8 +172,10 @@ impl Stats {
     /// median counts twice.
     fn relative_latency(&self, now: Nanos, median: f32) -> f64 {
         let average = self.average(now).unwrap_or(median);
-        let relative = average.max(self.oldest_age(now) as f32) / median;
+        let relative = average / median;
         let relative = if (1.0 / ALIKE..=ALIKE).contains(&relative) { 1.0 } else { relative };
+        let age = self.oldest_age(now) as f32;
+        let relative = if age > average { relative.max(age / median) } else { relative };
         f64::from(relative * relative.max(1.0))
     }
 

@@ -2,6 +2,7 @@
 //! discovery and the future that waits for an endpoint; each pick, each count and each sweep is the library's.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use slab::Slab;
 use towline_balance::core::{Clock, Flight, Levels, PERIOD, Set, Snapshot, Sweep};
