@@ -24,7 +24,7 @@ pub(crate) struct Args {
     pub(crate) quick: bool,
     /// Writes `docs/benchmarks.md` and its pictures.
     pub(crate) docs: bool,
-    /// Of case `checkout-instructions`.
+    /// Of the cases whose figures are recorded.
     pub(crate) recorded: Recorded,
 }
 
@@ -52,8 +52,9 @@ impl Args {
                 },
             }
         }
-        if args.recorded != Recorded::Show && !args.cases.contains(&Case::CheckoutInstructions) {
-            return Err("--check and --record are for the case checkout-instructions: name it".to_owned());
+        if args.recorded != Recorded::Show && !args.cases.iter().any(|case| case.is_recorded()) {
+            let names: Vec<_> = Case::ALL.into_iter().filter(|case| case.is_recorded()).map(Case::name).collect();
+            return Err(format!("--check and --record are for the cases {}: name one", names.join(" and ")));
         }
         if args.cases.is_empty() {
             args.cases = Case::ALL.to_vec();

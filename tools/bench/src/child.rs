@@ -20,6 +20,8 @@ pub(crate) const HOLD: &str = "child-hold";
 pub(crate) const CALL: &str = "child-call";
 /// The first argument of a process that makes a number of checkouts.
 pub(crate) const CHECKOUT: &str = "child-checkout";
+/// The first argument of a process that makes a number of calls through a balancer.
+pub(crate) const BALANCE: &str = "child-balance";
 
 /// What each of our processes does first.
 pub(crate) fn settle() -> Result<()> {

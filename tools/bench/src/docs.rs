@@ -25,7 +25,8 @@ machine's; the ratios to the floor carry over.
 
 Checkouts from a pool need no server: tasks run on one thread, or on two workers with a core each. Their floors are
 `floor-lock`, one mutex over the idle connections and the queue of waiters, and `floor-semaphore`, tokio's semaphore and a
-mutex over a vector.
+mutex over a vector. Balancers need none either, and run in the same way over endpoints that answer at once; their floor is
+`floor-p2c`, two endpoints at random and an atomic count of the calls in flight on each.
 ";
 
 fn docs() -> PathBuf {
@@ -92,5 +93,7 @@ fn heading(case: Case) -> &'static str {
         Case::HeadToHead => "Head to head with tokio-tower",
         Case::Checkout => "Checkouts from a pool",
         Case::CheckoutInstructions => "Instructions per checkout",
+        Case::Balance => "Balancers",
+        Case::BalanceInstructions => "Instructions per balanced call",
     }
 }

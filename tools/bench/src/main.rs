@@ -22,7 +22,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 
 use crate::args::Args;
-use crate::cases::{Bench, checkout, instructions, memory};
+use crate::cases::{Bench, balance, checkout, instructions, memory};
 
 fn main() -> ExitCode {
     let words: Vec<_> = std::env::args().skip(1).collect();
@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         Some((role, words)) if role == child::HOLD => memory::hold(words),
         Some((role, words)) if role == child::CALL => instructions::call(words),
         Some((role, words)) if role == child::CHECKOUT => checkout::instructions::checkout(words),
+        Some((role, words)) if role == child::BALANCE => balance::instructions::call(words),
         _ => match Args::parse(words.into_iter()) {
             Ok(args) => run(&args),
             Err(why) => {

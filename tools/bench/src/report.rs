@@ -49,12 +49,18 @@ pub(crate) struct Extra {
     /// How many a pool may have.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) connections: Option<usize>,
+    /// That calls are spread over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) endpoints: Option<usize>,
     /// Threads that the tasks run on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) workers: Option<usize>,
     /// Whether a connection is held across an await.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) held: Option<bool>,
+    /// Whether the row reaches what it is held to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) met: Option<bool>,
 }
 
 impl Row {

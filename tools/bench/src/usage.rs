@@ -4,6 +4,7 @@
 //! a seventh of its time, and flatter whoever is compared with it. It counts on the measuring thread alone, which is
 //! the one that everything runs on. A reallocation counts as an allocation.
 
+use std::ops::AddAssign;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -13,7 +14,7 @@ use nix::unistd::{SysconfVar, sysconf};
 use tokio::time::Instant;
 
 /// What some work has used.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Usage {
     pub(crate) elapsed: Duration,
     /// In user mode and in the kernel, by getrusage.
@@ -21,6 +22,15 @@ pub(crate) struct Usage {
     pub(crate) allocations: u64,
     /// Bytes that it allocated and has not freed.
     pub(crate) heap: i64,
+}
+
+impl AddAssign for Usage {
+    fn add_assign(&mut self, more: Self) {
+        self.elapsed += more.elapsed;
+        self.cpu += more.cpu;
+        self.allocations += more.allocations;
+        self.heap += more.heap;
+    }
 }
 
 /// Does the work, on this thread.

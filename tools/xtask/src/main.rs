@@ -18,10 +18,10 @@ cargo xtask COMMAND
   lint     format, clippy with warnings as errors on all targets and features
   docs     builds the documentation with warnings as errors
   msrv     checks the library crates with the oldest supported compiler, if rustup has it
-  bench    bench [echo] [tls] [memory] [instructions] [head-to-head] [checkout] [checkout-instructions] [--json] [--quick]
-           [--docs]: towline beside its peers; --quick ends within two minutes once it is built, --docs writes
-           docs/benchmarks.md; checkout-instructions --check fails when a checkout takes 5 % more instructions than are
-           recorded, --record records them
+  bench    bench [echo] [tls] [memory] [instructions] [head-to-head] [checkout] [checkout-instructions] [balance]
+           [balance-instructions] [--json] [--quick] [--docs]: towline beside its peers; --quick ends within two minutes once
+           it is built, --docs writes docs/benchmarks.md; checkout-instructions and balance-instructions --check fail when
+           a checkout or a call takes 5 % more instructions than are recorded, --record records them
   sim      sim [fidelity] [s1] [s2] [s4] [s5] [--seeds N] [--json] [--check] [--docs]: balancers beside each other in virtual
            time (seconds for each scenario); --check says which goals are held over 20 seeds and fails when one is missed
            (minutes), --docs writes the sections of docs/balance.md
@@ -35,7 +35,7 @@ cargo xtask COMMAND
            replays bugs that users of other pools met against the released peers and against ours, and fails if we have one
            (half a minute); --docs writes docs/field-bugs.md
   proto    writes the code generated from proto/echo.proto anew
-  tools    format and clippy in the workspaces under tools/, the record of instructions per checkout, the tests of the
+  tools    format and clippy in the workspaces under tools/, the records of instructions, the tests of the
            simulator, seconds of each fuzzer, the quick model
   ci       lint, test, docs, demo, tools: what .ci/run runs";
 
@@ -130,7 +130,7 @@ fn tools() -> Result<(), String> {
         let mut clippy = cargo(&["clippy", "--workspace", "--locked", "--all-targets", "--target-dir", &target]);
         run(clippy.args(manifest).args(features).args(["--", "-D", "warnings"]))?;
     }
-    bench(["checkout-instructions", "--check"].map(str::to_owned).into_iter())?;
+    bench(["checkout-instructions", "balance-instructions", "--check"].map(str::to_owned).into_iter())?;
     run(&mut cargo(&["test", "--locked", "--manifest-path", "tools/sim/Cargo.toml", "--target-dir", "target/sim"]))?;
     fuzz::fuzz(["--seconds", "10"].map(str::to_owned).into_iter())?;
     model(Some("--quick"))

@@ -1,5 +1,6 @@
 //! What can be measured.
 
+pub(crate) mod balance;
 mod callgrind;
 pub(crate) mod checkout;
 pub(crate) mod echo;
@@ -7,6 +8,7 @@ pub(crate) mod head_to_head;
 pub(crate) mod instructions;
 pub(crate) mod memory;
 mod pooled;
+mod recorded;
 pub(crate) mod tls;
 
 use std::time::Duration;
@@ -16,6 +18,7 @@ use tokio::runtime::Runtime;
 
 use crate::args::Recorded;
 use crate::child::Server;
+use crate::cores;
 use crate::measure::{Caller, Echo, Plan, Round, interleave, round};
 use crate::peers::{Peer, Visit};
 use crate::report::{Report, Row};
@@ -30,10 +33,12 @@ pub(crate) enum Case {
     HeadToHead,
     Checkout,
     CheckoutInstructions,
+    Balance,
+    BalanceInstructions,
 }
 
 impl Case {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Echo,
         Self::Tls,
         Self::Memory,
@@ -41,6 +46,8 @@ impl Case {
         Self::HeadToHead,
         Self::Checkout,
         Self::CheckoutInstructions,
+        Self::Balance,
+        Self::BalanceInstructions,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -52,13 +59,20 @@ impl Case {
             Self::HeadToHead => "head-to-head",
             Self::Checkout => "checkout",
             Self::CheckoutInstructions => "checkout-instructions",
+            Self::Balance => "balance",
+            Self::BalanceInstructions => "balance-instructions",
         }
+    }
+
+    /// Whether its figures can be recorded and checked.
+    pub(crate) fn is_recorded(self) -> bool {
+        matches!(self, Self::CheckoutInstructions | Self::BalanceInstructions)
     }
 
     /// Says what the machine lacks for it.
     pub(crate) fn check(self) -> Result<()> {
         match self {
-            Self::Instructions | Self::CheckoutInstructions => callgrind::check(),
+            Self::Instructions | Self::CheckoutInstructions | Self::BalanceInstructions => callgrind::check(),
             _ => Ok(()),
         }
     }
@@ -73,6 +87,8 @@ impl Case {
             Self::HeadToHead => head_to_head::run(bench),
             Self::Checkout => checkout::run(bench),
             Self::CheckoutInstructions => checkout::instructions::run(bench, recorded),
+            Self::Balance => balance::run(bench),
+            Self::BalanceInstructions => balance::instructions::run(bench, recorded),
         }
     }
 }
@@ -117,6 +133,16 @@ impl Bench {
 /// The one thread that all rows run on.
 pub(crate) fn runtime() -> Result<Runtime> {
     Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
+}
+
+/// Of [`workers`].
+const WORKERS: usize = 2;
+
+/// Workers on cores of their own, where there are as many: everything else here runs on one.
+fn workers() -> Result<Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let spread = || cores::spread().expect("a thread may run where its process was started");
+    Ok(builder.worker_threads(WORKERS).on_thread_start(spread).enable_all().build()?)
 }
 
 fn names(peer: Peer) -> (&'static str, &'static str) {

@@ -1,5 +1,6 @@
 //! The clients that are compared, behind one trait. Static dispatch all the way: a box per call would be measured too.
 
+pub(crate) mod balancers;
 pub(crate) mod floor;
 mod http;
 pub(crate) mod pools;

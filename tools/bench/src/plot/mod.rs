@@ -83,6 +83,10 @@ fn colour(peer: &str) -> &'static str {
         "deadpool-unmanaged" => "#1a7f37",
         "deadpool-managed" => "#2da44e",
         "bb8" => "#bc4c00",
+        "towline-balance" => "#0550ae",
+        "towline-balance-ewma" => "#218bff",
+        "tower-balance" => "#8250df",
+        "tower-buffer-balance" => "#bc4c00",
         "framed" => "#9a6700",
         _ => "#8c959f",
     }

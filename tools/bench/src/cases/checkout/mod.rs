@@ -15,7 +15,7 @@ use tokio::task::yield_now;
 use tokio::time::Instant;
 
 use self::peers::{PoolPeer, Visit};
-use super::Bench;
+use super::{Bench, WORKERS, workers};
 use crate::cores;
 use crate::measure::{Outcome, Plan, Round, Sample, interleave};
 use crate::peers::pools::{Pool, warm};
@@ -24,7 +24,6 @@ use crate::report::{Extra, Report, Row, Table, rounded};
 use crate::usage;
 
 const CONNECTIONS: usize = 8;
-const WORKERS: usize = 2;
 /// Checkouts between two readings of the clock; then others get their turn.
 const BATCH: u64 = 512;
 /// One acquisition in so many is timed: a prime, so as not to keep step with tokio, which suspends a task after 128 of
@@ -85,13 +84,6 @@ deadpool's unmanaged pool lends what it was given and makes nothing. bb8 and dea
 their checks, bb8 without ages, and deadpool without deadlines. towline's pool has its defaults: it watches idle \
 connections, knows their age, and whoever waits does so under a deadline. Allocations are counted on one thread.";
     Ok(report)
-}
-
-/// Workers on cores of their own, where there are as many: everything else here runs on one.
-fn workers() -> Result<Runtime> {
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
-    let spread = || cores::spread().expect("a thread may run where its process was started");
-    Ok(builder.worker_threads(WORKERS).on_thread_start(spread).enable_all().build()?)
 }
 
 fn alone(bench: &Bench, load: Load) -> Result<Vec<Row>> {
