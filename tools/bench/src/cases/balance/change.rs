@@ -50,7 +50,10 @@ fn round(peer: BalancePeer) -> Round<'static> {
             let mut sample = Sample { calls: 0, used: Usage::default() };
             while sample.used.elapsed < time {
                 set.announce()?;
-                let ((), used) = usage::measure(|| Ok(set.change()))?;
+                let ((), used) = usage::measure(|| {
+                    set.change();
+                    Ok(())
+                })?;
                 latencies.saturating_record(used.elapsed.as_nanos() as u64);
                 sample.calls += 1;
                 sample.used += used;

@@ -26,12 +26,16 @@ pub(in crate::cases) fn run(bench: &Bench, recorded: Recorded) -> Result<Report>
     recorded::run(bench, recorded, &counted)
 }
 
-/// The process under callgrind.
+/// The process under callgrind, or under a profiler, with another number of endpoints if that is to be.
 pub(crate) fn call(words: &[String]) -> Result<()> {
-    let [name, calls] = words else { bail!("expected a row and a number") };
+    let (name, calls, endpoints) = match words {
+        [name, calls] => (name, calls, LOAD.endpoints),
+        [name, calls, endpoints] => (name, calls, endpoints.parse().context("the number of endpoints")?),
+        _ => bail!("expected a row and a number"),
+    };
     let peer = PEERS.into_iter().find(|peer| peer.name() == name).with_context(|| format!("no row {name:?}"))?;
     let calls = calls.parse().context("the number of calls")?;
-    runtime()?.block_on(peer.open(LOAD, Calls(calls)))
+    runtime()?.block_on(peer.open(Load { endpoints, ..LOAD }, Calls(calls)))
 }
 
 struct Calls(u64);

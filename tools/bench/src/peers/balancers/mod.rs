@@ -9,10 +9,11 @@ use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::hint::black_box;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ::tower::{BoxError, Service, ServiceExt};
 use anyhow::{Error, Result};
+use tokio::time::Instant;
 
 pub(crate) use self::floor::Floor;
 

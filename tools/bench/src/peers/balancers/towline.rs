@@ -8,7 +8,7 @@ use std::time::Duration;
 use ::tower::{Service, ServiceExt, service_fn};
 use anyhow::{Result, ensure};
 use futures_util::stream;
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{Sender, channel};
 use tokio::task::yield_now;
 use tokio::time::sleep;
 use towline_balance::core::PERIOD;
@@ -63,7 +63,7 @@ pub(crate) async fn settle(balance: &mut Towline) -> Result<()> {
     Ok(())
 }
 
-type Changes = UnboundedSender<Result<Change<EndpointKey, Endpoint>, Error>>;
+type Changes = Sender<Result<Change<EndpointKey, Endpoint>, Error>>;
 
 /// A balancer whose driver is polled by hand.
 pub(crate) struct Driven {
@@ -78,7 +78,7 @@ pub(crate) struct Driven {
 impl Driven {
     /// To be used on a runtime, like a driver.
     pub(crate) fn new(endpoints: usize, metric: LoadMetric) -> Result<Self> {
-        let (changes, mut receiver) = unbounded_channel();
+        let (changes, mut receiver) = channel(endpoints);
         let discover = stream::poll_fn(move |cx| receiver.poll_recv(cx));
         let (balance, driver) = builder(metric).pair(discover, service_fn(MAKE));
         let mut driven = Self { balance, driver: Box::pin(driver), changes, first: 0, next: 0 };
@@ -93,7 +93,7 @@ impl Driven {
 
     fn announce_next(&mut self) -> Result<()> {
         let added = endpoint(self.next)?;
-        self.changes.send(Ok(Change::Insert(added.key().clone(), added)))?;
+        self.changes.try_send(Ok(Change::Insert(added.key().clone(), added)))?;
         self.next += 1;
         Ok(())
     }
@@ -101,7 +101,7 @@ impl Driven {
     /// One endpoint is to be added, and one removed.
     pub(crate) fn announce(&mut self) -> Result<()> {
         self.announce_next()?;
-        self.changes.send(Ok(Change::Remove(endpoint(self.first)?.key().clone())))?;
+        self.changes.try_send(Ok(Change::Remove(endpoint(self.first)?.key().clone())))?;
         self.first += 1;
         Ok(())
     }
