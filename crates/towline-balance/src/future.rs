@@ -26,6 +26,7 @@ pin_project_lite::pin_project! {
         L: Lend,
         L::Checkout: Service<Req>,
     {
+        // First, so that a call is dropped before whoever it needs.
         #[pin]
         state: State<L, P, L::Lend, ReadyCall<L::Checkout, Req>>,
         shared: Arc<Users<L, P>>,
@@ -34,7 +35,8 @@ pin_project_lite::pin_project! {
         rng: Rng,
         // Present until an endpoint lends.
         request: Option<Req>,
-        refused: Refused,
+        // Made when somebody refuses: calls that all goes well for carry a pointer.
+        refused: Option<Box<Refused>>,
     }
 }
 
@@ -75,20 +77,19 @@ struct Refused {
 }
 
 impl Refused {
-    fn add(&mut self, flight: Flight, error: Error) -> &Error {
+    fn add(&mut self, flight: Flight, error: Error) {
         self.by.add(flight.stats().id());
         let error = error.or_endpoint(flight.stats().key());
         // Who cannot be reached has failed, although no request of ours got there. Our own limits say nothing about it.
         let is_its_own = error.is_connect() || error.kind() == Kind::Unavailable;
         flight.end(if is_its_own { Outcome::Failure } else { Outcome::Ignore });
         self.errors.push(error);
-        self.errors.last().expect("just pushed")
     }
 
     /// The last error, with what the others said; `None` when nobody was asked.
-    fn take_error(&mut self) -> Option<Error> {
+    fn into_error(mut self) -> Option<Error> {
         let last = self.errors.pop()?;
-        let others = std::mem::take(&mut self.errors);
+        let others = self.errors;
         if others.is_empty() {
             return Some(last);
         }
@@ -113,7 +114,7 @@ where
     L::Checkout: Service<Req>,
 {
     pub(crate) fn new(shared: Arc<Users<L, P>>, access: A, track: T, rng: Rng, request: Req) -> Self {
-        Self { state: State::Pick, shared, access, track, rng, request: Some(request), refused: Refused::default() }
+        Self { state: State::Pick, shared, access, track, rng, request: Some(request), refused: None }
     }
 }
 
@@ -133,12 +134,17 @@ where
         loop {
             match this.state.as_mut().project() {
                 StateProj::Pick => {
-                    progress::enter(Phase::Pick);
                     let request = this.request.as_ref().expect("polled after completion");
                     let context = this.access.get(request);
-                    let next = pick(this.shared, request, context, this.refused, this.rng);
-                    match next {
-                        Ok(state) => this.state.set(state),
+                    match pick(this.shared, request, context, this.refused, this.rng) {
+                        Ok(Picked::Lent(checkout, lending)) => {
+                            let request = this.request.take().expect("seen above");
+                            let call = ReadyCall::new(checkout, handed_over(this.access, request, &lending));
+                            this.state.set(State::Call { call, lent: Some(lending) });
+                        }
+                        Ok(Picked::Asked(first, other)) => this.state.set(State::Lend { first, other }),
+                        Ok(Picked::Wait(news, waiting)) => this.state.set(State::Wait { news, waiting }),
+                        Ok(Picked::Again) => {}
                         Err(error) => {
                             *this.request = None;
                             return Poll::Ready(Err(error));
@@ -149,7 +155,7 @@ where
                     ready!(news.poll(cx));
                     if waiting.is_some() {
                         // Whoever could not lend then, may now.
-                        *this.refused = Refused::default();
+                        *this.refused = None;
                     }
                     this.state.set(State::Pick);
                 }
@@ -167,25 +173,19 @@ where
                         Ok(checkout) => {
                             let request = this.request.take().expect("kept until now");
                             lending.flight.granted();
-                            // From here on the request is in hands that we do not know.
-                            progress::enter(Phase::Call);
-                            at(&lending.flight);
-                            if let Some(report) = this.access.get(&request).and_then(CallContext::report) {
-                                report.picked(lending.flight.stats().key());
-                            }
-                            let call = ReadyCall::new(checkout, request);
+                            let call = ReadyCall::new(checkout, handed_over(this.access, request, &lending));
                             this.state.set(State::Call { call, lent: Some(lending) });
                         }
                         Err(error) => {
-                            let error = this.refused.add(lending.flight, error);
                             // A wait that ran out has cost the caller time; a dial that did, costs the endpoint.
                             let waited = error.is_timeout() && error.phase() == Phase::Queue;
-                            let has_failed = waited || this.refused.errors.len() >= LENDERS;
-                            if has_failed && (waited || !waits(this.shared)) {
+                            let refused = this.refused.get_or_insert_default();
+                            refused.add(lending.flight, error);
+                            if waited || refused.errors.len() >= LENDERS && !waits(this.shared) {
                                 this.state.set(State::Pick);
                                 *this.request = None;
-                                let error = this.refused.take_error().expect("there is one");
-                                return Poll::Ready(Err(error));
+                                let refused = this.refused.take().expect("just added to");
+                                return Poll::Ready(Err(refused.into_error().expect("just added to")));
                             }
                             // Of two that were asked the other goes on, beside another in place of this one.
                             let remains = first
@@ -197,7 +197,7 @@ where
                                 continue;
                             };
                             let request = this.request.as_ref().expect("kept until it is lent");
-                            let mut not = this.refused.by;
+                            let mut not = refused.by;
                             not.add(remains);
                             let another = another(this.shared, request, this.access.get(request), &not, this.rng);
                             match (another, first.lending.is_some()) {
@@ -219,7 +219,6 @@ where
                     if let Some(report) = lend.and_then(|lend| lend.reported()) {
                         flight.report(report);
                     }
-                    this.state.set(State::Pick); // There is no request any more.
                     return Poll::Ready(this.track.track(flight, result));
                 }
             }
@@ -241,14 +240,37 @@ fn at(flight: &Flight) {
     progress::at(flight.stats().id(), flight.stats().key());
 }
 
-/// What a call does next: asks the endpoint that is picked, or waits.
-fn pick<L, P, Req, C>(
+/// From here on the request is in hands that we do not know.
+#[inline]
+fn handed_over<A: Access<Req>, Req, L>(access: &A, request: Req, lending: &Lending<L>) -> Req {
+    let stats = lending.flight.stats();
+    progress::handed_over(stats.id(), stats.key());
+    if let Some(report) = access.get(&request).and_then(CallContext::report) {
+        report.picked(stats.key());
+    }
+    request
+}
+
+/// What a call does next.
+enum Picked<L: Lend, P> {
+    /// Goes to an endpoint that had a connection at hand.
+    Lent(L::Checkout, Lending<L>),
+    /// Waits for the first of these.
+    Asked(Asked<L, L::Lend>, Option<Asked<L, L::Lend>>),
+    /// Waits for news; the second also counts among those that wait for an endpoint to come up.
+    Wait(OwnedNotified, Option<Waiting<L, P>>),
+    /// Something has changed just now.
+    Again,
+}
+
+#[inline]
+fn pick<L, P, Req>(
     shared: &Arc<Users<L, P>>,
     request: &Req,
     context: Option<&CallContext>,
-    refused: &mut Refused,
+    refused: &mut Option<Box<Refused>>,
     rng: &mut Rng,
-) -> Result<State<L, P, L::Lend, C>, Error>
+) -> Result<Picked<L, P>, Error>
 where
     L: Lend,
     P: Pick<Req>,
@@ -261,22 +283,46 @@ where
         return first_snapshot(shared);
     };
     let now = shared.levels.now();
-    let choice = snapshot.pick(request, context, &refused.by, rng, now);
+    let nobody = Tried::default();
+    let by = refused.as_ref().map_or(&nobody, |refused| &refused.by);
+    let choice = snapshot.pick(request, context, by, rng, now);
+    if let Some(Choice { index, other: None }) = choice {
+        let node = &snapshot.nodes()[index];
+        if let Some(checkout) = node.lend.try_lend(context) {
+            let lend = shared.reports.then(|| node.lend.clone());
+            return Ok(Picked::Lent(checkout, Lending { flight: Flight::begin(node.stats.clone(), now), lend }));
+        }
+    }
+    ask_or_wait(shared, snapshot, choice, context, refused, now)
+}
+
+/// When nobody has lent at once.
+fn ask_or_wait<L, P>(
+    shared: &Arc<Users<L, P>>,
+    snapshot: &Snapshot<L, P>,
+    choice: Option<Choice>,
+    context: Option<&CallContext>,
+    refused: &mut Option<Box<Refused>>,
+    now: Nanos,
+) -> Result<Picked<L, P>, Error>
+where
+    L: Lend,
+{
+    progress::enter(Phase::Pick);
     let waits = waits(shared);
     // By now so many have refused that it is time to wait; otherwise the call would have failed.
-    let has_asked_enough = refused.errors.len() >= LENDERS;
+    let has_asked_enough = refused.as_ref().is_some_and(|refused| refused.errors.len() >= LENDERS);
     match choice {
         Some(Choice { index, other }) if !(waits && (has_asked_enough || is_down(snapshot, index))) => {
             let ask = |index: usize| ask(shared, &snapshot.nodes()[index], context, now);
             let first = ask(index);
             first.lending.iter().for_each(|lending| at(&lending.flight));
-            Ok(State::Lend { first, other: other.map(ask) })
+            Ok(Picked::Asked(first, other.map(ask)))
         }
-        _ if waits => wait(shared, refused),
-        _ => Err(refused.take_error().unwrap_or_else(|| {
-            let why =
-                if snapshot.nodes().is_empty() { "discovery has none" } else { "the policy has none for this request" };
-            shared.no_endpoints(why)
+        _ if waits => wait(shared, refused.take()),
+        _ => Err(refused.take().and_then(|refused| refused.into_error()).unwrap_or_else(|| {
+            let nobody = snapshot.nodes().is_empty();
+            shared.no_endpoints(if nobody { "discovery has none" } else { "the policy has none for this request" })
         })),
     }
 }
@@ -321,30 +367,31 @@ fn ask<L: Lend, P>(
 }
 
 /// Waits for discovery to yield something, if it still can.
-fn first_snapshot<L: Lend, P, C>(shared: &Arc<Users<L, P>>) -> Result<State<L, P, L::Lend, C>, Error> {
+fn first_snapshot<L: Lend, P>(shared: &Arc<Users<L, P>>) -> Result<Picked<L, P>, Error> {
+    progress::enter(Phase::Pick);
     // Listening begins before the look, so that nothing published in between is missed.
     let news = shared.next_news();
     let driven = shared.is_driven();
     if shared.snapshot.load().is_some() || shared.is_closed() {
-        Ok(State::Pick)
+        Ok(Picked::Again)
     } else if driven {
-        Ok(State::Wait { news, waiting: None })
+        Ok(Picked::Wait(news, None))
     } else {
         Err(shared.no_endpoints("the balancer's driver is gone"))
     }
 }
 
 /// Waits for an endpoint to come up.
-fn wait<L: Lend, P, C>(shared: &Arc<Users<L, P>>, refused: &mut Refused) -> Result<State<L, P, L::Lend, C>, Error> {
+fn wait<L: Lend, P>(shared: &Arc<Users<L, P>>, refused: Option<Box<Refused>>) -> Result<Picked<L, P>, Error> {
     let news = shared.next_news();
     match Waiting::begin(shared) {
         // The driver may have gone, or the balancer been closed, before anybody listened.
-        Some(_) if shared.is_closed() || !shared.is_driven() => Ok(State::Pick),
-        Some(waiting) => Ok(State::Wait { news, waiting: Some(waiting) }),
+        Some(_) if shared.is_closed() || !shared.is_driven() => Ok(Picked::Again),
+        Some(waiting) => Ok(Picked::Wait(news, Some(waiting))),
         None => {
             let full = Error::new(Kind::Overloaded, Phase::Pick)
                 .with_message("too many calls wait for an endpoint to come up");
-            Err(match refused.take_error() {
+            Err(match refused.and_then(|refused| refused.into_error()) {
                 Some(cause) => full.with_source(cause),
                 None => full,
             })
@@ -358,6 +405,7 @@ where
     L::Checkout: Service<Req>,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BalanceFuture").field("refusals", &self.refused.errors.len()).finish_non_exhaustive()
+        let refusals = self.refused.as_ref().map_or(0, |refused| refused.errors.len());
+        f.debug_struct("BalanceFuture").field("refusals", &refusals).finish_non_exhaustive()
     }
 }

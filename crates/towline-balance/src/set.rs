@@ -25,14 +25,14 @@ pub struct Snapshot<L, P> {
 pub struct Node<L> {
     pub(crate) stats: Arc<Stats>,
     pub(crate) lend: Arc<L>,
-    /// Divides calls in flight; 0 when the endpoint is for want of any other.
-    weight: f64,
+    /// What one call in flight counts: 1 over the weight; infinite when the endpoint is for want of any other.
+    per_call: f64,
 }
 
 // By hand: `L` is shared.
 impl<L> Clone for Node<L> {
     fn clone(&self) -> Self {
-        Self { stats: self.stats.clone(), lend: self.lend.clone(), weight: self.weight }
+        Self { stats: self.stats.clone(), lend: self.lend.clone(), per_call: self.per_call }
     }
 }
 
@@ -40,12 +40,16 @@ impl<L> Node<L> {
     /// A new life of `endpoint`, which lends by `lend`.
     pub fn new(endpoint: &Endpoint, lend: L, levels: &Arc<Levels>) -> Self {
         let stats = Stats::new(endpoint.key().clone(), levels.clone());
-        Self { stats, lend: Arc::new(lend), weight: endpoint.weight().get() }
+        Self { stats, lend: Arc::new(lend), per_call: 1.0 / endpoint.weight().get() }
     }
 
     /// Which life this is.
     pub fn id(&self) -> EndpointId {
         self.stats.id()
+    }
+
+    fn is_weightless(&self) -> bool {
+        self.per_call == f64::INFINITY
     }
 
     /// What calls have left behind.
@@ -79,6 +83,14 @@ enum Fitness {
     Down,
 }
 
+struct Candidate {
+    fitness: Fitness,
+    /// How many went before it.
+    skipped: usize,
+    index: usize,
+    room: Room,
+}
+
 impl<L, P> fmt::Debug for Snapshot<L, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Snapshot").field("members", &self.members).finish_non_exhaustive()
@@ -100,7 +112,7 @@ impl<L, P> Snapshot<L, P> {
         let weight = |member: &Member| member.endpoint.weight().get();
         let all_zero = members.iter().all(|member| weight(member) == 0.0);
         for (index, (node, member)) in nodes.iter_mut().zip(&members).enumerate() {
-            node.weight = if all_zero { 1.0 } else { weight(member) };
+            node.per_call = if all_zero { 1.0 } else { 1.0 / weight(member) };
             node.stats.moved_to(index);
         }
         let picker = policy.build(&members, last);
@@ -154,7 +166,7 @@ impl<L: Lend, P> Snapshot<L, P> {
                 Fitness::Down
             } else if tried.is_some_and(|tried| tried.contains(node.id())) {
                 Fitness::Tried
-            } else if node.weight == 0.0 {
+            } else if node.is_weightless() {
                 Fitness::Weightless
             } else if heeds && !node.stats.admits(now) {
                 Fitness::Avoided
@@ -165,23 +177,19 @@ impl<L: Lend, P> Snapshot<L, P> {
         let mut order = self.picker.order(request, context, view, rng).enumerate().filter_map(|(skipped, index)| {
             let node = self.nodes.get(index).filter(|node| !refused.contains(node.id()))?;
             let room = node.lend.room();
-            Some((fitness(node, room), skipped, index, room))
+            Some(Candidate { fitness: fitness(node, room), skipped, index, room })
         });
-        let mut best: Option<(Fitness, usize, usize, Room)> = None;
-        for candidate in order.by_ref() {
-            if best.is_none_or(|best| candidate.0 < best.0) {
-                best = Some(candidate);
-            }
-            if candidate.0 == Fitness::Fit {
-                break;
+        let mut best = order.next()?;
+        while best.fitness != Fitness::Fit {
+            let Some(next) = order.next() else { break };
+            if next.fitness < best.fitness {
+                best = next;
             }
         }
-        let (fitness, skipped, index, room) = best?;
+        let Candidate { fitness, skipped, index, room } = best;
         let races = fitness == Fitness::Fit && room == Room::Full && self.picker.may_race(request, context);
         let other = if races {
-            order
-                .find(|(fitness, _, other, _)| *fitness == Fitness::Fit && *other != index)
-                .map(|(_, _, other, _)| other)
+            order.find(|other| other.fitness == Fitness::Fit && other.index != index).map(|other| other.index)
         } else {
             None
         };
@@ -218,12 +226,12 @@ pub(crate) struct At<'a, L> {
 impl<L> Loads for At<'_, L> {
     fn load(&self, index: usize) -> f64 {
         let node = &self.nodes[index];
-        if node.weight == 0.0 { f64::INFINITY } else { node.stats.load(self.now, node.weight) }
+        if node.is_weightless() { f64::INFINITY } else { node.stats.load(self.now, node.per_call) }
     }
 
     fn is_avoided(&self, index: usize) -> bool {
         let node = &self.nodes[index];
-        node.weight == 0.0 || node.stats.is_avoided(node.stats.standing(self.now), self.now)
+        node.is_weightless() || node.stats.is_avoided(node.stats.standing(self.now), self.now)
     }
 
     fn in_flight(&self, index: usize) -> u32 {

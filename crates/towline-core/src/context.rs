@@ -92,6 +92,7 @@ impl Tried {
     }
 
     /// Whether the call has been to this endpoint.
+    #[inline]
     pub fn contains(&self, id: EndpointId) -> bool {
         self.ids.contains(&Some(id))
     }

@@ -40,6 +40,13 @@ pub trait Lend {
     /// Asks for a [`Checkout`](Self::Checkout). Its errors are [`Sent::Never`](crate::Sent::Never).
     fn lend(&self, context: Option<&CallContext>) -> Self::Lend;
 
+    /// A [`Checkout`](Self::Checkout) at once, if that takes no waiting; `None` says nothing about
+    /// [`lend`](Self::lend), which is to be asked then.
+    fn try_lend(&self, context: Option<&CallContext>) -> Option<Self::Checkout> {
+        let _ = context;
+        None
+    }
+
     /// What the server has said about itself since this was last asked; `None` when it says nothing.
     fn reported(&self) -> Option<LoadReport> {
         None
@@ -74,5 +81,10 @@ impl<S: Clone> Lend for Lent<S> {
 
     fn lend(&self, _context: Option<&CallContext>) -> Self::Lend {
         ready(Ok(self.0.clone()))
+    }
+
+    #[inline]
+    fn try_lend(&self, _context: Option<&CallContext>) -> Option<S> {
+        Some(self.0.clone())
     }
 }

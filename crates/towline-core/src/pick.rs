@@ -95,11 +95,13 @@ pub struct View<'a> {
 
 impl<'a> View<'a> {
     /// A view of these endpoints.
+    #[inline]
     pub fn new(members: &'a Members, loads: &'a dyn Loads) -> Self {
         Self { members, loads }
     }
 
     /// How many endpoints there are; at least one.
+    #[inline]
     pub fn len(&self) -> usize {
         self.members.len()
     }
@@ -110,16 +112,19 @@ impl<'a> View<'a> {
     }
 
     /// The endpoints.
+    #[inline]
     pub fn members(&self) -> &'a Members {
         self.members
     }
 
     /// What is known about them.
+    #[inline]
     pub fn loads(&self) -> &'a dyn Loads {
         self.loads
     }
 
     /// The load of the endpoint at `index`; less is better.
+    #[inline]
     pub fn load(&self, index: usize) -> f64 {
         self.loads.load(index)
     }

@@ -117,7 +117,19 @@ pub fn enter(phase: Phase) {
     });
 }
 
+/// Reports that the call goes to this endpoint, in the hands of somebody of whom nobody knows what they do with it: [`at`]
+/// and [`enter`] of [`Phase::Call`] in one. Does nothing outside a scope.
+#[inline]
+pub fn handed_over(id: EndpointId, key: &EndpointKey) {
+    with_current(|progress| {
+        progress.phase = Phase::Call;
+        progress.handed_over = true;
+        progress.endpoint = Some((id, key.clone()));
+    });
+}
+
 /// Reports that the request has come back unsent. Does nothing outside a scope.
+#[inline]
 pub fn back() {
     with_current(|progress| progress.handed_over = false);
 }
@@ -129,6 +141,7 @@ pub fn written() {
 }
 
 /// Reports that the call goes to this endpoint. Does nothing outside a scope.
+#[inline]
 pub fn at(id: EndpointId, key: &EndpointKey) {
     with_current(|progress| progress.endpoint = Some((id, key.clone())));
 }

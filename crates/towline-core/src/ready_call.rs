@@ -30,6 +30,7 @@ pin_project_lite::pin_project! {
 
 impl<S: Service<Req>, Req> ReadyCall<S, Req> {
     /// A future that readies `service`, which need not be ready yet, and calls it.
+    #[inline]
     pub fn new(service: S, request: Req) -> Self {
         Self { state: State::Waiting { service, request: Some(request) } }
     }

@@ -28,21 +28,25 @@ impl Rng {
     }
 
     /// A new generator whose sequence is its own.
+    #[inline]
     pub fn fork(&mut self) -> Self {
         Self(self.0.fork())
     }
 
     /// A uniform `u64`.
+    #[inline]
     pub fn next_u64(&mut self) -> u64 {
         self.0.u64(..)
     }
 
     /// A uniform number in `0..bound`, or 0 when `bound` is 0.
+    #[inline]
     pub fn below(&mut self, bound: usize) -> usize {
         if bound == 0 { 0 } else { self.0.usize(..bound) }
     }
 
     /// A uniform number in `[0, 1)`.
+    #[inline]
     pub fn unit(&mut self) -> f64 {
         self.0.f64()
     }

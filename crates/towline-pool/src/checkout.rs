@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tower_service::Service;
-use towline_core::{ConnectionId, Error, GiveBack, Kind, Phase, Poolable};
+use towline_core::{CallContext, ConnectionId, Error, GiveBack, Kind, Phase, Poolable};
 
 use crate::call::PooledCall;
 use crate::core::Use;
@@ -79,6 +79,12 @@ impl<'a, C: Poolable> Checkout<'a, C> {
 
     /// The same connection, without the borrow.
     pub fn into_owned(mut self) -> Checkout<'static, C> {
+        self.take()
+    }
+
+    /// The same for a call that carries this context.
+    pub(crate) fn into_owned_for(mut self, context: Option<&CallContext>) -> Checkout<'static, C> {
+        self.wish = context.map(Wish::of).unwrap_or_default();
         self.take()
     }
 

@@ -202,6 +202,16 @@ impl<C: Poolable> Lend for Handle<C> {
         LendFuture::new(self.shared.clone(), context)
     }
 
+    /// An idle connection, for a call that asks for no connection in particular.
+    fn try_lend(&self, context: Option<&CallContext>) -> Option<Checkout<'static, C>> {
+        if context.is_some_and(|context| context.pin().is_some()) {
+            return None;
+        }
+        let checkout = Checkout::idle(&self.shared)?.into_owned_for(context);
+        announce(&checkout, None);
+        Some(checkout)
+    }
+
     /// The first to ask gets nothing: from then on connections are asked when they come back.
     fn reported(&self) -> Option<LoadReport> {
         self.shared.reported()

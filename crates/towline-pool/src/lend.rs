@@ -73,7 +73,7 @@ pub(crate) struct Wish {
 }
 
 impl Wish {
-    fn of(context: &CallContext) -> Self {
+    pub(crate) fn of(context: &CallContext) -> Self {
         Self { deadline: context.deadline(), pin: context.pin().cloned(), report: context.report().cloned() }
     }
 }

@@ -46,7 +46,9 @@ impl Reading {
 
     /// The average at `now`: what is not refreshed comes back to `median`.
     pub(crate) fn at(self, now: Nanos, median: f32, rate: f32) -> f32 {
-        median + (self.average - median) * decay(self.elapsed(now) * rate)
+        let elapsed = self.elapsed(now);
+        // Mostly it is a moment ago.
+        if elapsed == 0.0 { self.average } else { median + (self.average - median) * decay(elapsed * rate) }
     }
 }
 

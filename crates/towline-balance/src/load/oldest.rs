@@ -57,6 +57,11 @@ impl Oldest {
         }
     }
 
+    /// No call that counts is older than this.
+    pub(crate) fn at_most(&self, now: Nanos) -> Nanos {
+        now.saturating_sub(self.proof.load(Ordering::Relaxed))
+    }
+
     /// Age of the oldest tracked call after which none has succeeded, 0 when there is none.
     pub(crate) fn age(&self, now: Nanos) -> Nanos {
         let proof = self.proof.load(Ordering::Relaxed);

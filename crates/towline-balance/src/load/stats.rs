@@ -94,6 +94,7 @@ impl Stats {
     }
 
     /// Calls that have not ended.
+    #[inline]
     pub fn in_flight(&self) -> u32 {
         (self.calls.load(Ordering::Relaxed) & IN_FLIGHT) as u32
     }
@@ -114,6 +115,7 @@ impl Stats {
     }
 
     /// How it stands at `now`.
+    #[inline]
     pub(crate) fn standing(&self, now: Nanos) -> Standing {
         if !self.levels.is_timed() {
             return Standing::Fine;
@@ -124,7 +126,8 @@ impl Stats {
         let median = self.levels.median();
         match self.latency.read() {
             None if median > 0.0 => Standing::New,
-            Some(reading) if reading.samples >= SAMPLES => {
+            // What is below the limit stays below it: it comes back to the median, and needs no closer look.
+            Some(reading) if reading.samples >= SAMPLES && reading.average > self.levels.limit() => {
                 let average = reading.at(now, median, self.levels.rate);
                 if average > self.levels.limit() { Standing::OnProbation } else { Standing::Fine }
             }
@@ -143,6 +146,7 @@ impl Stats {
     }
 
     /// Whether it may be called now; of those who ask about one on probation, one gets the probe.
+    #[inline]
     pub(crate) fn admits(&self, now: Nanos) -> bool {
         match self.standing(now) {
             Standing::OnProbation => self.probation.begin(now),
@@ -150,9 +154,10 @@ impl Stats {
         }
     }
 
-    /// What a call to it costs now; `weight` divides the calls in flight.
-    pub(crate) fn load(&self, now: Nanos, weight: f64) -> f64 {
-        let in_flight = f64::from(self.in_flight()) / weight;
+    /// What a call to it costs now; each in flight counts `per_call`.
+    #[inline]
+    pub(crate) fn load(&self, now: Nanos, per_call: f64) -> f64 {
+        let in_flight = f64::from(self.in_flight()) * per_call;
         if !self.levels.is_timed() {
             return in_flight;
         }
@@ -174,7 +179,8 @@ impl Stats {
         let average = self.average(now).unwrap_or(median);
         let relative = average / median;
         let relative = if (1.0 / ALIKE..=ALIKE).contains(&relative) { 1.0 } else { relative };
-        let age = self.oldest_age(now) as f32;
+        // Whoever succeeds shows that no call is stuck that began before: mostly that was just now, and there is no older.
+        let age = if self.oldest.at_most(now) as f32 > average { self.oldest_age(now) as f32 } else { 0.0 };
         let relative = if age > average { relative.max(age / median) } else { relative };
         f64::from(relative * relative.max(1.0))
     }
@@ -255,6 +261,7 @@ pub struct Flight {
 
 impl Flight {
     /// The endpoint is asked for a call at `now`.
+    #[inline]
     pub(crate) fn ask(stats: Arc<Stats>, now: Nanos) -> Self {
         stats.calls.fetch_add(CALL, Ordering::Relaxed);
         let levels = &stats.levels;
@@ -272,6 +279,7 @@ impl Flight {
         flight
     }
 
+    #[inline]
     pub(crate) fn granted(&mut self) {
         self.is_granted = true;
     }
@@ -290,16 +298,19 @@ impl Flight {
     }
 
     /// The call has ended like this.
+    #[inline]
     pub fn end(self, outcome: Outcome) {
         let now = self.stats.levels.now();
         self.end_at(now, Some(outcome));
     }
 
     /// As [`end`](Self::end), at a time of one's own; `None` when the caller gave it up.
+    #[inline]
     pub fn end_at(mut self, now: Nanos, outcome: Option<Outcome>) {
         self.finish(now, outcome);
     }
 
+    #[inline]
     fn finish(&mut self, now: Nanos, outcome: Option<Outcome>) {
         self.has_ended = true;
         let stats = &*self.stats;

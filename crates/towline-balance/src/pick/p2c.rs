@@ -54,14 +54,18 @@ impl P2cPicker {
     }
 
     /// Draws the candidates for one call.
+    #[inline]
     pub fn draw(&self, view: View<'_>, rng: &mut Rng) -> P2cOrder {
         let (first, second) = self.pair(rng);
         // Equal loads leave the first, which is drawn by weight.
         let pair = if view.load(second) < view.load(first) { [second, first] } else { [first, second] };
-        P2cOrder { pair, next: 0, rest: Turn::new(view.len(), rng.next_u64()) }
+        // Both drawn at random, so is the sum; a third draw would cost every call for what few need.
+        let start = (first + second) % view.len().max(1);
+        P2cOrder { pair, next: 0, rest: Turn::from(start, view.len()) }
     }
 
     /// Two, and not the same whenever there are two.
+    #[inline]
     fn pair(&self, rng: &mut Rng) -> (usize, usize) {
         let len = self.weights.len();
         if self.weights.are_equal() {

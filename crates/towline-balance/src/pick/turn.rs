@@ -13,6 +13,12 @@ impl Turn {
     pub(super) fn new(len: usize, random: u64) -> Self {
         // The upper bits decide, by a multiplication: a division would cost as much as the rest of a pick.
         let start = ((u128::from(random) * len as u128) >> 64) as usize;
+        Self::from(start, len)
+    }
+
+    /// Begins at `start`, which is below `len`.
+    #[inline]
+    pub(super) fn from(start: usize, len: usize) -> Self {
         Self { start, len, next: 0 }
     }
 }
