@@ -10,13 +10,13 @@ use towline_core::{Access, BoxError, Carried, Error, Lend, Pick, Rng};
 
 use crate::future::BalanceFuture;
 use crate::set::EndpointView;
-use crate::shared::Clients;
+use crate::shared::Users;
 use crate::track::{AtResponse, Track};
 
 /// Sends each call to one of a changing set of endpoints. Made by [`BalanceBuilder`](crate::BalanceBuilder).
 ///
-/// Clones share the endpoints and their statistics; the driver ends when the last clone and the last call are gone, or
-/// with [`close`](Self::close). Always ready: whatever is waited for is waited for in the call's future, which can be
+/// Clones share the endpoints and their statistics; the driver ends when the last clone is gone, and the last call that has
+/// yet to find an endpoint, or with [`close`](Self::close). Always ready: whatever is waited for is waited for in the call's future, which can be
 /// dropped at any poll.
 ///
 /// # Errors
@@ -26,16 +26,18 @@ use crate::track::{AtResponse, Track};
 /// is empty, or the driver ended before it yielded one; [`Kind::Closed`](towline_core::Kind::Closed) after
 /// [`close`](Self::close).
 pub struct Balance<L, P, A = Carried, T = AtResponse> {
-    shared: Arc<Clients<L, P>>,
+    shared: Arc<Users<L, P>>,
     access: A,
     track: T,
     rng: Rng,
 }
 
 impl<L, P, A, T> Balance<L, P, A, T> {
-    pub(crate) fn new(shared: Arc<Clients<L, P>>, access: A, track: T) -> Self {
-        // Steps of the golden ratio: every seed is far from every other.
-        let rng = Rng::with_seed(shared.seeds.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed));
+    pub(crate) fn new(shared: Arc<Users<L, P>>, access: A, track: T) -> Self {
+        // Steps of the golden ratio, so that every seed is far from every other; and one draw on, because the first draws
+        // of such seeds are alike, and a clone that is made for one call makes no others.
+        let seed = shared.seeds.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+        let rng = Rng::with_seed(seed).fork();
         Self { shared, access, track, rng }
     }
 
@@ -106,12 +108,6 @@ where
     }
 
     fn call(&mut self, request: Req) -> Self::Future {
-        BalanceFuture::new(
-            self.shared.users().clone(),
-            self.access.clone(),
-            self.track.clone(),
-            self.rng.fork(),
-            request,
-        )
+        BalanceFuture::new(&self.shared, &self.access, self.track.clone(), &mut self.rng, request)
     }
 }

@@ -318,7 +318,7 @@ where
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
         this.shared.levels.driver.register(cx.waker());
-        if this.shared.levels.is_abandoned() || this.shared.is_closed() {
+        if this.shared.abandoned.load(Ordering::Acquire) || this.shared.is_closed() {
             return Poll::Ready(());
         }
         match guarded("the balancer's driver", || this.turn(cx)) {

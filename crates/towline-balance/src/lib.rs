@@ -108,6 +108,7 @@ mod body;
 mod builder;
 mod discover;
 mod driver;
+mod find;
 mod future;
 mod load;
 mod making;

@@ -147,7 +147,7 @@ impl<L: Lend, P> Snapshot<L, P> {
         &self,
         request: &Req,
         context: Option<&CallContext>,
-        refused: &Tried,
+        refused: Option<&Tried>,
         rng: &mut Rng,
         now: Nanos,
     ) -> Option<Choice>
@@ -175,7 +175,8 @@ impl<L: Lend, P> Snapshot<L, P> {
             }
         };
         let mut order = self.picker.order(request, context, view, rng).enumerate().filter_map(|(skipped, index)| {
-            let node = self.nodes.get(index).filter(|node| !refused.contains(node.id()))?;
+            let node =
+                self.nodes.get(index).filter(|node| refused.is_none_or(|refused| !refused.contains(node.id())))?;
             let room = node.lend.room();
             Some(Candidate { fitness: fitness(node, room), skipped, index, room })
         });

@@ -179,7 +179,7 @@ mod tests {
             assert!(ewma.read().unwrap().at(hours * hour, 100.0, RATE) < 101.0, "{hours}");
         }
         ewma.answered(62 * hour, 200.0, RATE);
-        assert_eq!(ewma.read().unwrap().stamp, (62 * hour >> TICK) & TICKS);
+        assert_eq!(ewma.read().unwrap().stamp, ((62 * hour) >> TICK) & TICKS);
     }
 
     #[test]

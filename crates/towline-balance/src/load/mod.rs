@@ -143,8 +143,6 @@ pub struct Levels {
     pub(crate) hot: AtomicU32,
     /// Set by a call when nothing has swept since it last was cleared: how the sweep knows that there is traffic.
     pub(crate) touched: AtomicBool,
-    /// Nobody needs the driver any more.
-    abandoned: AtomicBool,
     /// A report has come: they grow old.
     has_reports: AtomicBool,
     recent: report::Recent,
@@ -163,21 +161,10 @@ impl Levels {
             limit: AtomicU32::new(f32::INFINITY.to_bits()),
             hot: AtomicU32::new(u32::MAX),
             touched: AtomicBool::new(false),
-            abandoned: AtomicBool::new(false),
             has_reports: AtomicBool::new(false),
             recent: report::Recent::default(),
             driver: AtomicWaker::new(),
         })
-    }
-
-    /// The last who needs the driver is gone.
-    pub(crate) fn abandon(&self) {
-        self.abandoned.store(true, Ordering::Release);
-        self.driver.wake();
-    }
-
-    pub(crate) fn is_abandoned(&self) -> bool {
-        self.abandoned.load(Ordering::Acquire)
     }
 
     /// There is traffic: the next sweep is due in a while.

@@ -447,7 +447,7 @@ async fn without_calls_the_driver_sleeps() {
     assert!(driver.poll().is_pending());
     sleep(10 * SECOND).await;
     assert!(!driver.is_woken());
-    let mut call = spawn(balance.oneshot(Call::new(0)));
+    let mut call = spawn(balance.clone().oneshot(Call::new(0)));
     assert!(call.poll().is_pending());
     assert!(driver.is_woken(), "there is something to sweep");
     assert!(driver.poll().is_pending());

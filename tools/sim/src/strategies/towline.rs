@@ -81,7 +81,7 @@ where
 {
     fn pick(&mut self, now: u64, _: &mut Rng, _: &Fleet) -> Option<Pick> {
         self.at(now);
-        let choice = self.snapshot.pick(&(), None, &Tried::default(), &mut self.rng, now)?;
+        let choice = self.snapshot.pick(&(), None, None, &mut self.rng, now)?;
         let stats = self.snapshot.nodes()[choice.index].stats().clone();
         let server = stats.key().as_str().parse().expect("keys are ids");
         if self.sweep_at.is_none() {

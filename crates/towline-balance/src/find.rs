@@ -1,0 +1,395 @@
+//! Finding an endpoint that lends: at once, usually.
+
+use std::fmt::Write;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use tokio::sync::futures::OwnedNotified;
+use towline_core::{Access, CallContext, Error, Kind, Lend, Outcome, Phase, Pick, Rng, Room, Sent, Tried, progress};
+
+use crate::load::{Flight, Nanos};
+use crate::set::{Choice, Node, Snapshot};
+use crate::shared::{Shared, Users, Waiting, WhenUnavailable, closed};
+
+/// How many endpoints in a row may fail to lend before the call fails with what they said.
+const LENDERS: usize = 4;
+
+/// The endpoint that a call counts on.
+pub(crate) struct Lending<L> {
+    pub(crate) flight: Flight,
+    /// Kept only if it is to be asked for reports.
+    pub(crate) lend: Option<Arc<L>>,
+}
+
+/// Picks, and takes what is at hand: all that most calls need.
+#[inline]
+pub(crate) fn first<L, P, Req>(
+    shared: &Arc<Users<L, P>>,
+    request: &Req,
+    context: Option<&CallContext>,
+    rng: &mut Rng,
+) -> Result<Next<L, P>, Error>
+where
+    L: Lend,
+    P: Pick<Req>,
+{
+    pick(shared, request, context, None, rng)
+}
+
+#[inline]
+fn lent_at_once<L: Lend, P>(
+    shared: &Shared<L, P>,
+    snapshot: &Snapshot<L, P>,
+    choice: Choice,
+    context: Option<&CallContext>,
+    now: Nanos,
+) -> Option<(L::Checkout, Lending<L>)> {
+    if choice.other.is_some() {
+        return None;
+    }
+    let node = &snapshot.nodes()[choice.index];
+    let checkout = node.lend.try_lend(context)?;
+    let lend = shared.reports.then(|| node.lend.clone());
+    Some((checkout, Lending { flight: Flight::begin(node.stats.clone(), now), lend }))
+}
+
+pin_project_lite::pin_project! {
+    /// Picks, waits, and picks again, until an endpoint lends.
+    pub(crate) struct Find<L, P, A, Req>
+    where
+        L: Lend,
+    {
+        #[pin]
+        state: State<L, P, L::Lend>,
+        shared: Arc<Users<L, P>>,
+        access: A,
+        rng: Rng,
+        // Present until an endpoint lends.
+        request: Option<Req>,
+        refused: Refused,
+    }
+}
+
+pin_project_lite::pin_project! {
+    #[project = StateProj]
+    enum State<L, P, F> {
+        Pick,
+        Wait { #[pin] news: OwnedNotified, waiting: Option<Waiting<L, P>> },
+        Lend { #[pin] first: Asked<L, F>, #[pin] other: Option<Asked<L, F>> },
+    }
+}
+
+impl<L: Lend, P> From<Waits<L, P>> for State<L, P, L::Lend> {
+    fn from(waits: Waits<L, P>) -> Self {
+        match waits {
+            Waits::Asked(first, other) => Self::Lend { first, other },
+            Waits::News(news, waiting) => Self::Wait { news, waiting },
+            Waits::Again => Self::Pick,
+        }
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// An endpoint that is asked to lend.
+    pub(crate) struct Asked<L, F> {
+        #[pin]
+        lend: F,
+        // Taken when it has answered.
+        lending: Option<Lending<L>>,
+    }
+}
+
+/// What endpoints said that could not lend.
+#[derive(Default)]
+struct Refused {
+    /// Not to be asked again.
+    by: Tried,
+    errors: Vec<Error>,
+}
+
+impl Refused {
+    fn add(&mut self, flight: Flight, error: Error) {
+        self.by.add(flight.stats().id());
+        let error = error.or_endpoint(flight.stats().key());
+        // Who cannot be reached has failed, although no request of ours got there. Our own limits say nothing about it.
+        let is_its_own = error.is_connect() || error.kind() == Kind::Unavailable;
+        flight.end(if is_its_own { Outcome::Failure } else { Outcome::Ignore });
+        self.errors.push(error);
+    }
+
+    /// The last error, with what the others said; `None` when nobody was asked.
+    fn into_error(mut self) -> Option<Error> {
+        let last = self.errors.pop()?;
+        let others = self.errors;
+        if others.is_empty() {
+            return Some(last);
+        }
+        let (kind, phase) = (last.kind(), last.phase());
+        let mut text = format!("{} endpoints could not take the call", others.len() + 1);
+        for error in &others {
+            // Writing to a string cannot fail.
+            let _infallible = write!(text, "; {error}");
+        }
+        let all = Error::new(kind, phase).with_sent(Sent::Never).with_message(text);
+        let all = match last.endpoint() {
+            Some(endpoint) => all.with_endpoint(endpoint.clone()),
+            None => all,
+        };
+        Some(all.with_source(last))
+    }
+}
+
+impl<L: Lend, P, A, Req> Find<L, P, A, Req> {
+    /// Goes on from what the call has to wait for first.
+    pub(crate) fn new(shared: Arc<Users<L, P>>, access: A, rng: Rng, request: Req, first: Waits<L, P>) -> Self {
+        Self { state: State::from(first), shared, access, rng, request: Some(request), refused: Refused::default() }
+    }
+}
+
+impl<L, P, A, Req> Future for Find<L, P, A, Req>
+where
+    L: Lend,
+    P: Pick<Req>,
+    A: Access<Req>,
+{
+    type Output = Result<(L::Checkout, Lending<L>, Req), Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        loop {
+            match this.state.as_mut().project() {
+                StateProj::Pick => {
+                    progress::enter(Phase::Pick);
+                    let request = this.request.as_ref().expect("polled after completion");
+                    let context = this.access.get(request);
+                    match pick(this.shared, request, context, Some(this.refused), this.rng) {
+                        Ok(Next::Lent(checkout, lending)) => {
+                            let request = this.request.take().expect("seen above");
+                            return Poll::Ready(Ok((checkout, lending, request)));
+                        }
+                        Ok(Next::Waits(waits)) => this.state.set(State::from(waits)),
+                        Err(error) => {
+                            *this.request = None;
+                            return Poll::Ready(Err(error));
+                        }
+                    }
+                }
+                StateProj::Wait { news, waiting } => {
+                    ready!(news.poll(cx));
+                    if waiting.is_some() {
+                        // Whoever could not lend then, may now.
+                        *this.refused = Refused::default();
+                    }
+                    this.state.set(State::Pick);
+                }
+                StateProj::Lend { mut first, mut other } => {
+                    // The first choice is asked first, every time.
+                    let answer = match poll_asked(first.as_mut(), cx) {
+                        Poll::Pending => match other.as_mut().as_pin_mut() {
+                            Some(other) => poll_asked(other, cx),
+                            None => Poll::Pending,
+                        },
+                        answer => answer,
+                    };
+                    let (lent, mut lending) = ready!(answer);
+                    let error = match lent {
+                        Ok(checkout) => {
+                            lending.flight.granted();
+                            let request = this.request.take().expect("kept until now");
+                            this.state.set(State::Pick); // The other's lend is over.
+                            return Poll::Ready(Ok((checkout, lending, request)));
+                        }
+                        Err(error) => error,
+                    };
+                    // A wait that ran out has cost the caller time; a dial that did, costs the endpoint.
+                    let waited = error.is_timeout() && error.phase() == Phase::Queue;
+                    this.refused.add(lending.flight, error);
+                    if waited || this.refused.errors.len() >= LENDERS && !waits(this.shared) {
+                        this.state.set(State::Pick);
+                        *this.request = None;
+                        let refused = std::mem::take(this.refused);
+                        return Poll::Ready(Err(refused.into_error().expect("just added to")));
+                    }
+                    // Of two that were asked the other goes on, beside another in place of this one.
+                    let id =
+                        |asked: &Asked<L, L::Lend>| asked.lending.as_ref().map(|lending| lending.flight.stats().id());
+                    let (first_id, other_id) = (id(&first), other.as_ref().as_pin_ref().and_then(|other| id(&other)));
+                    let Some(remains) = first_id.or(other_id) else {
+                        this.state.set(State::Pick);
+                        continue;
+                    };
+                    let request = this.request.as_ref().expect("kept until it is lent");
+                    let mut not = this.refused.by;
+                    not.add(remains);
+                    let another = another(this.shared, request, this.access.get(request), &not, this.rng);
+                    match (another, first_id) {
+                        (Some(another), Some(_)) => other.set(Some(another)),
+                        (Some(another), None) => first.set(another),
+                        (None, _) => {}
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Polls an endpoint that has not answered yet.
+fn poll_asked<L, F: Future>(asked: Pin<&mut Asked<L, F>>, cx: &mut Context<'_>) -> Poll<(F::Output, Lending<L>)> {
+    let asked = asked.project();
+    if asked.lending.is_none() {
+        return Poll::Pending;
+    }
+    let lent = ready!(asked.lend.poll(cx));
+    Poll::Ready((lent, asked.lending.take().expect("seen above")))
+}
+
+fn at(flight: &Flight) {
+    progress::at(flight.stats().id(), flight.stats().key());
+}
+
+/// What a call does next.
+pub(crate) enum Next<L: Lend, P> {
+    /// Goes to an endpoint that had a connection at hand.
+    Lent(L::Checkout, Lending<L>),
+    /// It has to wait.
+    Waits(Waits<L, P>),
+}
+
+/// For what.
+pub(crate) enum Waits<L: Lend, P> {
+    /// For the first of these.
+    Asked(Asked<L, L::Lend>, Option<Asked<L, L::Lend>>),
+    /// For news; the second also counts among those that wait for an endpoint to come up.
+    News(OwnedNotified, Option<Waiting<L, P>>),
+    /// For nothing: something has changed just now.
+    Again,
+}
+
+#[inline]
+fn pick<L, P, Req>(
+    shared: &Arc<Users<L, P>>,
+    request: &Req,
+    context: Option<&CallContext>,
+    refused: Option<&mut Refused>,
+    rng: &mut Rng,
+) -> Result<Next<L, P>, Error>
+where
+    L: Lend,
+    P: Pick<Req>,
+{
+    if shared.is_closed() {
+        return Err(closed());
+    }
+    let snapshot = shared.snapshot.load();
+    let Some(snapshot) = &*snapshot else {
+        return first_snapshot(shared);
+    };
+    let now = shared.levels.now();
+    let choice = snapshot.pick(request, context, refused.as_ref().map(|refused| &refused.by), rng, now);
+    if let Some((checkout, lending)) = choice.and_then(|choice| lent_at_once(shared, snapshot, choice, context, now)) {
+        return Ok(Next::Lent(checkout, lending));
+    }
+    ask_or_wait(shared, snapshot, choice, context, refused, now)
+}
+
+/// When nobody has lent at once.
+fn ask_or_wait<L, P>(
+    shared: &Arc<Users<L, P>>,
+    snapshot: &Snapshot<L, P>,
+    choice: Option<Choice>,
+    context: Option<&CallContext>,
+    refused: Option<&mut Refused>,
+    now: Nanos,
+) -> Result<Next<L, P>, Error>
+where
+    L: Lend,
+{
+    let waits = waits(shared);
+    // By now so many have refused that it is time to wait; otherwise the call would have failed.
+    let has_asked_enough = refused.as_ref().is_some_and(|refused| refused.errors.len() >= LENDERS);
+    match choice {
+        Some(Choice { index, other }) if !(waits && (has_asked_enough || is_down(snapshot, index))) => {
+            let ask = |index: usize| ask(shared, &snapshot.nodes()[index], context, now);
+            let first = ask(index);
+            first.lending.iter().for_each(|lending| at(&lending.flight));
+            Ok(Next::Waits(Waits::Asked(first, other.map(ask))))
+        }
+        _ if waits => wait(shared, refused.map(std::mem::take).unwrap_or_default()),
+        _ => Err(refused.and_then(|refused| std::mem::take(refused).into_error()).unwrap_or_else(|| {
+            let nobody = snapshot.nodes().is_empty();
+            shared.no_endpoints(if nobody { "discovery has none" } else { "the policy has none for this request" })
+        })),
+    }
+}
+
+/// One more endpoint to ask, in place of one that has refused.
+fn another<L, P, Req>(
+    shared: &Arc<Users<L, P>>,
+    request: &Req,
+    context: Option<&CallContext>,
+    not: &Tried,
+    rng: &mut Rng,
+) -> Option<Asked<L, L::Lend>>
+where
+    L: Lend,
+    P: Pick<Req>,
+{
+    let snapshot = shared.snapshot.load();
+    let snapshot = snapshot.as_ref()?;
+    let now = shared.levels.now();
+    let Choice { index, .. } = snapshot.pick(request, context, Some(not), rng, now)?;
+    (!is_down(snapshot, index)).then(|| ask(shared, &snapshot.nodes()[index], context, now))
+}
+
+/// Whether calls wait for endpoints to come up. Without a driver nobody would tell them.
+fn waits<L, P>(shared: &Shared<L, P>) -> bool {
+    shared.when_unavailable == WhenUnavailable::Wait && shared.is_driven()
+}
+
+fn is_down<L: Lend, P>(snapshot: &Snapshot<L, P>, index: usize) -> bool {
+    snapshot.nodes()[index].lend.room() == Room::Down
+}
+
+fn ask<L: Lend, P>(
+    shared: &Shared<L, P>,
+    node: &Node<L>,
+    context: Option<&CallContext>,
+    now: Nanos,
+) -> Asked<L, L::Lend> {
+    let flight = Flight::ask(node.stats.clone(), now);
+    let lend = shared.reports.then(|| node.lend.clone());
+    Asked { lend: node.lend.lend(context), lending: Some(Lending { flight, lend }) }
+}
+
+/// Waits for discovery to yield something, if it still can.
+fn first_snapshot<L: Lend, P>(shared: &Arc<Users<L, P>>) -> Result<Next<L, P>, Error> {
+    // Listening begins before the look, so that nothing published in between is missed.
+    let news = shared.next_news();
+    let driven = shared.is_driven();
+    if shared.snapshot.load().is_some() || shared.is_closed() {
+        Ok(Next::Waits(Waits::Again))
+    } else if driven {
+        Ok(Next::Waits(Waits::News(news, None)))
+    } else {
+        Err(shared.no_endpoints("the balancer's driver is gone"))
+    }
+}
+
+/// Waits for an endpoint to come up.
+fn wait<L: Lend, P>(shared: &Arc<Users<L, P>>, refused: Refused) -> Result<Next<L, P>, Error> {
+    let news = shared.next_news();
+    match Waiting::begin(shared) {
+        // The driver may have gone, or the balancer been closed, before anybody listened.
+        Some(_) if shared.is_closed() || !shared.is_driven() => Ok(Next::Waits(Waits::Again)),
+        Some(waiting) => Ok(Next::Waits(Waits::News(news, Some(waiting)))),
+        None => {
+            let full = Error::new(Kind::Overloaded, Phase::Pick)
+                .with_message("too many calls wait for an endpoint to come up");
+            Err(match refused.into_error() {
+                Some(cause) => full.with_source(cause),
+                None => full,
+            })
+        }
+    }
+}
