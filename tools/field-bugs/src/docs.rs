@@ -11,8 +11,8 @@ const INTRO: &str = "\
 
 Written by `cargo xtask field-bugs --docs`; `cargo xtask field-bugs` runs the same and fails if towline shows one of them.
 
-Bugs that users of other pools reported, each as a small program against the released version that is named, and the same
-against `towline-pool` of this repository. Connections are made up and the clock is tokio's paused one, unless a scenario says
+Bugs that users of other pools and balancers reported, each as a small program against the released version that is named, and
+the same against `towline-pool` or `towline-balance` of this repository. Connections are made up and the clock is tokio's paused one, unless a scenario says
 otherwise. *Yes* and *no* are about this scenario on this version: who has mended the bug since does not have it.
 
 ";

@@ -1,4 +1,4 @@
-//! Bugs that users of other pools met in the field, replayed against the released peer and against towline's pool:
+//! Bugs that users of other pools and balancers met in the field, replayed against the released peer and against towline:
 //! `cargo xtask field-bugs`. What is printed was observed in this run. A peer may have mended its bug, and then that is
 //! what it says; towline may not have it, or the program fails.
 

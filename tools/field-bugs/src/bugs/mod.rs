@@ -5,6 +5,7 @@ mod bb8_67;
 mod clickhouse_119072;
 mod hyper_util_297;
 mod sqlx_3513;
+mod tower_balance;
 
 use std::time::Duration;
 
@@ -14,13 +15,16 @@ use tokio::runtime::Builder;
 use crate::report::Bug;
 
 /// In the order in which they are told.
-pub(crate) const ALL: [fn() -> Result<Bug>; 6] = [
+pub(crate) const ALL: [fn() -> Result<Bug>; 9] = [
     hyper_util_297::deadlock,
     hyper_util_297::hoarding,
     bb8_122::replay,
     bb8_67::replay,
     sqlx_3513::replay,
     clickhouse_119072::replay,
+    tower_balance::stale_index,
+    tower_balance::idle,
+    tower_balance::ready_and_fails,
 ];
 
 /// Whatever takes longer than this is stuck: on the paused clock it costs nothing.

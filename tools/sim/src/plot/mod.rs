@@ -72,6 +72,7 @@ impl Canvas {
 fn colour(strategy: &str) -> &'static str {
     match strategy {
         "towline" => "#0550ae",
+        "towline-hot-cold" => "#0969da",
         "tower-p2c-ewma" => "#bc4c00",
         "tower-p2c-pending" => "#9a6700",
         "prequal" => "#8250df",

@@ -1,7 +1,7 @@
 //! S2: one, two or five of twenty servers answer every call with an error, after one millisecond.
 //!
-//! Who takes a fast failure for a fast answer sends the broken servers more than their share. Nobody ejects anybody here: it
-//! is about the load metric alone, and with two choices even a perfect one goes wrong when both are broken.
+//! Who takes a fast failure for a fast answer sends the broken servers more than their share. Nobody ejects anybody here, and with two
+//! choices even a perfect metric goes wrong when both are broken.
 
 use super::{CONTESTANTS, Case, Scenario};
 use crate::chance::Dist;
@@ -19,8 +19,9 @@ pub(super) const SCENARIO: Scenario = Scenario {
     title: "S2: servers that fail fast",
     about: "\
 10 clients with 200 calls per second each over 70 s, 20 servers of 16 slots, log-normal service of 50 ms (σ 0.5 of the
-logarithm). Some servers fail every call after 1 ms between 20 s and 50 s. Nobody ejects: bad-hit is the share of the calls
-that a load metric alone sends to them, and *p2c-perfect* is the floor of two choices, k(k−1)/n(n−1). Latencies are of calls
+logarithm). Some servers fail every call after 1 ms between 20 s and 50 s. Bad-hit is the share of the calls
+that goes to them, and *p2c-perfect* is the floor of two choices with a perfect metric, k(k−1)/n(n−1). Nobody ejects; ours keeps
+who fails twice in a row to single calls, and so comes below that floor. Latencies are of calls
 that were answered well. What Prequal does against servers that attract by failing is not published, so its rule is bare. The picture shows the share of the broken servers; their fair share is 1.",
     cases,
     tables,
