@@ -455,6 +455,29 @@ async fn dropped_at_any_poll_a_call_counts_on_no_endpoint_any_more() {
     .await;
 }
 
+// F26: tokio makes whoever has done much in one turn wait, which must not be taken for an endpoint without room.
+#[tokio::test(start_paused = true)]
+async fn many_calls_in_one_turn_of_a_task_all_find_an_endpoint() {
+    let makers = Makers::default();
+    let balance = makers.balance(fixed(endpoints(2)));
+    for i in 0..500 {
+        assert_eq!(balance.clone().oneshot(Call::new(i)).await.unwrap().1.into_message(), i);
+    }
+    assert_eq!(makers.dials(), 2);
+}
+
+// F30
+#[tokio::test(start_paused = true)]
+async fn a_storm_of_calls_on_cold_endpoints_dials_as_often_as_the_pools_may_and_serves_all() {
+    let makers = Makers::default();
+    let balance = makers.balance(fixed(endpoints(2)));
+    let calls = (0..1_000).map(|i| tokio::spawn(balance.clone().oneshot(Call::new(i))));
+    for call in calls.collect::<Vec<_>>() {
+        call.await.unwrap().unwrap();
+    }
+    assert!(makers.dials() <= 2 * 4, "{} dials, four connections per endpoint", makers.dials());
+}
+
 #[tokio::test(start_paused = true)]
 async fn after_the_last_clone_no_task_is_left() {
     let makers = Makers::default();
