@@ -10,7 +10,7 @@ use towline_core::{Access, BoxError, Carried, Error, Lend, Pick, Rng};
 
 use crate::future::BalanceFuture;
 use crate::set::EndpointView;
-use crate::shared::Users;
+use crate::shared::Clients;
 use crate::track::{AtResponse, Track};
 
 /// Sends each call to one of a changing set of endpoints. Made by [`BalanceBuilder`](crate::BalanceBuilder).
@@ -26,14 +26,14 @@ use crate::track::{AtResponse, Track};
 /// is empty, or the driver ended before it yielded one; [`Kind::Closed`](towline_core::Kind::Closed) after
 /// [`close`](Self::close).
 pub struct Balance<L, P, A = Carried, T = AtResponse> {
-    shared: Arc<Users<L, P>>,
+    shared: Arc<Clients<L, P>>,
     access: A,
     track: T,
     rng: Rng,
 }
 
 impl<L, P, A, T> Balance<L, P, A, T> {
-    pub(crate) fn new(shared: Arc<Users<L, P>>, access: A, track: T) -> Self {
+    pub(crate) fn new(shared: Arc<Clients<L, P>>, access: A, track: T) -> Self {
         // Steps of the golden ratio, so that every seed is far from every other; and one draw on, because the first draws
         // of such seeds are alike, and a clone that is made for one call makes no others.
         let seed = shared.seeds.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
@@ -108,6 +108,12 @@ where
     }
 
     fn call(&mut self, request: Req) -> Self::Future {
-        BalanceFuture::new(&self.shared, &self.access, self.track.clone(), &mut self.rng, request)
+        BalanceFuture::new(
+            self.shared.users().clone(),
+            self.access.clone(),
+            self.track.clone(),
+            self.rng.fork(),
+            request,
+        )
     }
 }

@@ -16,7 +16,7 @@ use crate::discover::Update;
 use crate::driver::Driver;
 use crate::load::{Clock, Levels, LoadMetric};
 use crate::making::Making;
-use crate::shared::{Shared, Users, WhenUnavailable};
+use crate::shared::{Clients, Shared, WhenUnavailable};
 use crate::track::AtResponse;
 
 /// The [`Balance`] over what `M` makes, by what `P` picks.
@@ -140,7 +140,7 @@ impl<P: Policy, A, T> BalanceBuilder<P, A, T> {
         });
         let making = Making::new(make, rng.fork());
         let driver = Driver::new(shared.clone(), discover, making, self.policy, self.warm, rng);
-        (Balance::new(Arc::new(Users(shared)), self.access, self.track), driver)
+        (Balance::new(Clients::new(&shared), self.access, self.track), driver)
     }
 
     /// As [`pair`](Self::pair), with the driver spawned on `executor`.

@@ -236,19 +236,19 @@ where
     M::Error: Into<BoxError>,
     P: Policy,
 {
-    fn poll_discover(&mut self, cx: &mut Context<'_>) -> Turn {
+    fn poll_discover(&mut self, cx: &mut Context<'_>) -> Result<Turn, Error> {
         let (mut changed, mut taken) = (false, 0);
         while taken < BATCH {
             if let Some(pause) = &mut self.pause {
                 if pause.as_mut().poll(cx).is_pending() {
-                    return Turn { changed, more: false };
+                    return Ok(Turn { changed, more: false });
                 }
                 self.pause = None;
             }
-            let Some(discover) = &mut self.discover else { return Turn { changed, more: false } };
+            let Some(discover) = &mut self.discover else { return Ok(Turn { changed, more: false }) };
             let polled = guarded("discovery", || discover.as_mut().poll_next(cx).map_ok(Into::into));
             let ended = match polled {
-                Ok(Poll::Pending) => return Turn { changed, more: false },
+                Ok(Poll::Pending) => return Ok(Turn { changed, more: false }),
                 Ok(Poll::Ready(Some(Ok(update)))) => {
                     // A whole set is as much work as its endpoints.
                     taken += if let Update::Set(endpoints) = &update { endpoints.len().max(1) } else { 1 };
@@ -261,7 +261,7 @@ where
                     // A stream that fails at every poll must not spin.
                     let pause = RETRY.delay(self.failures, &mut self.rng);
                     self.failures = self.failures.saturating_add(1);
-                    self.pause = guarded("the timer", || Box::pin(sleep(pause))).ok();
+                    self.pause = Some(guarded("the timer", || Box::pin(sleep(pause)))?);
                     continue;
                 }
                 Ok(Poll::Ready(None)) => Error::new(Kind::Closed, Phase::Pick).with_message("discovery ended"),
@@ -274,7 +274,7 @@ where
                 _ => ended,
             });
         }
-        Turn { changed, more: true }
+        Ok(Turn { changed, more: true })
     }
 }
 
@@ -290,7 +290,7 @@ where
 {
     /// All that there is to do now.
     fn turn(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
-        let turn = self.poll_discover(cx);
+        let turn = self.poll_discover(cx)?;
         let made = self.poll_making(cx);
         if made || turn.changed || self.has_nothing_to_come() {
             self.publish();

@@ -38,18 +38,23 @@ where
 }
 
 #[inline]
-fn lent_at_once<L: Lend, P>(
+fn lent_at_once<L: Lend, P, Req>(
     shared: &Shared<L, P>,
     snapshot: &Snapshot<L, P>,
     choice: Choice,
+    request: &Req,
     context: Option<&CallContext>,
     now: Nanos,
-) -> Option<(L::Checkout, Lending<L>)> {
+) -> Option<(L::Checkout, Lending<L>)>
+where
+    P: Pick<Req>,
+{
     if choice.other.is_some() {
         return None;
     }
     let node = &snapshot.nodes()[choice.index];
     let checkout = node.lend.try_lend(context)?;
+    snapshot.taken(request, context, choice, now);
     let lend = shared.reports.then(|| node.lend.clone());
     Some((checkout, Lending { flight: Flight::begin(node.stats.clone(), now), lend }))
 }
@@ -205,20 +210,25 @@ where
                     // A wait that ran out has cost the caller time; a dial that did, costs the endpoint.
                     let waited = error.is_timeout() && error.phase() == Phase::Queue;
                     this.refused.add(lending.flight, error);
-                    if waited || this.refused.errors.len() >= LENDERS && !waits(this.shared) {
+                    let enough = this.refused.errors.len() >= LENDERS;
+                    // Of two that were asked the other goes on, beside another in place of this one.
+                    let id =
+                        |asked: &Asked<L, L::Lend>| asked.lending.as_ref().map(|lending| lending.flight.stats().id());
+                    let (first_id, other_id) = (id(&first), other.as_ref().as_pin_ref().and_then(|other| id(&other)));
+                    let remains = first_id.or(other_id);
+                    if waited || enough && remains.is_none() && !waits(this.shared) {
                         this.state.set(State::Pick);
                         *this.request = None;
                         let refused = std::mem::take(this.refused);
                         return Poll::Ready(Err(refused.into_error().expect("just added to")));
                     }
-                    // Of two that were asked the other goes on, beside another in place of this one.
-                    let id =
-                        |asked: &Asked<L, L::Lend>| asked.lending.as_ref().map(|lending| lending.flight.stats().id());
-                    let (first_id, other_id) = (id(&first), other.as_ref().as_pin_ref().and_then(|other| id(&other)));
-                    let Some(remains) = first_id.or(other_id) else {
+                    let Some(remains) = remains else {
                         this.state.set(State::Pick);
                         continue;
                     };
+                    if enough {
+                        continue;
+                    }
                     let request = this.request.as_ref().expect("kept until it is lent");
                     let mut not = this.refused.by;
                     not.add(remains);
@@ -286,34 +296,41 @@ where
         return first_snapshot(shared);
     };
     let now = shared.levels.now();
-    let choice = snapshot.pick(request, context, refused.as_ref().map(|refused| &refused.by), rng, now);
-    if let Some((checkout, lending)) = choice.and_then(|choice| lent_at_once(shared, snapshot, choice, context, now)) {
-        return Ok(Next::Lent(checkout, lending));
+    // When so many have refused it is time to wait, if the call may; otherwise it has failed already.
+    let choice = match &refused {
+        Some(refused) if refused.errors.len() >= LENDERS => None,
+        _ => snapshot.pick(request, context, refused.as_ref().map(|refused| &refused.by), rng, now),
+    };
+    let lent = choice.and_then(|choice| lent_at_once(shared, snapshot, choice, request, context, now));
+    match lent {
+        Some((checkout, lending)) => Ok(Next::Lent(checkout, lending)),
+        None => ask_or_wait(shared, snapshot, choice, request, context, refused, now),
     }
-    ask_or_wait(shared, snapshot, choice, context, refused, now)
 }
 
 /// When nobody has lent at once.
-fn ask_or_wait<L, P>(
+fn ask_or_wait<L, P, Req>(
     shared: &Arc<Users<L, P>>,
     snapshot: &Snapshot<L, P>,
     choice: Option<Choice>,
+    request: &Req,
     context: Option<&CallContext>,
     refused: Option<&mut Refused>,
     now: Nanos,
 ) -> Result<Next<L, P>, Error>
 where
     L: Lend,
+    P: Pick<Req>,
 {
+    progress::enter(Phase::Pick);
     let waits = waits(shared);
-    // By now so many have refused that it is time to wait; otherwise the call would have failed.
-    let has_asked_enough = refused.as_ref().is_some_and(|refused| refused.errors.len() >= LENDERS);
     match choice {
-        Some(Choice { index, other }) if !(waits && (has_asked_enough || is_down(snapshot, index))) => {
+        Some(choice) if !(waits && is_down(snapshot, choice.index)) => {
+            snapshot.taken(request, context, choice, now);
             let ask = |index: usize| ask(shared, &snapshot.nodes()[index], context, now);
-            let first = ask(index);
+            let first = ask(choice.index);
             first.lending.iter().for_each(|lending| at(&lending.flight));
-            Ok(Next::Waits(Waits::Asked(first, other.map(ask))))
+            Ok(Next::Waits(Waits::Asked(first, choice.other.map(ask))))
         }
         _ if waits => wait(shared, refused.map(std::mem::take).unwrap_or_default()),
         _ => Err(refused.and_then(|refused| std::mem::take(refused).into_error()).unwrap_or_else(|| {
@@ -338,8 +355,11 @@ where
     let snapshot = shared.snapshot.load();
     let snapshot = snapshot.as_ref()?;
     let now = shared.levels.now();
-    let Choice { index, .. } = snapshot.pick(request, context, Some(not), rng, now)?;
-    (!is_down(snapshot, index)).then(|| ask(shared, &snapshot.nodes()[index], context, now))
+    let choice = snapshot.pick(request, context, Some(not), rng, now)?;
+    (!is_down(snapshot, choice.index)).then(|| {
+        snapshot.taken(request, context, choice, now);
+        ask(shared, &snapshot.nodes()[choice.index], context, now)
+    })
 }
 
 /// Whether calls wait for endpoints to come up. Without a driver nobody would tell them.

@@ -1,4 +1,5 @@
-//! One call: to an endpoint that has a connection at hand, or to one that has yet to be found.
+//! One call: to an endpoint that has a connection at hand, or to one that has yet to be found. Nothing is picked, counted
+//! or taken before the first poll: a future that waits its turn somewhere must not keep a connection from others.
 
 use std::fmt;
 use std::pin::Pin;
@@ -6,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tower_service::Service;
-use towline_core::{Access, BoxError, CallContext, Error, Lend, Phase, Pick, ReadyCall, Rng, Sent, progress};
+use towline_core::{Access, BoxError, CallContext, Error, Lend, Pick, ReadyCall, Rng, Sent, progress};
 
 use crate::find::{Find, Lending, Next, first};
 use crate::shared::Users;
@@ -31,32 +32,29 @@ pin_project_lite::pin_project! {
     where
         L: Lend,
     {
+        Start { start: Option<Start<L, P, A, Req>> },
         // In a box, because few calls need it, and all would have to carry its size.
         Find { find: Pin<Box<Find<L, P, A, Req>>>, access: A },
-        Failed { error: Option<Error> },
         // In this order: the call is dropped before it stops counting.
         Call { #[pin] call: C, lent: Option<Lending<L>> },
     }
+}
+
+struct Start<L, P, A, Req> {
+    users: Arc<Users<L, P>>,
+    access: A,
+    rng: Rng,
+    request: Req,
 }
 
 impl<L, P, A, T, Req> BalanceFuture<L, P, A, T, Req>
 where
     L: Lend,
     L::Checkout: Service<Req>,
-    P: Pick<Req>,
-    A: Access<Req>,
 {
     #[inline]
-    pub(crate) fn new(users: &Arc<Users<L, P>>, access: &A, track: T, rng: &mut Rng, request: Req) -> Self {
-        let state = match first(users, &request, access.get(&request), rng) {
-            Ok(Next::Lent(checkout, lending)) => call(access, checkout, lending, request),
-            Ok(Next::Waits(waits)) => {
-                let find = Find::new(users.clone(), access.clone(), rng.fork(), request, waits);
-                State::Find { find: Box::pin(find), access: access.clone() }
-            }
-            Err(error) => State::Failed { error: Some(error) },
-        };
-        Self { state, track }
+    pub(crate) fn new(users: Arc<Users<L, P>>, access: A, track: T, rng: Rng, request: Req) -> Self {
+        Self { state: State::Start { start: Some(Start { users, access, rng, request }) }, track }
     }
 }
 
@@ -96,14 +94,23 @@ where
         let mut this = self.project();
         loop {
             match this.state.as_mut().project() {
+                StateProj::Start { start } => {
+                    let Start { users, access, mut rng, request } = start.take().expect("polled after completion");
+                    match first(&users, &request, access.get(&request), &mut rng)? {
+                        Next::Lent(checkout, lending) => {
+                            let called = call(&access, checkout, lending, request);
+                            this.state.set(called);
+                        }
+                        Next::Waits(waits) => {
+                            let find = Box::pin(Find::new(users, access.clone(), rng, request, waits));
+                            this.state.set(State::Find { find, access });
+                        }
+                    }
+                }
                 StateProj::Find { find, access } => {
                     let (checkout, lending, request) = ready!(find.as_mut().poll(cx))?;
                     let called = call(access, checkout, lending, request);
                     this.state.set(called);
-                }
-                StateProj::Failed { error } => {
-                    progress::enter(Phase::Pick);
-                    return Poll::Ready(Err(error.take().expect("polled after completion")));
                 }
                 StateProj::Call { call, lent } => {
                     let result = ready!(call.poll(cx));

@@ -65,6 +65,8 @@ pub struct Choice {
     pub index: usize,
     /// Another that may be asked at the same time, because the first has no room.
     pub other: Option<usize>,
+    /// How many candidates went before it.
+    skipped: usize,
 }
 
 /// How well an endpoint is suited to a call, the best first. A call takes the first candidate of the best kind that
@@ -194,8 +196,16 @@ impl<L: Lend, P> Snapshot<L, P> {
         } else {
             None
         };
-        self.picker.taken(request, context, view, index, skipped);
-        Some(Choice { index, other })
+        Some(Choice { index, other, skipped })
+    }
+
+    /// Tells the picker that the call goes there.
+    pub fn taken<Req>(&self, request: &Req, context: Option<&CallContext>, choice: Choice, now: Nanos)
+    where
+        P: Pick<Req>,
+    {
+        let at = self.at(now);
+        self.picker.taken(request, context, View::new(&self.members, &at), choice.index, choice.skipped);
     }
 }
 

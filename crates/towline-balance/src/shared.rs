@@ -95,22 +95,63 @@ pub(crate) fn closed() -> Error {
     Error::new(Kind::Closed, Phase::Pick).with_message("the balancer is closed")
 }
 
-/// What clones of the balancer hold, and calls that have yet to find an endpoint: the driver works as long as one of them
-/// is there.
-pub(crate) struct Users<L, P>(pub(crate) Arc<Shared<L, P>>);
+/// What calls that have yet to find an endpoint hold: the driver works as long as one of them, or of the [`Clients`], is
+/// there.
+///
+/// There are several of these per balancer, each with a count of its own, and every thread uses one of them: a count that
+/// all calls change would cost more than the rest of a call as soon as there are two threads.
+pub(crate) struct Users<L, P> {
+    shared: Arc<Shared<L, P>>,
+    _alive: Arc<Alive<L, P>>,
+}
 
 impl<L, P> std::ops::Deref for Users<L, P> {
     type Target = Shared<L, P>;
 
     fn deref(&self) -> &Shared<L, P> {
-        &self.0
+        &self.shared
     }
 }
 
-impl<L, P> Drop for Users<L, P> {
+/// Tells the driver when nobody is left.
+struct Alive<L, P>(Arc<Shared<L, P>>);
+
+impl<L, P> Drop for Alive<L, P> {
     fn drop(&mut self) {
         self.0.abandoned.store(true, Ordering::Release);
         self.0.levels.driver.wake();
+    }
+}
+
+const STRIPES: usize = 8;
+
+/// What clones of the balancer hold.
+pub(crate) struct Clients<L, P>([Arc<Users<L, P>>; STRIPES]);
+
+impl<L, P> Clients<L, P> {
+    pub(crate) fn new(shared: &Arc<Shared<L, P>>) -> Arc<Self> {
+        let alive = Arc::new(Alive(shared.clone()));
+        let users = || Arc::new(Users { shared: shared.clone(), _alive: alive.clone() });
+        Arc::new(Self(std::array::from_fn(|_| users())))
+    }
+
+    /// Those that this thread uses.
+    #[inline]
+    pub(crate) fn users(&self) -> &Arc<Users<L, P>> {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        thread_local! {
+            static STRIPE: usize = NEXT.fetch_add(1, Ordering::Relaxed) % STRIPES;
+        }
+        // While a thread ends, any will do.
+        &self.0[STRIPE.try_with(|stripe| *stripe).unwrap_or(0)]
+    }
+}
+
+impl<L, P> std::ops::Deref for Clients<L, P> {
+    type Target = Shared<L, P>;
+
+    fn deref(&self) -> &Shared<L, P> {
+        &self.0[0].shared
     }
 }
 

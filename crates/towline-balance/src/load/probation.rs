@@ -38,7 +38,7 @@ impl Word {
     /// The first tick after a pause that begins now.
     fn after_pause(self, now: Nanos) -> u64 {
         let pause = nanos(FIRST).saturating_mul(3u64.pow(self.failed.min(8) as u32));
-        now.saturating_add(pause) >> TICK
+        now.saturating_add(pause.min(nanos(LONGEST))) >> TICK
     }
 }
 
@@ -175,5 +175,7 @@ mod tests {
         probation.failed(40 * SECOND);
         assert!(!probation.is_due(44 * SECOND), "two failures remembered: more than the longest pause");
         assert!(probation.is_due(45 * SECOND));
+        probation.failed(45 * SECOND);
+        assert!(probation.is_due(50 * SECOND), "and no pause is longer, of whatever call");
     }
 }

@@ -217,7 +217,11 @@ impl Stats {
                 if self.latency.read().is_none() {
                     self.latency.restart(now, took.max(median));
                 }
-                return self.probation.inconclusive(now);
+                self.failures.store(0, Ordering::Relaxed);
+                return match self.standing(now) {
+                    Standing::OnProbation => self.probation.inconclusive(now),
+                    _ => self.probation.passed(),
+                };
             }
             None => {
                 self.latency.at_least(now, took, median, rate);
@@ -320,7 +324,13 @@ impl Flight {
         if let Some(slot) = self.slot.take() {
             stats.oldest.end(slot);
         }
-        if stats.levels.is_timed() && !never_was {
+        if !stats.levels.is_timed() {
+            return;
+        }
+        if never_was {
+            // If it was the probe, the next call may be one.
+            stats.probation.inconclusive(now);
+        } else {
             stats.learn(self.began, now, outcome);
         }
     }

@@ -92,7 +92,10 @@ impl Desk {
 
     /// Answers the oldest lend that waits.
     pub(crate) fn grant(&self, granted: Result<(), Error>) {
-        let asked = self.state.lock().asked.remove(0);
+        let mut state = self.state.lock();
+        state.asked.retain(|asked| !asked.is_closed());
+        let asked = state.asked.remove(0);
+        drop(state);
         asked.send(granted).expect("somebody waits");
     }
 

@@ -209,3 +209,46 @@ async fn a_call_that_waits_for_discovery_ends_when_the_balancer_is_closed() {
     assert_eq!(timeout(SECOND, call).await.unwrap().unwrap_err().kind(), Kind::Closed);
     timeout(SECOND, balance.discovered()).await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_was_never_polled_holds_nothing_and_says_nothing() {
+    let desks = Desks::default();
+    let mut balance = over(&desks, 1, WhenUnavailable::FailFast).await;
+    for _ in 0..50 {
+        balance.clone().oneshot(Call::new(0)).await.unwrap();
+    }
+    tokio::time::sleep(SECOND).await;
+    let before = balance.endpoints().remove(0);
+    let waits = tower::Service::call(&mut balance, Call::new(0));
+    tokio::time::sleep(10 * SECOND).await;
+    let view = balance.endpoints().remove(0);
+    assert_eq!((view.in_flight, view.calls, desks.of("a:1").calls()), (0, before.calls, 50));
+    drop(waits);
+    let view = balance.endpoints().remove(0);
+    assert!(!view.on_probation && view.latency.unwrap() <= 2 * MS);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_may_wait_asks_four_and_then_waits_however_many_refuse() {
+    let desks = Desks::default();
+    let names = ["a:1", "b:1", "c:1", "d:1", "e:1", "f:1", "g:1", "h:1"];
+    for name in names {
+        desks.of(name).room(Room::Full);
+        desks.of(name).hold(true);
+    }
+    let balance = over(&desks, 8, WhenUnavailable::Wait).await;
+    let mut call = spawn(balance.clone().oneshot(Call::new(0)));
+    let mut refusals = 0;
+    while refusals < 4 {
+        assert!(call.poll().is_pending());
+        let asked =
+            names.map(|name| desks.of(name)).into_iter().find(|desk| desk.waiting() > 0).expect("two are asked");
+        asked.grant(Err(refused()));
+        refusals += 1;
+    }
+    assert!(call.poll().is_pending());
+    let waiting: usize = names.iter().map(|name| desks.of(name).waiting()).sum();
+    assert_eq!(waiting, 1, "whoever is still asked, and nobody else");
+    names.iter().find(|name| desks.of(name).waiting() > 0).map(|name| desks.of(name).grant(Ok(()))).unwrap();
+    call.await.unwrap();
+}
