@@ -56,6 +56,7 @@ impl<L, P> Shared<L, P> {
         self.driving.load(Ordering::Acquire)
     }
 
+    #[inline]
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
     }
@@ -99,7 +100,9 @@ pub(crate) fn closed() -> Error {
 /// there.
 ///
 /// There are several of these per balancer, each with a count of its own, and every thread uses one of them: a count that
-/// all calls change would cost more than the rest of a call as soon as there are two threads.
+/// all calls change would cost more than the rest of a call as soon as there are two threads. They lie apart in memory, for
+/// the same reason.
+#[repr(align(128))]
 pub(crate) struct Users<L, P> {
     shared: Arc<Shared<L, P>>,
     _alive: Arc<Alive<L, P>>,

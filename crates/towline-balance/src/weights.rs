@@ -53,11 +53,13 @@ impl Weights {
         Self { table: Some(Table { upper, guide, last }), len }
     }
 
+    #[inline]
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
     /// Whether all weigh the same.
+    #[inline]
     pub(crate) fn are_equal(&self) -> bool {
         self.table.is_none()
     }

@@ -113,6 +113,7 @@ pub enum Clock {
 
 impl Clock {
     /// Nanoseconds since the beginning.
+    #[inline]
     pub fn now(&self) -> Nanos {
         match self {
             Self::Tokio(start) => nanos(Instant::now().saturating_duration_since(*start)),
@@ -168,6 +169,7 @@ impl Levels {
     }
 
     /// There is traffic: the next sweep is due in a while.
+    #[inline]
     pub(crate) fn touch(&self) {
         // Read first: the flag is every caller's, and nearly always set.
         if !self.touched.load(Ordering::Relaxed) && !self.touched.swap(true, Ordering::Relaxed) {
@@ -176,6 +178,7 @@ impl Levels {
     }
 
     /// Whether anything that is measured needs the clock.
+    #[inline]
     pub(crate) fn is_timed(&self) -> bool {
         self.metric.decay.is_some()
     }
@@ -186,6 +189,7 @@ impl Levels {
     }
 
     /// Whether anybody needs the clock.
+    #[inline]
     pub(crate) fn is_clocked(&self) -> bool {
         self.is_timed() || self.has_reports.load(Ordering::Relaxed)
     }
@@ -204,6 +208,7 @@ impl Levels {
     }
 
     /// The median latency of the set in nanoseconds, 0 before there is one.
+    #[inline]
     pub fn median(&self) -> f32 {
         f32::from_bits(self.median.load(Ordering::Relaxed))
     }
@@ -223,6 +228,7 @@ impl Levels {
         self.recent.clear();
     }
 
+    #[inline]
     pub(crate) fn limit(&self) -> f32 {
         f32::from_bits(self.limit.load(Ordering::Relaxed))
     }

@@ -80,11 +80,13 @@ impl Stats {
     }
 
     /// This life of the endpoint.
+    #[inline]
     pub fn id(&self) -> EndpointId {
         self.id
     }
 
     /// Its key.
+    #[inline]
     pub fn key(&self) -> &EndpointKey {
         &self.key
     }
@@ -137,6 +139,7 @@ impl Stats {
 
     /// Whether an endpoint that stands like this may not be called now. One on probation may when its pause is over;
     /// a new one when nobody is calling it, and once more for every median latency that its answer is late.
+    #[inline]
     pub(crate) fn is_avoided(&self, standing: Standing, now: Nanos) -> bool {
         match standing {
             Standing::Fine => false,
@@ -277,6 +280,7 @@ impl Flight {
     }
 
     /// A call to the endpoint begins at `now`.
+    #[inline]
     pub fn begin(stats: Arc<Stats>, now: Nanos) -> Self {
         let mut flight = Self::ask(stats, now);
         flight.granted();
@@ -289,6 +293,7 @@ impl Flight {
     }
 
     /// Which endpoint.
+    #[inline]
     pub fn stats(&self) -> &Stats {
         &self.stats
     }
