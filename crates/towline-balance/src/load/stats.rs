@@ -44,6 +44,8 @@ const FAILURES: u32 = 2;
 const LONGEST_PUSHBACK: Duration = Duration::from_secs(300);
 /// Answers before an endpoint's latency is compared with the set's.
 const SAMPLES: u64 = 3;
+/// A call that is older, in nanoseconds, and far above the set's latency, is a reason to ask for another.
+const LATE: f32 = 4.8e9;
 /// Tracked calls per median latency.
 const TRACKED: f32 = 16.0;
 /// Latencies within this factor of the median count as the median: what differs by less is noise, and would outweigh
@@ -133,8 +135,17 @@ impl Stats {
                 let average = reading.at(now, median, self.levels.rate);
                 if average > self.levels.limit() { Standing::OnProbation } else { Standing::Fine }
             }
+            _ if self.is_late(now) => Standing::OnProbation,
             _ => Standing::Fine,
         }
+    }
+
+    /// Whether its oldest call has kept everybody else away for long enough: by its cost nobody would ever find out that
+    /// the endpoint answers others.
+    #[inline]
+    fn is_late(&self, now: Nanos) -> bool {
+        let limit = self.levels.limit().max(LATE);
+        self.oldest.at_most(now) as f32 > limit && self.oldest_age(now) as f32 > limit
     }
 
     /// Whether an endpoint that stands like this may not be called now. One on probation may when its pause is over;

@@ -228,6 +228,19 @@ async fn calls_see_changes_while_discovery_never_pauses() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn more_changes_than_are_taken_at_once_are_all_taken() {
+    let changes = (1..=5_000u32).map(|n| {
+        let endpoint = endpoint("a:1").with_weight(Weight::new(f64::from(n)).unwrap());
+        Ok::<_, Error>(Update::Change(Change::Insert(endpoint.key().clone(), endpoint)))
+    });
+    let changes = stream::iter(changes.collect::<Vec<_>>()).chain(stream::pending());
+    let balance =
+        BalanceBuilder::new(P2c::new()).spawn(changes, Desks::default().make(), &TokioExecutor::current()).unwrap();
+    settle().await;
+    assert_eq!(balance.endpoints()[0].endpoint.weight().get(), 5_000.0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_set_of_a_hundred_thousand_is_taken_changed_and_let_go() {
     let (discover, stream) = discovery();
     let make = service_fn(|_: Target| std::future::ready(Ok::<_, Error>(Lent::new(Echo))));

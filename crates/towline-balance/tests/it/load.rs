@@ -199,20 +199,26 @@ async fn calls_in_flight_alone_are_balanced_without_a_clock_or_a_sweep() {
 async fn a_long_call_keeps_nobody_from_an_endpoint_that_answers_others() {
     let desks = Desks::default();
     let balance = over(&desks, 2).await;
-    run(&balance, 100, SECOND).await;
+    for name in ["a:1", "b:1"] {
+        desks.of(name).answers(50 * MS, false);
+    }
+    run(&balance, 200, SECOND).await;
     desks.of("a:1").answers(Duration::from_secs(3_600), false);
-    let mut long = Vec::new();
-    while desks.of("a:1").calls() == desks.of("a:1").calls().min(50) && long.len() < 4 {
+    let long = loop {
         let mut call = spawn(balance.clone().oneshot(Call::new(0)));
         assert!(call.poll().is_pending());
-        long.push(call);
-    }
-    desks.of("a:1").answers(MS, false);
+        if balance.endpoints()[0].in_flight == 1 {
+            break call;
+        }
+    };
+    desks.of("a:1").answers(50 * MS, false);
     sleep(60 * SECOND).await;
     let before = desks.of("a:1").calls();
-    run(&balance, 100, 20 * SECOND).await;
+    run(&balance, 200, 20 * SECOND).await;
     let share = desks.of("a:1").calls() - before;
-    assert!(share > 300, "{share} of 2000");
+    assert!(share > 1_000, "{share} of 4000");
+    assert_eq!(balance.endpoints()[0].in_flight, 1, "it is still there");
+    drop(long);
 }
 
 #[tokio::test(start_paused = true)]

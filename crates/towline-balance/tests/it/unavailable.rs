@@ -194,6 +194,7 @@ async fn closing_lets_calls_at_endpoints_finish_and_ends_the_driver() {
     let mut call = spawn(balance.clone().oneshot(Call::new(0)));
     assert!(call.poll().is_pending());
     balance.close();
+    assert_eq!(balance.clone().oneshot(Call::new(0)).await.unwrap_err().kind(), Kind::Closed);
     timeout(SECOND, driver).await.unwrap().unwrap();
     assert_eq!(call.await.unwrap(), "a:1");
 }
