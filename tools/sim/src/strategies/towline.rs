@@ -7,9 +7,7 @@ use std::sync::atomic::AtomicU64;
 use slab::Slab;
 use towline_balance::core::{Clock, Flight, Levels, PERIOD, Set, Snapshot, Sweep};
 use towline_balance::{HotCold, LoadMetric, P2c};
-use towline_core::{
-    Endpoint, Lent, LoadReport as Reported, Outcome as Classified, Pick as Picks, Policy, Target, Tried,
-};
+use towline_core::{Endpoint, Lent, LoadReport as Reported, Outcome as Classified, Pick as Picks, Policy, Target};
 
 use crate::chance::Rng;
 use crate::engine::fleet::Fleet;
