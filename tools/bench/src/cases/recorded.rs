@@ -60,7 +60,7 @@ impl Records {
 }
 
 impl Record {
-    /// The error names every row that has grown.
+    /// The error names every row of ours that has grown.
     fn check(&self, now: &Self, case: Case) -> Result<()> {
         let mut grown = Vec::new();
         for (peer, count) in &now.instructions_per_op {
@@ -68,7 +68,8 @@ impl Record {
                 bail!("{peer} is not recorded; do so with: {}", again(case));
             };
             let growth = *count as f64 / *recorded as f64;
-            if growth > GROWTH {
+            // Floors are the program's own: how they are compiled changes with whatever stands beside them.
+            if growth > GROWTH && !peer.starts_with("floor") {
                 grown.push(format!("{peer} has grown by {:.1} %: {recorded} to {count}", (growth - 1.0) * 100.0));
             }
         }
