@@ -31,7 +31,7 @@ const RETRY: Backoff = Backoff::new(Duration::from_millis(10), Duration::from_se
 /// with time. Where there is none, or a policy panics, it ends at the first need, and
 /// [`Balance::discovery_error`](crate::Balance::discovery_error) says so.
 ///
-/// It ends with the last clone of the balancer and the last call, or with [`Balance::close`](crate::Balance::close). A
+/// It ends with the last clone of the balancer and the last call that has yet to find an endpoint, or with [`Balance::close`](crate::Balance::close). A
 /// discovery stream that ends or panics is not polled again, and the last set stays. When the driver itself is dropped
 /// early, calls go on with the last set, and what is known of it as a whole stays as it was.
 ///
@@ -276,18 +276,7 @@ where
         }
         Ok(Turn { changed, more: true })
     }
-}
 
-impl<D, U, E, M, P> Driver<D, M, P>
-where
-    D: Stream<Item = Result<U, E>>,
-    U: Into<Update>,
-    E: Into<BoxError>,
-    M: Service<Target> + Clone,
-    M::Response: Lend,
-    M::Error: Into<BoxError>,
-    P: Policy,
-{
     /// All that there is to do now.
     fn turn(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
         let turn = self.poll_discover(cx)?;

@@ -1,8 +1,7 @@
 //! A peak-sensitive moving average in one word.
 
-use crate::sync::{AtomicU64, Ordering};
-
 use super::Nanos;
+use crate::sync::{AtomicU64, Ordering};
 
 /// Average, stamp and the number of samples, packed: 32 bits of nanoseconds as a float, 28 bits of ticks, 4 bits of
 /// count. Changed by compare-and-swap, read without writing.

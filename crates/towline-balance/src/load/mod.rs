@@ -39,7 +39,6 @@ mod report;
 mod stats;
 mod sweep;
 
-use crate::sync::{AtomicBool, AtomicU32, AtomicU64, AtomicWaker, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,6 +48,7 @@ use towline_core::{Error, Kind, Phase};
 pub(crate) use self::stats::Standing;
 pub use self::stats::{Flight, Stats};
 pub use self::sweep::{PERIOD, Sweep};
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, AtomicWaker, Ordering};
 
 /// Nanoseconds since the balancer was made.
 pub type Nanos = u64;

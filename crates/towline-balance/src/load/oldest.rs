@@ -7,9 +7,8 @@
 //!
 //! A long call is not a stuck endpoint: once a call has succeeded that began later, an earlier one counts no more.
 
-use crate::sync::{AtomicU64, Ordering};
-
 use super::Nanos;
+use crate::sync::{AtomicU64, Ordering};
 
 const SLOTS: usize = 16;
 

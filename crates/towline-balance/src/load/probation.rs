@@ -1,9 +1,9 @@
 //! When an endpoint that nobody should use may be tried.
 
-use crate::sync::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::{Nanos, nanos};
+use crate::sync::{AtomicU64, Ordering};
 
 /// The pause after the first failure; it triples with every probe that fails.
 const FIRST: Duration = Duration::from_secs(1);

@@ -1,11 +1,11 @@
 //! What servers say about themselves, in one word per endpoint.
 
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use towline_core::{LoadReport, Reported};
 
 use super::{Nanos, nanos};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// A report, packed: 16 bits of requests in flight, 16 of latency (see [`pack_latency`]), 8 of this client's own calls at
 /// the time, 24 of ticks. 0 when there is none.

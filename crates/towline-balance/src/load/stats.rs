@@ -1,6 +1,5 @@
 //! One life of an endpoint, counted; and a call that counts on it.
 
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +11,7 @@ use super::oldest::{Oldest, Slot};
 use super::probation::Probation;
 use super::report::Report;
 use super::{Levels, Nanos};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// What calls have left behind on one life of an endpoint. Outlives its removal for as long as calls are in flight: a
 /// late event of an old life changes the old life's numbers and nobody else's.
@@ -25,6 +25,8 @@ pub struct Stats {
     latency: Ewma,
     /// Failures in a row.
     failures: AtomicU32,
+    /// When the last of them was.
+    failed_at: AtomicU64,
     oldest: Oldest,
     probation: Probation,
     report: Report,
@@ -74,6 +76,7 @@ impl Stats {
             calls: AtomicU64::new(0),
             latency: Ewma::default(),
             failures: AtomicU32::new(0),
+            failed_at: AtomicU64::new(0),
             oldest: Oldest::default(),
             probation: Probation::default(),
             report: Report::default(),
@@ -121,9 +124,12 @@ impl Stats {
     /// How it stands at `now`.
     #[inline]
     pub(crate) fn standing(&self, now: Nanos) -> Standing {
-        if !self.levels.is_timed() {
-            return Standing::Fine;
-        }
+        if self.levels.is_timed() { self.timed_standing(now) } else { Standing::Fine }
+    }
+
+    // Not inline, like `timed_load`: who counts calls in flight alone shall not pay for what he does not use.
+    #[inline(never)]
+    fn timed_standing(&self, now: Nanos) -> Standing {
         if self.failures.load(Ordering::Relaxed) >= FAILURES {
             return Standing::OnProbation;
         }
@@ -172,9 +178,11 @@ impl Stats {
     #[inline]
     pub(crate) fn load(&self, now: Nanos, per_call: f64) -> f64 {
         let in_flight = f64::from(self.in_flight()) * per_call;
-        if !self.levels.is_timed() {
-            return in_flight;
-        }
+        if self.levels.is_timed() { self.timed_load(now, in_flight) } else { in_flight }
+    }
+
+    #[inline(never)]
+    fn timed_load(&self, now: Nanos, in_flight: f64) -> f64 {
         let standing = self.standing(now);
         let is_avoided = self.is_avoided(standing, now);
         if standing == Standing::OnProbation && !is_avoided {
@@ -208,6 +216,19 @@ impl Stats {
         self.report.sweep(now);
     }
 
+    /// A call that began then was answered: that ends a row of failures, unless the last of them came later. An endpoint
+    /// that begins to fail still answers what it had taken before.
+    fn is_well_since(&self, began: Nanos) -> bool {
+        if self.failures.load(Ordering::Relaxed) == 0 {
+            return true;
+        }
+        let is_well = began >= self.failed_at.load(Ordering::Relaxed);
+        if is_well {
+            self.failures.store(0, Ordering::Relaxed);
+        }
+        is_well
+    }
+
     fn learn(&self, began: Nanos, now: Nanos, outcome: Option<Outcome>) {
         let (median, limit, rate) = (self.levels.median(), self.levels.limit(), self.levels.rate);
         // What takes no time, as on a paused clock, is not the same as what is unknown.
@@ -216,10 +237,8 @@ impl Stats {
             Some(Outcome::Success) => {
                 let was_bad = self.standing(now) == Standing::OnProbation;
                 self.oldest.succeeded(began);
-                if self.failures.load(Ordering::Relaxed) != 0 {
-                    self.failures.store(0, Ordering::Relaxed);
-                }
-                if was_bad && took <= limit {
+                let is_well = self.is_well_since(began);
+                if was_bad && is_well && took <= limit {
                     // A probe that went well: what was before it is over.
                     self.latency.restart(now, took.max(median));
                     return self.probation.passed();
@@ -231,10 +250,9 @@ impl Stats {
                 if self.latency.read().is_none() {
                     self.latency.restart(now, took.max(median));
                 }
-                self.failures.store(0, Ordering::Relaxed);
-                return match self.standing(now) {
-                    Standing::OnProbation => self.probation.inconclusive(now),
-                    _ => self.probation.passed(),
+                return match self.is_well_since(began) && self.standing(now) != Standing::OnProbation {
+                    true => self.probation.passed(),
+                    false => self.probation.inconclusive(now),
                 };
             }
             None => {
@@ -245,11 +263,13 @@ impl Stats {
             }
             Some(Outcome::Pushback(hint)) => {
                 self.failures.fetch_max(FAILURES, Ordering::Relaxed);
+                self.failed_at.fetch_max(now, Ordering::Relaxed);
                 self.probation.failed(now);
                 return self.probation.hold(now, hint.unwrap_or_default().min(LONGEST_PUSHBACK));
             }
             Some(_) => {
                 self.failures.fetch_add(1, Ordering::Relaxed);
+                self.failed_at.fetch_max(now, Ordering::Relaxed);
                 self.latency.at_least(now, took, median, rate);
             }
         }

@@ -1,11 +1,11 @@
 //! What is known about the set as a whole: computed by the driver every tenth of a second while there is traffic, so
 //! that picks need not.
 
-use crate::sync::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Levels, Nanos, Stats};
+use crate::sync::Ordering;
 
 /// How often.
 pub const PERIOD: Duration = Duration::from_millis(100);

@@ -1,5 +1,6 @@
 //! What calls leave behind: failures, stuck and cancelled calls, and probation.
 
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -123,6 +124,32 @@ async fn probation_is_observed_to_begin_and_to_end() {
     desks.of("b:1").answers(MS, false);
     run(&balance, 1_000, 6 * SECOND).await;
     assert_eq!(seen.take(), ["passed b:1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_endpoint_had_taken_before_it_began_to_fail_does_not_speak_for_it() {
+    let desks = Desks::default();
+    let balance = over(&desks, 2).await;
+    for name in ["a:1", "b:1"] {
+        desks.of(name).answers(2 * MS, false);
+    }
+    run(&balance, 100, SECOND).await;
+    let mut earlier = loop {
+        let mut call = spawn(balance.clone().oneshot(Call::new(0)));
+        assert!(call.poll().is_pending());
+        if balance.endpoints()[0].in_flight == 1 {
+            break call;
+        }
+    };
+    desks.of("a:1").answers(MS, true);
+    let mut later: Vec<_> = (0..10).map(|_| spawn(balance.clone().oneshot(Call::new(0)))).collect();
+    later.iter_mut().for_each(|call| assert!(call.poll().is_pending()));
+    sleep(MS).await;
+    let failed = later.iter_mut().filter_map(|call| matches!(call.poll(), Poll::Ready(Err(_))).then_some(())).count();
+    assert!(failed >= 2 && balance.endpoints()[0].on_probation, "{failed}");
+    sleep(2 * MS).await;
+    assert!(matches!(earlier.poll(), Poll::Ready(Ok(_))), "in good time");
+    assert!(balance.endpoints()[0].on_probation);
 }
 
 #[tokio::test(start_paused = true)]
