@@ -14,10 +14,12 @@ use towline_core::{BoxError, Carried, Error, Executor, Lend, Observers, Policy, 
 use crate::balance::Balance;
 use crate::discover::Update;
 use crate::driver::Driver;
-use crate::load::{Clock, Levels, LoadMetric};
+use crate::load::{Circuit, Clock, Levels, LoadMetric, Settings};
 use crate::making::Making;
+use crate::outlier::{Detector, Outliers, PanicMode, SlowStart};
 use crate::shared::{Clients, Shared, WhenUnavailable};
 use crate::track::AtResponse;
+use crate::watch::Watch;
 
 /// The [`Balance`] over what `M` makes, by what `P` picks.
 pub type Balanced<M, P, A = Carried, T = AtResponse> =
@@ -33,7 +35,17 @@ pub struct BalanceBuilder<P, A = Carried, T = AtResponse> {
     policy: P,
     access: A,
     track: T,
+    common: Common,
+}
+
+/// What does not depend on types.
+#[derive(Clone, Debug)]
+struct Common {
     metric: LoadMetric,
+    outliers: Outliers,
+    slow_start: SlowStart,
+    circuit: Circuit,
+    panic_mode: PanicMode,
     when_unavailable: WhenUnavailable,
     reports: bool,
     warm: usize,
@@ -48,12 +60,18 @@ impl<P: Policy> BalanceBuilder<P> {
             policy,
             access: Carried,
             track: AtResponse::default(),
-            metric: LoadMetric::default(),
-            when_unavailable: WhenUnavailable::default(),
-            reports: false,
-            warm: 0,
-            observers: Observers::default(),
-            rng: Rng::new(),
+            common: Common {
+                metric: LoadMetric::default(),
+                outliers: Outliers::default(),
+                slow_start: SlowStart::default(),
+                circuit: Circuit::default(),
+                panic_mode: PanicMode::default(),
+                when_unavailable: WhenUnavailable::default(),
+                reports: false,
+                warm: 0,
+                observers: Observers::default(),
+                rng: Rng::new(),
+            },
         }
     }
 }
@@ -61,52 +79,77 @@ impl<P: Policy> BalanceBuilder<P> {
 impl<P: Policy, A, T> BalanceBuilder<P, A, T> {
     /// Reaches the context through `access`; [`Blind`](towline_core::Blind) takes any request.
     pub fn with_access<B>(self, access: B) -> BalanceBuilder<P, B, T> {
-        let Self { policy, track, metric, when_unavailable, reports, warm, observers, rng, .. } = self;
-        BalanceBuilder { policy, access, track, metric, when_unavailable, reports, warm, observers, rng }
+        let Self { policy, track, common, .. } = self;
+        BalanceBuilder { policy, access, track, common }
     }
 
     /// Says when a call has ended and what it says about its endpoint; [`AtResponse`] by default, which takes every
     /// response for a success and every transient error for a failure.
     pub fn track<U>(self, track: U) -> BalanceBuilder<P, A, U> {
-        let Self { policy, access, metric, when_unavailable, reports, warm, observers, rng, .. } = self;
-        BalanceBuilder { policy, access, track, metric, when_unavailable, reports, warm, observers, rng }
+        let Self { policy, access, common, .. } = self;
+        BalanceBuilder { policy, access, track, common }
     }
 
     /// What is taken for the load of an endpoint; [`LoadMetric::peak_ewma`] over 10 s by default.
     pub fn load(mut self, metric: LoadMetric) -> Self {
-        self.metric = metric;
+        self.common.metric = metric;
+        self
+    }
+
+    /// Who is ejected as an outlier; see [`Outliers`] for the rules and their defaults.
+    pub fn outliers(mut self, outliers: Outliers) -> Self {
+        self.common.outliers = outliers;
+        self
+    }
+
+    /// How new endpoints, and those that were ejected, come to their share; over 10 s by default.
+    pub fn slow_start(mut self, slow_start: SlowStart) -> Self {
+        self.common.slow_start = slow_start;
+        self
+    }
+
+    /// Limits of the calls that one endpoint is given at a time; none by default.
+    pub fn circuit(mut self, circuit: Circuit) -> Self {
+        self.common.circuit = circuit;
+        self
+    }
+
+    /// What calls do when too few endpoints are eligible; by default they go to those that are ejected when there are no
+    /// others.
+    pub fn panic_mode(mut self, mode: PanicMode) -> Self {
+        self.common.panic_mode = mode;
         self
     }
 
     /// What a call does when no endpoint can take it; it fails fast by default.
     pub fn when_unavailable(mut self, when: WhenUnavailable) -> Self {
-        self.when_unavailable = when;
+        self.common.when_unavailable = when;
         self
     }
 
     /// Asks endpoints, after every call, what their servers said about themselves with the answer, for
     /// [`HotCold`](crate::HotCold). Off by default. Where only the response knows, see [`Reporting`](crate::Reporting).
     pub fn reports(mut self, on: bool) -> Self {
-        self.reports = on;
+        self.common.reports = on;
         self
     }
 
     /// Connects to endpoints ahead of their first call, to so many at a time; 0 by default: a large set would be
     /// connected to as a whole.
     pub fn warm(mut self, at_a_time: usize) -> Self {
-        self.warm = at_a_time;
+        self.common.warm = at_a_time;
         self
     }
 
     /// Sends events here.
     pub fn observers(mut self, observers: Observers) -> Self {
-        self.observers = observers;
+        self.common.observers = observers;
         self
     }
 
     /// Picks by this randomness, for runs that repeat.
     pub fn rng(mut self, rng: Rng) -> Self {
-        self.rng = rng;
+        self.common.rng = rng;
         self
     }
 
@@ -122,10 +165,13 @@ impl<P: Policy, A, T> BalanceBuilder<P, A, T> {
         M::Response: Lend,
         M::Error: Into<BoxError>,
     {
-        let mut rng = self.rng;
+        let Common { metric, outliers, slow_start, circuit, panic_mode, .. } = self.common;
+        let Common { when_unavailable, reports, warm, observers, mut rng, .. } = self.common;
+        let detector = Detector::new(outliers, slow_start, rng.fork());
+        let settings = Settings { metric, circuit, is_watched: detector.is_on(), fails_fast: panic_mode.fails_fast };
         let shared = Arc::new(Shared {
             snapshot: ArcSwapOption::empty(),
-            levels: Levels::new(self.metric, Clock::Tokio(Instant::now())),
+            levels: Levels::new(settings, Clock::Tokio(Instant::now())),
             news: Arc::new(Notify::new()),
             abandoned: AtomicBool::new(false),
             closed: AtomicBool::new(false),
@@ -134,12 +180,13 @@ impl<P: Policy, A, T> BalanceBuilder<P, A, T> {
             seeds: AtomicU64::new(rng.next_u64()),
             discovery_failure: Lock::new(None),
             make_failure: Lock::new(None),
-            observers: self.observers,
-            when_unavailable: self.when_unavailable,
-            reports: self.reports,
+            observers,
+            when_unavailable,
+            reports,
         });
         let making = Making::new(make, rng.fork());
-        let driver = Driver::new(shared.clone(), discover, making, self.policy, self.warm, rng);
+        let watch = Watch::new(detector, panic_mode);
+        let driver = Driver::new(shared.clone(), discover, making, self.policy, warm, watch, rng);
         (Balance::new(Clients::new(&shared), self.access, self.track), driver)
     }
 

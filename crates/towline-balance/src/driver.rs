@@ -82,6 +82,7 @@ where
         making: Making<M>,
         policy: P,
         warm: usize,
+        watch: Watch,
         rng: Rng,
     ) -> Self {
         Self {
@@ -95,7 +96,7 @@ where
             pause: None,
             rng,
             warm: Warm::new(warm),
-            watch: Watch::default(),
+            watch,
         }
     }
 
@@ -329,6 +330,9 @@ where
 {
     fn drop(&mut self) {
         self.shared.driving.store(false, Ordering::Release);
+        // Nobody is left to end what only the driver ends.
+        self.shared.levels.panics.store(false, Ordering::Relaxed);
+        self.set.nodes.iter().for_each(|node| node.stats().set_free());
         self.shared.news.notify_waiters();
     }
 }

@@ -9,7 +9,7 @@ use tokio::sync::futures::OwnedNotified;
 use towline_core::{Access, CallContext, Error, Kind, Lend, Outcome, Phase, Pick, Rng, Room, Sent, Tried, progress};
 
 use crate::load::{Flight, Nanos};
-use crate::set::{Choice, Node, Snapshot};
+use crate::set::{Choice, Nobody, Node, Snapshot};
 use crate::shared::{Shared, Users, Waiting, WhenUnavailable, closed};
 
 /// How many endpoints in a row may fail to lend before the call fails with what they said.
@@ -37,6 +37,7 @@ where
     pick(shared, request, context, None, rng)
 }
 
+/// Nothing when it has to be asked, and an error when others have brought it to a limit meanwhile.
 #[inline]
 fn lent_at_once<L: Lend, P, Req>(
     shared: &Shared<L, P>,
@@ -45,19 +46,23 @@ fn lent_at_once<L: Lend, P, Req>(
     request: &Req,
     context: Option<&CallContext>,
     now: Nanos,
-) -> Option<(L::Checkout, Lending<L>)>
+) -> Result<Option<(L::Checkout, Lending<L>)>, AtLimit>
 where
     P: Pick<Req>,
 {
     if choice.other.is_some() {
-        return None;
+        return Ok(None);
     }
     let node = &snapshot.nodes()[choice.index];
-    let checkout = node.lend.try_lend(context)?;
+    let Some(checkout) = node.lend.try_lend(context) else { return Ok(None) };
+    let flight = Flight::begin(node.stats.clone(), now).ok_or(AtLimit)?;
     snapshot.taken(request, context, choice, now);
     let lend = shared.reports.then(|| node.lend.clone());
-    Some((checkout, Lending { flight: Flight::begin(node.stats.clone(), now), lend }))
+    Ok(Some((checkout, Lending { flight, lend })))
 }
+
+/// An endpoint was at a limit after all: the next pick sees it.
+struct AtLimit;
 
 pin_project_lite::pin_project! {
     /// Picks, waits, and picks again, until an endpoint lends.
@@ -118,8 +123,11 @@ impl Refused {
         self.by.add(flight.stats().id());
         let error = error.or_endpoint(flight.stats().key());
         // Who cannot be reached has failed, although no request of ours got there. Our own limits say nothing about it.
-        let is_its_own = error.is_connect() || error.kind() == Kind::Unavailable;
-        flight.end(if is_its_own { Outcome::Failure } else { Outcome::Ignore });
+        if error.is_connect() || error.kind() == Kind::Unavailable {
+            flight.unreachable();
+        } else {
+            flight.end(Outcome::Ignore);
+        }
         self.errors.push(error);
     }
 
@@ -296,47 +304,87 @@ where
         return first_snapshot(shared);
     };
     let now = shared.levels.now();
-    // When so many have refused it is time to wait, if the call may; otherwise it has failed already.
-    let choice = match &refused {
-        Some(refused) if refused.errors.len() >= LENDERS => None,
-        _ => snapshot.pick(request, context, refused.as_ref().map(|refused| &refused.by), rng, now),
-    };
-    let lent = choice.and_then(|choice| lent_at_once(shared, snapshot, choice, request, context, now));
-    match lent {
-        Some((checkout, lending)) => Ok(Next::Lent(checkout, lending)),
-        None => ask_or_wait(shared, snapshot, choice, request, context, refused, now),
+    let mut refused = refused;
+    for _ in 0..RACES {
+        // When so many have refused it is time to wait, if the call may; otherwise it has failed already.
+        let choice = match &refused {
+            Some(refused) if refused.errors.len() >= LENDERS => Err(Nobody::NoCandidate),
+            _ => snapshot.pick(request, context, refused.as_ref().map(|refused| &refused.by), rng, now),
+        };
+        let next = match choice.map(|choice| (choice, lent_at_once(shared, snapshot, choice, request, context, now))) {
+            Ok((_, Ok(Some((checkout, lending))))) => return Ok(Next::Lent(checkout, lending)),
+            Ok((choice, Ok(None))) => ask_or_wait(shared, snapshot, Ok(choice), request, context, &mut refused, now),
+            Ok((_, Err(AtLimit))) => continue,
+            Err(nobody) => ask_or_wait(shared, snapshot, Err(nobody), request, context, &mut refused, now),
+        };
+        match next {
+            Ok(next) => return next,
+            Err(AtLimit) => {}
+        }
     }
+    Err(nobody(shared, snapshot, Nobody::Full))
 }
+
+/// How many times a call picks again because others were faster to bring an endpoint to its limit.
+const RACES: usize = 4;
 
 /// When nobody has lent at once.
 fn ask_or_wait<L, P, Req>(
     shared: &Arc<Users<L, P>>,
     snapshot: &Snapshot<L, P>,
-    choice: Option<Choice>,
+    choice: Result<Choice, Nobody>,
     request: &Req,
     context: Option<&CallContext>,
-    refused: Option<&mut Refused>,
+    refused: &mut Option<&mut Refused>,
     now: Nanos,
-) -> Result<Next<L, P>, Error>
+) -> Result<Result<Next<L, P>, Error>, AtLimit>
 where
     L: Lend,
     P: Pick<Req>,
 {
     progress::enter(Phase::Pick);
     let waits = waits(shared);
+    let mut refused = || refused.as_mut().map(|refused| std::mem::take(&mut **refused)).unwrap_or_default();
     match choice {
-        Some(choice) if !(waits && is_down(snapshot, choice.index)) => {
-            snapshot.taken(request, context, choice, now);
+        Ok(choice) if !(waits && is_down(snapshot, choice.index)) => {
             let ask = |index: usize| ask(shared, &snapshot.nodes()[index], context, now);
-            let first = ask(choice.index);
+            let first = ask(choice.index).ok_or(AtLimit)?;
+            snapshot.taken(request, context, choice, now);
             first.lending.iter().for_each(|lending| at(&lending.flight));
-            Ok(Next::Waits(Waits::Asked(first, choice.other.map(ask))))
+            Ok(Ok(Next::Waits(Waits::Asked(first, choice.other.and_then(ask)))))
         }
-        _ if waits => wait(shared, refused.map(std::mem::take).unwrap_or_default()),
-        _ => Err(refused.and_then(|refused| std::mem::take(refused).into_error()).unwrap_or_else(|| {
-            let nobody = snapshot.nodes().is_empty();
-            shared.no_endpoints(if nobody { "discovery has none" } else { "the policy has none for this request" })
-        })),
+        // Whoever sheds load, or fails fast, does not wait.
+        Err(why @ (Nobody::Full | Nobody::Panic)) => {
+            let error = nobody(shared, snapshot, why);
+            Ok(Err(match refused().into_error() {
+                Some(cause) => error.with_source(cause),
+                None => error,
+            }))
+        }
+        _ if waits => Ok(wait(shared, refused())),
+        _ => Ok(Err(refused().into_error().unwrap_or_else(|| nobody(shared, snapshot, Nobody::NoCandidate)))),
+    }
+}
+
+fn nobody<L: Lend, P>(shared: &Shared<L, P>, snapshot: &Snapshot<L, P>, why: Nobody) -> Error {
+    let nodes = snapshot.nodes();
+    match why {
+        Nobody::NoCandidate => shared.no_endpoints(if nodes.is_empty() {
+            "discovery has none"
+        } else {
+            "the policy has none for this request"
+        }),
+        Nobody::Full => Error::new(Kind::Overloaded, Phase::Pick).with_message(
+            "every endpoint that could take the call is at a limit of its circuit: send less, or raise the limits",
+        ),
+        Nobody::Panic => {
+            let down = nodes.iter().filter(|node| node.lend.room() == Room::Down).count();
+            let ejected = nodes.iter().filter(|node| node.stats.seen().is_ejected()).count();
+            Error::new(Kind::Unavailable, Phase::Pick).with_message(format!(
+                "of {} endpoints {ejected} are ejected and {down} down: fewer are left than the panic threshold asks for",
+                nodes.len()
+            ))
+        }
     }
 }
 
@@ -355,11 +403,13 @@ where
     let snapshot = shared.snapshot.load();
     let snapshot = snapshot.as_ref()?;
     let now = shared.levels.now();
-    let choice = snapshot.pick(request, context, Some(not), rng, now)?;
-    (!is_down(snapshot, choice.index)).then(|| {
-        snapshot.taken(request, context, choice, now);
-        ask(shared, &snapshot.nodes()[choice.index], context, now)
-    })
+    let choice = snapshot.pick(request, context, Some(not), rng, now).ok()?;
+    if is_down(snapshot, choice.index) {
+        return None;
+    }
+    let asked = ask(shared, &snapshot.nodes()[choice.index], context, now)?;
+    snapshot.taken(request, context, choice, now);
+    Some(asked)
 }
 
 /// Whether calls wait for endpoints to come up. Without a driver nobody would tell them.
@@ -376,10 +426,10 @@ fn ask<L: Lend, P>(
     node: &Node<L>,
     context: Option<&CallContext>,
     now: Nanos,
-) -> Asked<L, L::Lend> {
-    let flight = Flight::ask(node.stats.clone(), now);
+) -> Option<Asked<L, L::Lend>> {
+    let flight = Flight::ask(node.stats.clone(), now, false)?;
     let lend = shared.reports.then(|| node.lend.clone());
-    Asked { lend: node.lend.lend(context), lending: Some(Lending { flight, lend }) }
+    Some(Asked { lend: node.lend.lend(context), lending: Some(Lending { flight, lend }) })
 }
 
 /// Waits for discovery to yield something, if it still can.

@@ -69,7 +69,7 @@
 //! }
 //!
 //! impl<Req> Pick<Req> for NearPicker {
-//!     type Order<'a> = std::iter::Chain<std::option::IntoIter<usize>, P2cOrder> where Req: 'a;
+//!     type Order<'a> = std::iter::Chain<std::option::IntoIter<usize>, P2cOrder<'a>> where Req: 'a;
 //!
 //!     fn order<'a>(
 //!         &'a self,
@@ -113,6 +113,7 @@ mod future;
 mod load;
 mod making;
 mod members;
+mod outlier;
 mod pick;
 mod set;
 mod shared;
@@ -129,12 +130,13 @@ pub use self::builder::{BalanceBuilder, Balanced, Pair};
 pub use self::discover::{Fixed, MakeService, Services, Update, fixed, services};
 pub use self::driver::Driver;
 pub use self::future::BalanceFuture;
-pub use self::load::{Flight, LoadMetric};
+pub use self::load::{Circuit, Flight, LoadMetric};
+pub use self::outlier::{Outliers, PanicMode, SlowStart};
 pub use self::pick::{
     HotCold, HotColdOrder, HotColdPicker, LeastRequest, LeastRequestOrder, LeastRequestPicker, P2c, P2cOrder,
     P2cPicker, RoundRobin, RoundRobinPicker, WeightedOrder, WeightedRandom, WeightedRandomPicker,
 };
-pub use self::set::EndpointView;
+pub use self::set::{EjectionView, EndpointView};
 pub use self::shared::WhenUnavailable;
 pub use self::track::{AtResponse, Reporting, Track};
 pub use tower::discover::Change;
@@ -142,7 +144,8 @@ pub use tower::discover::Change;
 /// The synchronous core, for simulators that drive it in a time of their own. Not part of the stable surface.
 #[doc(hidden)]
 pub mod core {
-    pub use crate::load::{Clock, Flight, Levels, Nanos, PERIOD, Stats, Sweep};
+    pub use crate::load::{Clock, Flight, Levels, Nanos, PERIOD, Settings, Stats, Sweep};
     pub use crate::members::Set;
-    pub use crate::set::{Choice, Node, Snapshot};
+    pub use crate::outlier::{Detector, News};
+    pub use crate::set::{Choice, Nobody, Node, Snapshot, assess};
 }

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use towline_core::{
-    CallContext, Endpoint, EndpointId, Lend, Loads, Member, Pick, Policy, Reported, Rng, Room, Tried, View,
+    CallContext, EjectionRule, Endpoint, EndpointId, Lend, Loads, Member, Pick, Policy, Reported, Rng, Room, Tried,
+    View,
 };
 
-use crate::load::{Levels, Nanos, Standing, Stats};
+use crate::load::{Ejected, Levels, Nanos, Standing, Stats};
+use crate::outlier::PanicMode;
 
 /// An immutable set of endpoints and a picker built for it.
 pub struct Snapshot<L, P> {
@@ -75,14 +77,31 @@ pub struct Choice {
 enum Fitness {
     /// Up, not tried by an earlier attempt, with a weight, and to be called now.
     Fit,
+    /// In slow start, and this call is not in its share.
+    Slow,
     /// On probation, or new and busy.
     Avoided,
     /// Of weight zero.
     Weightless,
     /// Tried by an earlier attempt.
     Tried,
+    /// An outlier.
+    Ejected,
+    /// At a limit of its circuit.
+    Full,
     /// Down: its own error says why nobody can be reached.
     Down,
+}
+
+/// Why a call goes to nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nobody {
+    /// The policy has nobody for it, or all have refused.
+    NoCandidate,
+    /// All that could take it are at a limit.
+    Full,
+    /// Too few are eligible, and calls are to fail then.
+    Panic,
 }
 
 struct Candidate {
@@ -144,7 +163,11 @@ impl<L, P> Snapshot<L, P> {
 
 impl<L: Lend, P> Snapshot<L, P> {
     /// The endpoint that a call goes to: the picker's first candidate that has not `refused`, by the first rule that
-    /// finds one. An endpoint on probation that is picked has its probe begun.
+    /// finds one. An endpoint on probation, or ejected, that is picked has its probe begun.
+    ///
+    /// # Errors
+    ///
+    /// When there is none.
     pub fn pick<Req>(
         &self,
         request: &Req,
@@ -152,51 +175,56 @@ impl<L: Lend, P> Snapshot<L, P> {
         refused: Option<&Tried>,
         rng: &mut Rng,
         now: Nanos,
-    ) -> Option<Choice>
+    ) -> Result<Choice, Nobody>
     where
         P: Pick<Req>,
     {
         if self.nodes.is_empty() {
-            return None;
+            return Err(Nobody::NoCandidate);
         }
         let at = self.at(now);
         let view = View::new(&self.members, &at);
-        let tried = context.map(CallContext::tried).filter(|tried| !tried.is_empty());
-        let heeds = self.picker.heeds_probation(request, context);
-        let fitness = |node: &Node<L>, room: Room| {
-            if room == Room::Down {
-                Fitness::Down
-            } else if tried.is_some_and(|tried| tried.contains(node.id())) {
-                Fitness::Tried
-            } else if node.is_weightless() {
-                Fitness::Weightless
-            } else if heeds && !node.stats.admits(now) {
-                Fitness::Avoided
-            } else {
-                Fitness::Fit
-            }
+        let judge = Judge {
+            now,
+            tried: context.map(CallContext::tried).filter(|tried| !tried.is_empty()),
+            is_idempotent: context.is_some_and(CallContext::is_idempotent),
+            heeds_probation: self.picker.heeds_probation(request, context),
+            heeds_slow_start: self.picker.heeds_slow_start(request, context),
+            panics: self.levels.panics(),
+            fails_fast: self.levels.fails_fast,
         };
         let mut order = self.picker.order(request, context, view, rng).enumerate().filter_map(|(skipped, index)| {
             let node =
                 self.nodes.get(index).filter(|node| refused.is_none_or(|refused| !refused.contains(node.id())))?;
             let room = node.lend.room();
-            Some(Candidate { fitness: fitness(node, room), skipped, index, room })
+            Some(Candidate { fitness: judge.fitness(node, room, rng), skipped, index, room })
         });
-        let mut best = order.next()?;
+        let mut best = order.next().ok_or(Nobody::NoCandidate)?;
+        let mut any_full = best.fitness == Fitness::Full;
         while best.fitness != Fitness::Fit {
             let Some(next) = order.next() else { break };
+            any_full |= next.fitness == Fitness::Full;
             if next.fitness < best.fitness {
                 best = next;
             }
         }
         let Candidate { fitness, skipped, index, room } = best;
+        if fitness >= Fitness::Ejected {
+            // What is too much for those that do well is not for the others.
+            if any_full {
+                return Err(Nobody::Full);
+            }
+            if judge.fails_fast && fitness == Fitness::Ejected {
+                return Err(Nobody::Panic);
+            }
+        }
         let races = fitness == Fitness::Fit && room == Room::Full && self.picker.may_race(request, context);
         let other = if races {
             order.find(|other| other.fitness == Fitness::Fit && other.index != index).map(|other| other.index)
         } else {
             None
         };
-        Some(Choice { index, other, skipped })
+        Ok(Choice { index, other, skipped })
     }
 
     /// Tells the picker that the call goes there.
@@ -209,19 +237,75 @@ impl<L: Lend, P> Snapshot<L, P> {
     }
 }
 
+/// Says how well endpoints are suited to one call.
+struct Judge<'a> {
+    now: Nanos,
+    tried: Option<&'a Tried>,
+    is_idempotent: bool,
+    heeds_probation: bool,
+    heeds_slow_start: bool,
+    panics: bool,
+    fails_fast: bool,
+}
+
+impl Judge<'_> {
+    #[inline]
+    fn fitness<L>(&self, node: &Node<L>, room: Room, rng: &mut Rng) -> Fitness {
+        if room == Room::Down {
+            return Fitness::Down;
+        }
+        let (stats, seen) = (&node.stats, node.stats.seen());
+        let is_tried = self.tried.is_some_and(|tried| tried.contains(node.id()));
+        if seen.is_ejected() && (self.fails_fast || !self.panics) {
+            let may_probe = !is_tried && !node.is_weightless() && !stats.is_full(room);
+            return if may_probe && stats.admits_probe(self.is_idempotent) { Fitness::Fit } else { Fitness::Ejected };
+        }
+        if stats.is_full(room) {
+            Fitness::Full
+        } else if is_tried {
+            Fitness::Tried
+        } else if node.is_weightless() {
+            Fitness::Weightless
+        } else if self.panics {
+            // Nobody is spared, or nobody is called.
+            if self.fails_fast { Fitness::Ejected } else { Fitness::Fit }
+        } else if self.heeds_probation && !stats.admits(self.now) {
+            Fitness::Avoided
+        } else if self.heeds_slow_start && seen.in_slow_start() && rng.unit() >= f64::from(stats.share()) {
+            Fitness::Slow
+        } else {
+            Fitness::Fit
+        }
+    }
+}
+
+/// Whether so few of these endpoints are eligible that the balancer panics; and how many are.
+pub fn assess<L: Lend>(mode: PanicMode, nodes: &[Node<L>]) -> (bool, usize) {
+    let is_eligible = |node: &&Node<L>| node.lend.room() != Room::Down && !node.stats.seen().is_ejected();
+    let eligible = nodes.iter().filter(is_eligible).count();
+    (mode.panics(eligible, nodes.len()), eligible)
+}
+
 impl<L: Lend + Clone, P> Snapshot<L, P> {
     pub(crate) fn views(&self, now: Nanos) -> Vec<EndpointView<L>> {
         let at = self.at(now);
-        let view = |(index, (member, node)): (usize, (&Member, &Node<L>))| EndpointView {
-            endpoint: member.endpoint.clone(),
-            room: node.lend.room(),
-            on_probation: node.stats.standing(now) == Standing::OnProbation,
-            in_flight: node.stats.in_flight() as usize,
-            load: at.load(index),
-            latency: at.latency(index),
-            reported: at.reported(index),
-            calls: node.stats.begun(),
-            lend: (*node.lend).clone(),
+        let view = |(index, (member, node)): (usize, (&Member, &Node<L>))| {
+            let (ejected, ejections) = node.stats.ejected();
+            EndpointView {
+                endpoint: member.endpoint.clone(),
+                room: node.lend.room(),
+                on_probation: node.stats.standing(now) == Standing::OnProbation,
+                ejection: ejected.map(|ejected| EjectionView::new(ejected, now)),
+                ejections,
+                slow_start: Some(node.stats.share()).filter(|share| *share < 1.0),
+                limit: node.stats.limit(),
+                in_flight: node.stats.in_flight() as usize,
+                load: at.load(index),
+                latency: at.latency(index),
+                reported: at.reported(index),
+                calls: node.stats.begun(),
+                lend: (*node.lend).clone(),
+            }
         };
         self.members.iter().zip(&self.nodes).enumerate().map(view).collect()
     }
@@ -242,7 +326,7 @@ impl<L> Loads for At<'_, L> {
 
     fn is_avoided(&self, index: usize) -> bool {
         let node = &self.nodes[index];
-        node.is_weightless() || node.stats.is_avoided(node.stats.standing(self.now), self.now)
+        node.is_weightless() || !self.levels.panics() && node.stats.is_avoided(node.stats.standing(self.now), self.now)
     }
 
     fn in_flight(&self, index: usize) -> u32 {
@@ -276,6 +360,14 @@ pub struct EndpointView<L> {
     pub room: Room,
     /// Whether it gets single, spaced calls, because it fails or is far slower than the others.
     pub on_probation: bool,
+    /// Whether it gets no calls, because it is an outlier.
+    pub ejection: Option<EjectionView>,
+    /// How many times it was ejected lately: one is forgiven for each base in service.
+    pub ejections: u32,
+    /// The share of its calls that it gets in slow start, from 0 to 1; `None` when that is over.
+    pub slow_start: Option<f32>,
+    /// The most calls that it may have in flight at present, `None` without a [`Circuit`](crate::Circuit).
+    pub limit: Option<u32>,
     /// Calls that wait for it or are in flight on it.
     pub in_flight: usize,
     /// What a call to it would cost, in the unit of the [metric](crate::LoadMetric).
@@ -289,4 +381,24 @@ pub struct EndpointView<L> {
     pub calls: u64,
     /// What lends: a pool's handle has statistics of its own.
     pub lend: L,
+}
+
+/// An ejection as it is at present.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EjectionView {
+    /// By which rule.
+    pub rule: EjectionRule,
+    /// For how long already, failed probes included.
+    pub since: Duration,
+    /// How long until a call may find out whether it is over; zero when one may.
+    pub remaining: Duration,
+}
+
+impl EjectionView {
+    fn new(ejected: Ejected, now: Nanos) -> Self {
+        let Ejected { rule, since, until } = ejected;
+        let duration = |from: Nanos, to: Nanos| Duration::from_nanos(to.saturating_sub(from));
+        Self { rule, since: duration(since, now), remaining: duration(now, until) }
+    }
 }

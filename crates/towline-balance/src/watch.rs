@@ -12,16 +12,18 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use towline_core::{EndpointId, Error, Event, Lend, Room};
 
 use crate::discover::guarded;
-use crate::load::{self, Standing, Stats, Sweep};
-use crate::set::Node;
+use crate::load::{self, Nanos, Standing, Stats, Sweep};
+use crate::outlier::{Detector, News, PanicMode};
+use crate::set::{Node, assess};
 use crate::shared::Shared;
 
 /// How often endpoints that are down are looked at while calls wait for them.
 const LOOK: Duration = Duration::from_millis(25);
 
-#[derive(Default)]
 pub(crate) struct Watch {
     sweep: Sweep,
+    detector: Detector,
+    panic_mode: PanicMode,
     /// Those on probation at the last sweep.
     on_probation: HashSet<EndpointId>,
     sweep_at: Option<Instant>,
@@ -32,6 +34,18 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
+    pub(crate) fn new(detector: Detector, panic_mode: PanicMode) -> Self {
+        Self {
+            sweep: Sweep::default(),
+            detector,
+            panic_mode,
+            on_probation: HashSet::new(),
+            sweep_at: None,
+            look_at: None,
+            timer: None,
+        }
+    }
+
     /// The error says that there is no timer.
     pub(crate) fn poll<L: Lend, P>(
         &mut self,
@@ -84,7 +98,36 @@ impl Watch {
 
     fn sweep<L: Lend, P>(&mut self, shared: &Shared<L, P>, nodes: &[Node<L>]) {
         let now = shared.levels.clock.now();
-        self.sweep.run(&shared.levels, nodes.iter().map(Node::stats), now);
+        let stats = || nodes.iter().map(Node::stats);
+        self.sweep.run(&shared.levels, stats(), now);
+        for news in self.detector.run(&shared.levels, stats(), now) {
+            shared.observers.emit(match &news {
+                News::Ejected { stats, rule, length, ejections } => Event::EndpointEjected {
+                    endpoint: stats.key(),
+                    rule: *rule,
+                    length: *length,
+                    ejections: *ejections,
+                },
+                News::Returned(stats) => Event::EndpointReturned { endpoint: stats.key() },
+            });
+        }
+        self.panic(shared, nodes);
+        self.probation(shared, nodes, now);
+    }
+
+    /// Whether so few are eligible that calls take all, or none.
+    fn panic<L: Lend, P>(&self, shared: &Shared<L, P>, nodes: &[Node<L>]) {
+        let (panics, eligible) = assess(self.panic_mode, nodes);
+        if shared.levels.panics.swap(panics, Ordering::Relaxed) != panics {
+            shared.observers.emit(if panics {
+                Event::PanicBegan { eligible, endpoints: nodes.len() }
+            } else {
+                Event::PanicEnded
+            });
+        }
+    }
+
+    fn probation<L: Lend, P>(&mut self, shared: &Shared<L, P>, nodes: &[Node<L>], now: Nanos) {
         let is_slow = |stats: &&Arc<Stats>| stats.standing(now) == Standing::OnProbation;
         for stats in nodes.iter().map(Node::stats) {
             let event = match (is_slow(&stats), self.on_probation.contains(&stats.id())) {

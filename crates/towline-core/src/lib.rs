@@ -49,7 +49,7 @@ pub use self::error::{BoxError, Error, GiveBack, Kind, Phase, Rejected, Sent};
 pub use self::executor::TokioExecutor;
 pub use self::executor::{BoxTask, Executor, SharedExecutor};
 pub use self::lend::{Lend, Lent, Room};
-pub use self::observe::{Event, Observer, Observers};
+pub use self::observe::{EjectionRule, Event, Observer, Observers};
 pub use self::pick::{LoadReport, Loads, Member, Members, Pick, Policy, Reported, View};
 pub use self::pin::ConnectionPin;
 pub use self::poolable::{CloseReason, ConnectionId, Poolable, Sharing, State, Unwatched, UnwatchedFuture};

@@ -107,11 +107,63 @@ pub enum Event<'a> {
         /// Which.
         endpoint: &'a EndpointKey,
     },
+    /// An endpoint gets no calls for a while: it is an outlier by this rule.
+    EndpointEjected {
+        /// Which.
+        endpoint: &'a EndpointKey,
+        /// By which rule.
+        rule: EjectionRule,
+        /// For how long, jitter included; then a single call finds out.
+        length: Duration,
+        /// How many times it was ejected before it had done well for long enough, this time included.
+        ejections: u32,
+    },
+    /// An endpoint that was ejected gets calls again: a probe went well, or most of the set fails and it is as good as the
+    /// others.
+    EndpointReturned {
+        /// Which.
+        endpoint: &'a EndpointKey,
+    },
+    /// Fewer endpoints are eligible than the balancer's panic threshold asks for.
+    PanicBegan {
+        /// Endpoints that are neither ejected nor down.
+        eligible: usize,
+        /// Of so many.
+        endpoints: usize,
+    },
+    /// Enough endpoints are eligible again.
+    PanicEnded,
     /// Discovery failed; the last good set stays.
     DiscoveryFailed {
         /// Why.
         error: &'a Error,
     },
+}
+
+/// Why an endpoint was ejected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum EjectionRule {
+    /// It failed several times in a row.
+    ConsecutiveFailures,
+    /// It fails more often than the rest of the set, and not by chance.
+    SuccessRate,
+    /// It fails nearly always.
+    FailurePercentage,
+    /// It could not be reached several times in a row.
+    DialFailures,
+}
+
+impl fmt::Display for EjectionRule {
+    /// As in metrics and logs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ConsecutiveFailures => "consecutive_failures",
+            Self::SuccessRate => "success_rate",
+            Self::FailurePercentage => "failure_percentage",
+            Self::DialFailures => "dial_failures",
+        })
+    }
 }
 
 /// Receives events. Called on the path of calls: count, do not block.
@@ -218,6 +270,14 @@ fn trace(event: &Event<'_>) {
             warn!(target: "towline", %endpoint, ?latency, ?median, "endpoint on probation");
         }
         Event::ProbationEnded { endpoint } => debug!(target: "towline", %endpoint, "endpoint off probation"),
+        Event::EndpointEjected { endpoint, rule, length, ejections } => {
+            warn!(target: "towline", %endpoint, %rule, ?length, ejections, "endpoint ejected");
+        }
+        Event::EndpointReturned { endpoint } => debug!(target: "towline", %endpoint, "endpoint back from ejection"),
+        Event::PanicBegan { eligible, endpoints } => {
+            warn!(target: "towline", eligible, endpoints, "too few endpoints are eligible");
+        }
+        Event::PanicEnded => debug!(target: "towline", "enough endpoints are eligible again"),
         Event::DiscoveryFailed { error } => {
             warn!(target: "towline", error = %Chain(error), "discovery failed, keeping the last set");
         }

@@ -28,8 +28,8 @@ pub trait Loads {
     /// The load of the endpoint at `index`, by its weight; less is better.
     fn load(&self, index: usize) -> f64;
 
-    /// Whether the endpoint is not to be called at present, while there is another: it fails, is far slower than the rest,
-    /// is new and busy, or has weight zero.
+    /// Whether the endpoint is not to be called at present, while there is another: it is ejected, fails, is far slower than
+    /// the rest, is new and busy, or has weight zero.
     fn is_avoided(&self, index: usize) -> bool {
         let _ = index;
         false
@@ -206,6 +206,13 @@ pub trait Pick<Req> {
     /// Whether a call goes past endpoints that fail or are far slower than the rest. Pickers that promise an endpoint,
     /// or a share of the calls, say no.
     fn heeds_probation(&self, request: &Req, context: Option<&CallContext>) -> bool {
+        let _ = (request, context);
+        true
+    }
+
+    /// Whether an endpoint that has just joined, or come back, is passed over for most calls at first. Pickers that promise
+    /// an endpoint say no.
+    fn heeds_slow_start(&self, request: &Req, context: Option<&CallContext>) -> bool {
         let _ = (request, context);
         true
     }

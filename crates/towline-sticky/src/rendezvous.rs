@@ -109,6 +109,10 @@ impl<Req> Pick<Req> for RendezvousPicker {
         context.and_then(CallContext::session).is_none()
     }
 
+    fn heeds_slow_start(&self, _request: &Req, context: Option<&CallContext>) -> bool {
+        context.and_then(CallContext::session).is_none()
+    }
+
     fn taken(&self, request: &Req, context: Option<&CallContext>, view: View<'_>, index: usize, skipped: usize) {
         let Some(session) = context.and_then(CallContext::session) else { return };
         if skipped == 0 {
@@ -129,7 +133,7 @@ pub struct RendezvousOrder<'a>(Order<'a>);
 #[derive(Clone, Debug)]
 enum Order<'a> {
     Session { picker: &'a RendezvousPicker, session: u64, last: Option<(f64, usize)> },
-    Any(P2cOrder),
+    Any(P2cOrder<'a>),
 }
 
 impl Iterator for RendezvousOrder<'_> {

@@ -12,7 +12,9 @@ use futures_core::Stream;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tower_layer::Layer;
 use tower_service::Service;
-use towline_balance::{BalanceBuilder, LoadMetric, Update, WhenUnavailable, fixed};
+use towline_balance::{
+    BalanceBuilder, Circuit, LoadMetric, Outliers, PanicMode, SlowStart, Update, WhenUnavailable, fixed,
+};
 use towline_connect::{ConnectDeadlineLayer, TcpConnector};
 use towline_core::{
     BoxError, Call, Endpoint, Error, Observer, Observers, Phase, ReadyCall, SessionKey, SharedExecutor, Target,
@@ -60,10 +62,20 @@ pub struct ClientBuilder<Req, Res> {
     who: Option<Who<Req>>,
     may_repeat: Option<MayRepeat<Req>>,
     observers: Observers,
-    load: LoadMetric,
-    when_unavailable: WhenUnavailable,
+    balancing: Balancing,
     executor: SharedExecutor,
     error: Option<Error>,
+}
+
+/// How the balancer is set.
+#[derive(Default)]
+struct Balancing {
+    load: LoadMetric,
+    outliers: Outliers,
+    slow_start: SlowStart,
+    circuit: Circuit,
+    panic_mode: PanicMode,
+    when_unavailable: WhenUnavailable,
 }
 
 /// How idle connections are looked into.
@@ -104,8 +116,7 @@ where
             who: None,
             may_repeat: None,
             observers: Observers::default(),
-            load: LoadMetric::default(),
-            when_unavailable: WhenUnavailable::default(),
+            balancing: Balancing::default(),
             executor: Arc::new(TokioExecutor::current()),
             error: None,
         }
@@ -279,13 +290,38 @@ where
 
     /// What calls without a session are balanced by: latency and calls in flight by default.
     pub fn load(mut self, metric: LoadMetric) -> Self {
-        self.load = metric;
+        self.balancing.load = metric;
+        self
+    }
+
+    /// Which endpoints are ejected because they fail; see [`Outliers`] for the rules and defaults.
+    pub fn outliers(mut self, outliers: Outliers) -> Self {
+        self.balancing.outliers = outliers;
+        self
+    }
+
+    /// How endpoints that are new, or were ejected, come to their share: over 10 s by default.
+    pub fn slow_start(mut self, slow_start: SlowStart) -> Self {
+        self.balancing.slow_start = slow_start;
+        self
+    }
+
+    /// Limits of the calls that one endpoint is given at a time; none by default, beside the pool's.
+    pub fn circuit(mut self, circuit: Circuit) -> Self {
+        self.balancing.circuit = circuit;
+        self
+    }
+
+    /// What calls do when too few endpoints are neither ejected nor down; by default they go to those that are ejected when
+    /// there are no others.
+    pub fn panic_mode(mut self, mode: PanicMode) -> Self {
+        self.balancing.panic_mode = mode;
         self
     }
 
     /// What calls do when no endpoint can be reached: they fail at once by default. The deadline covers a wait.
     pub fn when_unavailable(mut self, when: WhenUnavailable) -> Self {
-        self.when_unavailable = when;
+        self.balancing.when_unavailable = when;
         self
     }
 
@@ -329,8 +365,7 @@ where
             who,
             may_repeat,
             observers,
-            load,
-            when_unavailable,
+            balancing,
             executor,
             mut error,
         } = self;
@@ -386,8 +421,15 @@ where
         };
 
         let policy = Rendezvous::new().observers(observers.clone());
-        let balance =
-            BalanceBuilder::new(policy).observers(observers.clone()).load(load).when_unavailable(when_unavailable);
+        let Balancing { load, outliers, slow_start, circuit, panic_mode, when_unavailable } = balancing;
+        let balance = BalanceBuilder::new(policy)
+            .observers(observers.clone())
+            .load(load)
+            .outliers(outliers)
+            .slow_start(slow_start)
+            .circuit(circuit)
+            .panic_mode(panic_mode)
+            .when_unavailable(when_unavailable);
         let balance = match discover {
             Some(discover) => balance.spawn(discover, pool.clone(), &*executor)?,
             None => balance.spawn(fixed(endpoints), pool.clone(), &*executor)?,

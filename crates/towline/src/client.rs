@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tower_service::Service;
-use towline_balance::{Balance, EndpointView};
+use towline_balance::{Balance, EjectionView, EndpointView};
 use towline_core::{Call, EndpointKey, Error, HasContext, Room, SessionKey, Target};
 use towline_pool::{Handle, Pool, Stats};
 use towline_retry::Retry;
@@ -90,6 +90,10 @@ pub struct EndpointStats {
     pub latency: Option<Duration>,
     /// Whether it gets one call at a time, because it is far slower than the others or has never answered.
     pub on_probation: bool,
+    /// Whether it gets no calls, because it is an outlier.
+    pub ejection: Option<EjectionView>,
+    /// How many times it was ejected lately.
+    pub ejections: u32,
     /// Its connections.
     pub pool: Stats,
 }
@@ -165,6 +169,8 @@ where
             calls: view.calls,
             latency: view.latency,
             on_probation: view.on_probation,
+            ejection: view.ejection,
+            ejections: view.ejections,
             pool: view.lend.stats(),
         };
         self.balance.endpoints().into_iter().map(stats).collect()

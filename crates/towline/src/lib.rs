@@ -110,7 +110,9 @@ pub use towline_timeout as timeout;
 pub use towline_tls as tls;
 pub use towline_transport as transport;
 
-pub use towline_balance::{Change, LoadMetric, Update, WhenUnavailable};
+pub use towline_balance::{
+    Change, Circuit, EjectionView, LoadMetric, Outliers, PanicMode, SlowStart, Update, WhenUnavailable,
+};
 pub use towline_core::{
     Call, Endpoint, EndpointKey, Error, Event, Kind, Observer, Phase, Report, Sent, SessionKey, Target,
 };

@@ -32,11 +32,15 @@
 //! A new endpoint has one call in flight until it has answered, as soon as there is a set to compare it with, and another
 //! for every median latency that its answer is late.
 
+mod circuit;
 mod ewma;
+mod limit;
 mod oldest;
 mod probation;
+mod record;
 mod report;
 mod stats;
+mod status;
 mod sweep;
 
 use std::sync::Arc;
@@ -45,8 +49,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 use towline_core::{Error, Kind, Phase};
 
+use self::circuit::Adaptive;
+pub use self::circuit::Circuit;
+pub(crate) use self::record::{Ejected, Record};
 pub(crate) use self::stats::Standing;
 pub use self::stats::{Flight, Stats};
+pub(crate) use self::status::Ejection;
 pub use self::sweep::{PERIOD, Sweep};
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, AtomicWaker, Ordering};
 
@@ -129,11 +137,30 @@ impl Clock {
     }
 }
 
+/// What calls need to know of how a balancer is set.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Settings {
+    /// What is taken for load.
+    pub metric: LoadMetric,
+    /// Limits.
+    pub circuit: Circuit,
+    /// Whether the driver looks for outliers, or sets slow start.
+    pub is_watched: bool,
+    /// Whether calls fail when too few endpoints are eligible.
+    pub fails_fast: bool,
+}
+
 /// What all endpoints of a balancer share: the settings, and how the set does as a whole. Written by the sweep.
 #[derive(Debug)]
 pub struct Levels {
     pub(crate) clock: Clock,
     pub(crate) metric: LoadMetric,
+    pub(crate) circuit: Circuit,
+    pub(crate) is_limited: bool,
+    /// Whether the driver looks over the set even if nothing is timed.
+    is_watched: bool,
+    /// Whether calls fail when too few endpoints are eligible.
+    pub(crate) fails_fast: bool,
     /// 1 over the decay, in nanoseconds.
     pub(crate) rate: f32,
     /// The median of the endpoints' latencies in nanoseconds, 0 before there is one.
@@ -147,16 +174,25 @@ pub struct Levels {
     /// A report has come: they grow old.
     has_reports: AtomicBool,
     recent: report::Recent,
+    /// What share of its calls an endpoint gets that joins now, a float from 0 to 1.
+    newborn: AtomicU32,
+    /// Too few endpoints are eligible.
+    pub(crate) panics: AtomicBool,
     /// Woken when a call comes after a sweep, when a call needs the driver, and when nobody needs it any more.
     pub(crate) driver: AtomicWaker,
 }
 
 impl Levels {
     /// Before any call.
-    pub fn new(metric: LoadMetric, clock: Clock) -> Arc<Self> {
+    pub fn new(settings: Settings, clock: Clock) -> Arc<Self> {
+        let Settings { metric, circuit, is_watched, fails_fast } = settings;
         Arc::new(Self {
             clock,
             metric,
+            circuit,
+            is_limited: circuit.is_limited(),
+            is_watched,
+            fails_fast,
             rate: metric.decay.map_or(0.0, |decay| 1.0 / nanos(decay) as f32),
             median: AtomicU32::new(0f32.to_bits()),
             limit: AtomicU32::new(f32::INFINITY.to_bits()),
@@ -164,13 +200,18 @@ impl Levels {
             touched: AtomicBool::new(false),
             has_reports: AtomicBool::new(false),
             recent: report::Recent::default(),
+            newborn: AtomicU32::new(1f32.to_bits()),
+            panics: AtomicBool::new(false),
             driver: AtomicWaker::new(),
         })
     }
 
-    /// There is traffic: the next sweep is due in a while.
+    /// There is traffic: the next sweep is due in a while, if there are any.
     #[inline]
     pub(crate) fn touch(&self) {
+        if !self.is_watched && !self.is_clocked() {
+            return;
+        }
         // Read first: the flag is every caller's, and nearly always set.
         if !self.touched.load(Ordering::Relaxed) && !self.touched.swap(true, Ordering::Relaxed) {
             self.driver.wake();
@@ -226,6 +267,21 @@ impl Levels {
     /// The set has changed: indices mean others now.
     pub(crate) fn moved(&self) {
         self.recent.clear();
+    }
+
+    /// What share of its calls an endpoint gets that joins now.
+    pub(crate) fn newborn(&self) -> f32 {
+        f32::from_bits(self.newborn.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn set_newborn(&self, share: f32) {
+        self.newborn.store(share.to_bits(), Ordering::Relaxed);
+    }
+
+    /// Whether too few endpoints are eligible.
+    #[inline]
+    pub(crate) fn panics(&self) -> bool {
+        self.panics.load(Ordering::Relaxed)
     }
 
     #[inline]

@@ -4,12 +4,16 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use towline_core::{EndpointId, EndpointKey, LoadReport, Outcome, Reported};
+use towline_core::sync::Lock;
+use towline_core::{EndpointId, EndpointKey, LoadReport, Outcome, Reported, Room};
 
 use super::ewma::Ewma;
+use super::limit::Limit;
 use super::oldest::{Oldest, Slot};
 use super::probation::Probation;
+use super::record::{Ejected, Ended, Record};
 use super::report::Report;
+use super::status::{Ejection, Seen, Status};
 use super::{Levels, Nanos};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
@@ -21,11 +25,20 @@ pub struct Stats {
     levels: Arc<Levels>,
     /// Calls in flight in the low 24 bits, calls begun above.
     calls: AtomicU64,
+    status: Status,
+    /// What share of the calls that are its by its load it gets in slow start, a float from 0 to 1.
+    share: AtomicU32,
+    /// Calls that have failed, ever.
+    failed: AtomicU64,
+    /// Calls that ended and say nothing about success.
+    ignored: AtomicU64,
+    /// Calls that wait for it to lend.
+    pending: AtomicU32,
+    limit: Limit,
+    record: Lock<Record>,
     /// Of answers, and of what was given up: what the median of the set is made of. No failure is in it that was fast.
     latency: Ewma,
-    /// Failures in a row.
-    failures: AtomicU32,
-    /// When the last of them was.
+    /// When the last failure was.
     failed_at: AtomicU64,
     oldest: Oldest,
     probation: Probation,
@@ -65,17 +78,27 @@ pub(crate) enum Standing {
     New,
     /// Fails, or is far slower than the others.
     OnProbation,
+    /// An outlier, out for a while.
+    Ejected,
 }
 
 impl Stats {
     pub(crate) fn new(key: EndpointKey, levels: Arc<Levels>) -> Arc<Self> {
+        let now = levels.clock.now();
+        let share = levels.newborn();
         Arc::new(Self {
             id: EndpointId::fresh(),
             key,
-            levels,
             calls: AtomicU64::new(0),
+            status: Status::new(share < 1.0),
+            share: AtomicU32::new(share.to_bits()),
+            failed: AtomicU64::new(0),
+            ignored: AtomicU64::new(0),
+            pending: AtomicU32::new(0),
+            limit: Limit::new(levels.circuit.adaptive.map_or(u32::MAX, |adaptive| adaptive.initial)),
+            record: Lock::new(Record::new(now)),
+            levels,
             latency: Ewma::default(),
-            failures: AtomicU32::new(0),
             failed_at: AtomicU64::new(0),
             oldest: Oldest::default(),
             probation: Probation::default(),
@@ -121,16 +144,91 @@ impl Stats {
         self.oldest.age(now)
     }
 
+    #[inline]
+    pub(crate) fn seen(&self) -> Seen {
+        self.status.get()
+    }
+
+    /// For the driver: it alone begins and ends ejections and slow start.
+    pub(crate) fn status(&self) -> &Status {
+        &self.status
+    }
+
+    /// For the driver.
+    pub(crate) fn record(&self) -> &Lock<Record> {
+        &self.record
+    }
+
+    /// The ejection under way, and how many there were lately.
+    pub(crate) fn ejected(&self) -> (Option<Ejected>, u32) {
+        let record = self.record.lock();
+        (record.ejected, record.ejections)
+    }
+
+    /// What share of its calls it gets in slow start.
+    pub(crate) fn share(&self) -> f32 {
+        f32::from_bits(self.share.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn set_share(&self, share: f32) {
+        self.share.store(share.to_bits(), Ordering::Relaxed);
+        self.status.set_slow_start(share < 1.0);
+    }
+
+    /// Ends what only the driver would end.
+    pub(crate) fn set_free(&self) {
+        self.status.set_ejection(Ejection::None);
+        self.set_share(1.0);
+        self.record.lock().ejected = None;
+    }
+
+    /// Calls that have ended, ever.
+    pub(crate) fn ended(&self) -> Ended {
+        // Failures first: what ends between the two readings is a call that failed later.
+        let failures = self.failed.load(Ordering::Relaxed);
+        let ignored = self.ignored.load(Ordering::Relaxed);
+        let calls = self.calls.load(Ordering::Relaxed);
+        let ended = (calls >> IN_FLIGHT_BITS).saturating_sub(calls & IN_FLIGHT);
+        Ended { calls: ended.saturating_sub(ignored), failures }
+    }
+
+    /// Whether it is at a limit of calls in flight, or of calls that wait for it if this one would have to.
+    #[inline]
+    pub(crate) fn is_full(&self, room: Room) -> bool {
+        let circuit = &self.levels.circuit;
+        self.levels.is_limited
+            && (self.in_flight() >= circuit.in_flight.min(self.limit.get())
+                || room != Room::Ready && self.pending.load(Ordering::Relaxed) >= circuit.pending)
+    }
+
+    /// Whether one more call is, beside so many in flight and so many that wait.
+    fn is_within_limits(&self, in_flight: u32, waiting: u32) -> bool {
+        let circuit = &self.levels.circuit;
+        in_flight < circuit.in_flight.min(self.limit.get()) && waiting < circuit.pending
+    }
+
+    /// The most calls that it may have in flight, `None` without a limit.
+    pub(crate) fn limit(&self) -> Option<u32> {
+        Some(self.levels.circuit.in_flight.min(self.limit.get())).filter(|limit| *limit != u32::MAX)
+    }
+
     /// How it stands at `now`.
     #[inline]
     pub(crate) fn standing(&self, now: Nanos) -> Standing {
-        if self.levels.is_timed() { self.timed_standing(now) } else { Standing::Fine }
+        let seen = self.status.get();
+        if seen.is_ejected() {
+            Standing::Ejected
+        } else if self.levels.is_timed() {
+            self.timed_standing(seen, now)
+        } else {
+            Standing::Fine
+        }
     }
 
-    // Not inline, like `timed_load`: who counts calls in flight alone shall not pay for what he does not use.
+    // Not inline, like `full_load`: who counts calls in flight alone shall not pay for what he does not use.
     #[inline(never)]
-    fn timed_standing(&self, now: Nanos) -> Standing {
-        if self.failures.load(Ordering::Relaxed) >= FAILURES {
+    fn timed_standing(&self, seen: Seen, now: Nanos) -> Standing {
+        if seen.fails(FAILURES) {
             return Standing::OnProbation;
         }
         let median = self.levels.median();
@@ -162,7 +260,13 @@ impl Stats {
             Standing::Fine => false,
             Standing::New => self.in_flight() as f32 > self.oldest_age(now) as f32 / self.levels.median(),
             Standing::OnProbation => !self.probation.is_due(now),
+            Standing::Ejected => !matches!(self.status.get().ejection(), Ejection::Due | Ejection::DueIfIdempotent),
         }
+    }
+
+    /// Whether an endpoint that is ejected may be called now: of those who ask when a probe is due, one gets it.
+    pub(crate) fn admits_probe(&self, is_idempotent: bool) -> bool {
+        self.status.claim(is_idempotent)
     }
 
     /// Whether it may be called now; of those who ask about one on probation, one gets the probe.
@@ -178,14 +282,19 @@ impl Stats {
     #[inline]
     pub(crate) fn load(&self, now: Nanos, per_call: f64) -> f64 {
         let in_flight = f64::from(self.in_flight()) * per_call;
-        if self.levels.is_timed() { self.timed_load(now, in_flight) } else { in_flight }
+        if self.levels.is_timed() || self.status.get().is_ejected() {
+            self.full_load(now, in_flight)
+        } else {
+            in_flight
+        }
     }
 
     #[inline(never)]
-    fn timed_load(&self, now: Nanos, in_flight: f64) -> f64 {
-        let standing = self.standing(now);
+    fn full_load(&self, now: Nanos, in_flight: f64) -> f64 {
+        // Where too few are left, nobody is better than anybody but by what a call costs.
+        let standing = if self.levels.panics() { Standing::Fine } else { self.standing(now) };
         let is_avoided = self.is_avoided(standing, now);
-        if standing == Standing::OnProbation && !is_avoided {
+        if matches!(standing, Standing::OnProbation | Standing::Ejected) && !is_avoided {
             return 0.0; // Its probe is due: nobody goes before it.
         }
         let median = self.levels.median();
@@ -219,25 +328,48 @@ impl Stats {
     /// A call that began then was answered: that ends a row of failures, unless the last of them came later. An endpoint
     /// that begins to fail still answers what it had taken before.
     fn is_well_since(&self, began: Nanos) -> bool {
-        if self.failures.load(Ordering::Relaxed) == 0 {
+        if !self.status.get().fails(1) {
             return true;
         }
         let is_well = began >= self.failed_at.load(Ordering::Relaxed);
         if is_well {
-            self.failures.store(0, Ordering::Relaxed);
+            self.status.is_well();
         }
         is_well
     }
 
-    fn learn(&self, began: Nanos, now: Nanos, outcome: Option<Outcome>) {
+    /// Counts how a call has ended; whether the endpoint is well as far as that call can say.
+    fn count(&self, began: Nanos, now: Nanos, end: End) -> bool {
+        match end {
+            End::Outcome(Outcome::Success) => return self.is_well_since(began),
+            End::Outcome(Outcome::Failure) => {
+                self.failed.fetch_add(1, Ordering::Relaxed);
+                self.status.failed(false);
+                self.failed_at.fetch_max(now, Ordering::Relaxed);
+                return false;
+            }
+            End::Outcome(Outcome::Pushback(_)) => {
+                self.status.pushed_back();
+                self.failed_at.fetch_max(now, Ordering::Relaxed);
+            }
+            End::Unreachable => {
+                self.status.failed(true);
+                self.failed_at.fetch_max(now, Ordering::Relaxed);
+            }
+            End::GivenUp | End::Outcome(_) => {}
+        }
+        self.ignored.fetch_add(1, Ordering::Relaxed);
+        // How long a wrong argument takes to be refused says nothing, but that somebody is there.
+        matches!(end, End::Outcome(Outcome::Ignore)) && self.is_well_since(began)
+    }
+
+    /// What the call says about latency, and about an endpoint on probation.
+    fn learn(&self, began: Nanos, now: Nanos, end: End, was_bad: bool, is_well: bool) {
         let (median, limit, rate) = (self.levels.median(), self.levels.limit(), self.levels.rate);
-        // What takes no time, as on a paused clock, is not the same as what is unknown.
-        let took = (now.saturating_sub(began) as f32).max(1.0);
-        match outcome {
-            Some(Outcome::Success) => {
-                let was_bad = self.standing(now) == Standing::OnProbation;
+        let took = took(began, now);
+        match end {
+            End::Outcome(Outcome::Success) => {
                 self.oldest.succeeded(began);
-                let is_well = self.is_well_since(began);
                 if was_bad && is_well && took <= limit {
                     // A probe that went well: what was before it is over.
                     self.latency.restart(now, took.max(median));
@@ -245,38 +377,71 @@ impl Stats {
                 }
                 self.latency.answered(now, took, rate);
             }
-            // How long a wrong argument takes to be refused says nothing, but that somebody is there.
-            Some(Outcome::Ignore) => {
+            End::Outcome(Outcome::Ignore) => {
                 if self.latency.read().is_none() {
                     self.latency.restart(now, took.max(median));
                 }
-                return match self.is_well_since(began) && self.standing(now) != Standing::OnProbation {
+                return match is_well && self.standing(now) != Standing::OnProbation {
                     true => self.probation.passed(),
                     false => self.probation.inconclusive(now),
                 };
             }
-            None => {
+            End::GivenUp => {
                 self.latency.at_least(now, took, median, rate);
                 if took <= limit {
                     return self.probation.inconclusive(now);
                 }
             }
-            Some(Outcome::Pushback(hint)) => {
-                self.failures.fetch_max(FAILURES, Ordering::Relaxed);
-                self.failed_at.fetch_max(now, Ordering::Relaxed);
+            End::Outcome(Outcome::Pushback(hint)) => {
                 self.probation.failed(now);
                 return self.probation.hold(now, hint.unwrap_or_default().min(LONGEST_PUSHBACK));
             }
-            Some(_) => {
-                self.failures.fetch_add(1, Ordering::Relaxed);
-                self.failed_at.fetch_max(now, Ordering::Relaxed);
-                self.latency.at_least(now, took, median, rate);
-            }
+            End::Outcome(_) | End::Unreachable => self.latency.at_least(now, took, median, rate),
         }
         if self.standing(now) == Standing::OnProbation {
             self.probation.failed(now);
         }
     }
+
+    /// How the probe of an ejected endpoint has ended.
+    fn probed(&self, began: Nanos, now: Nanos, end: End) {
+        match end {
+            End::Outcome(Outcome::Success) => {
+                self.latency.restart(now, took(began, now).max(self.levels.median()));
+                self.probation.passed();
+                self.status.probe_passed(self.share() < 1.0);
+            }
+            // Whoever gave up, or asked the wrong thing, leaves the probe to the next.
+            End::GivenUp | End::Outcome(Outcome::Ignore) => self.status.probe_ended(Ejection::Due),
+            End::Outcome(_) | End::Unreachable => self.status.probe_ended(Ejection::Failed),
+        }
+    }
+
+    /// What the call says about how many the endpoint takes at a time.
+    fn adapt(&self, serial: u32, in_flight: u32, end: End, was_late: bool) {
+        let Some(adaptive) = &self.levels.circuit.adaptive else { return };
+        match end {
+            End::Outcome(Outcome::Success) => self.limit.answered(in_flight, adaptive),
+            End::Outcome(Outcome::Pushback(_)) => self.limit.dropped(serial, self.begun() as u32, adaptive),
+            End::GivenUp if was_late => self.limit.dropped(serial, self.begun() as u32, adaptive),
+            _ => {}
+        }
+    }
+}
+
+/// What takes no time, as on a paused clock, is not the same as what is unknown.
+fn took(began: Nanos, now: Nanos) -> f32 {
+    (now.saturating_sub(began) as f32).max(1.0)
+}
+
+/// How a call has ended.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Outcome(Outcome),
+    /// It never began: the endpoint could not be reached.
+    Unreachable,
+    /// The caller did not wait for it.
+    GivenUp,
 }
 
 impl fmt::Debug for Stats {
@@ -292,35 +457,48 @@ pub struct Flight {
     stats: Arc<Stats>,
     began: Nanos,
     slot: Option<Slot>,
+    /// How many had begun before it.
+    serial: u32,
+    /// Whether it is to find out if an ejected endpoint does well again.
+    is_probe: bool,
     /// Whether the endpoint has granted it yet: until then it was never there, once it is dropped.
     is_granted: bool,
     has_ended: bool,
 }
 
 impl Flight {
-    /// The endpoint is asked for a call at `now`.
+    /// The endpoint is asked for a call at `now`, which waits for it unless it is granted already; `None` when the endpoint
+    /// is at a limit.
     #[inline]
-    pub(crate) fn ask(stats: Arc<Stats>, now: Nanos) -> Self {
-        stats.calls.fetch_add(CALL, Ordering::Relaxed);
+    pub(crate) fn ask(stats: Arc<Stats>, now: Nanos, is_granted: bool) -> Option<Self> {
+        let before = stats.calls.fetch_add(CALL, Ordering::Relaxed);
         let levels = &stats.levels;
-        let slot = if levels.is_timed() { stats.oldest.begin(now, (levels.median() / TRACKED) as Nanos) } else { None };
-        if levels.is_clocked() {
-            levels.touch();
+        let waiting = if is_granted { 0 } else { stats.pending.fetch_add(1, Ordering::Relaxed) };
+        if levels.is_limited && !stats.is_within_limits((before & IN_FLIGHT) as u32, waiting) {
+            stats.calls.fetch_sub(CALL, Ordering::Relaxed);
+            if !is_granted {
+                stats.pending.fetch_sub(1, Ordering::Relaxed);
+            }
+            return None;
         }
-        Self { stats, began: now, slot, is_granted: false, has_ended: false }
+        let slot = if levels.is_timed() { stats.oldest.begin(now, (levels.median() / TRACKED) as Nanos) } else { None };
+        levels.touch();
+        let (is_probe, serial) = (stats.status.begin(), (before >> IN_FLIGHT_BITS) as u32);
+        Some(Self { stats, began: now, slot, serial, is_probe, is_granted, has_ended: false })
     }
 
-    /// A call to the endpoint begins at `now`.
+    /// A call to the endpoint begins at `now`; `None` when the endpoint is at a limit.
     #[inline]
-    pub fn begin(stats: Arc<Stats>, now: Nanos) -> Self {
-        let mut flight = Self::ask(stats, now);
-        flight.granted();
-        flight
+    pub fn begin(stats: Arc<Stats>, now: Nanos) -> Option<Self> {
+        Self::ask(stats, now, true)
     }
 
     #[inline]
     pub(crate) fn granted(&mut self) {
-        self.is_granted = true;
+        if !self.is_granted {
+            self.is_granted = true;
+            self.stats.pending.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     /// Which endpoint.
@@ -347,27 +525,49 @@ impl Flight {
     /// As [`end`](Self::end), at a time of one's own; `None` when the caller gave it up.
     #[inline]
     pub fn end_at(mut self, now: Nanos, outcome: Option<Outcome>) {
-        self.finish(now, outcome);
+        self.finish(now, outcome.map_or(End::GivenUp, End::Outcome));
+    }
+
+    /// The endpoint could not be reached, so that there was no call.
+    pub fn unreachable(mut self) {
+        let now = self.stats.levels.now();
+        self.finish(now, End::Unreachable);
     }
 
     #[inline]
-    fn finish(&mut self, now: Nanos, outcome: Option<Outcome>) {
+    fn finish(&mut self, now: Nanos, end: End) {
         self.has_ended = true;
         let stats = &*self.stats;
         // Who was only asked, and neither granted nor refused, is not counted among the calls.
-        let never_was = !self.is_granted && outcome.is_none();
-        stats.calls.fetch_sub(if never_was { CALL } else { 1 }, Ordering::Relaxed);
+        let never_was = !self.is_granted && matches!(end, End::GivenUp);
+        if !self.is_granted {
+            stats.pending.fetch_sub(1, Ordering::Relaxed);
+        }
+        let before = stats.calls.fetch_sub(if never_was { CALL } else { 1 }, Ordering::Relaxed);
         if let Some(slot) = self.slot.take() {
             stats.oldest.end(slot);
         }
-        if !stats.levels.is_timed() {
-            return;
+        if self.is_probe {
+            stats.probed(self.began, now, end);
         }
+        let levels = &stats.levels;
         if never_was {
             // If it was the probe, the next call may be one.
-            stats.probation.inconclusive(now);
+            if levels.is_timed() {
+                stats.probation.inconclusive(now);
+            }
+            return;
+        }
+        if levels.is_timed() {
+            let was_bad = stats.standing(now) == Standing::OnProbation;
+            let is_well = stats.count(self.began, now, end);
+            stats.learn(self.began, now, end, was_bad, is_well);
         } else {
-            stats.learn(self.began, now, outcome);
+            stats.count(self.began, now, end);
+        }
+        if levels.is_limited {
+            let was_late = !levels.is_timed() || took(self.began, now) > levels.limit();
+            stats.adapt(self.serial, (before & IN_FLIGHT) as u32, end, was_late);
         }
     }
 }
@@ -376,7 +576,7 @@ impl Drop for Flight {
     fn drop(&mut self) {
         if !self.has_ended {
             let now = self.stats.levels.now();
-            self.finish(now, None);
+            self.finish(now, End::GivenUp);
         }
     }
 }

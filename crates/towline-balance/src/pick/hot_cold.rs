@@ -98,7 +98,7 @@ impl HotColdPicker {
 
 impl<Req> Pick<Req> for HotColdPicker {
     type Order<'a>
-        = HotColdOrder
+        = HotColdOrder<'a>
     where
         Req: 'a;
 
@@ -108,19 +108,19 @@ impl<Req> Pick<Req> for HotColdPicker {
         _context: Option<&'a CallContext>,
         view: View<'a>,
         rng: &mut Rng,
-    ) -> HotColdOrder {
+    ) -> HotColdOrder<'a> {
         HotColdOrder { first: self.best(view, rng), rest: self.fallback.draw(view, rng) }
     }
 }
 
 /// The candidates of [`HotCold`]: the best by the reports, then those of [`P2c`](crate::P2c).
 #[derive(Clone, Debug)]
-pub struct HotColdOrder {
+pub struct HotColdOrder<'a> {
     first: Option<usize>,
-    rest: P2cOrder,
+    rest: P2cOrder<'a>,
 }
 
-impl Iterator for HotColdOrder {
+impl Iterator for HotColdOrder<'_> {
     type Item = usize;
 
     fn next(&mut self) -> Option<usize> {

@@ -7,12 +7,14 @@ use towline_core::{CallContext, Members, Pick, Policy, Rng, View};
 use super::turn::Turn;
 use crate::weights::Weights;
 
-/// Of two endpoints at random, the one with less load; then the other; then all in turn from a random start. The
-/// default.
+/// Of two endpoints at random, the one with less load; then the other; then three more pairs like this; then all in turn from
+/// a random start. The default.
 ///
 /// Two choices keep the most loaded endpoint within `ln ln n` of the mean where one choice leaves `ln n / ln ln n`
 /// (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001), at the price of two random numbers.
-/// The rest of the order serves calls that must avoid what they have tried.
+/// The rest of the order serves calls that must avoid what they have tried, or what is ejected: with a third of the set out
+/// one call in ten has drawn two of these, and more pairs keep the others as even as the first pair would (Finagle's
+/// "max effort").
 ///
 /// Both are drawn by weight, and the load counts calls in flight by weight; an endpoint of weight 0 gets calls only when
 /// no other can take them.
@@ -55,13 +57,11 @@ impl P2cPicker {
 
     /// Draws the candidates for one call.
     #[inline]
-    pub fn draw(&self, view: View<'_>, rng: &mut Rng) -> P2cOrder {
+    pub fn draw<'a>(&'a self, view: View<'a>, rng: &mut Rng) -> P2cOrder<'a> {
         let (first, second) = self.pair(rng);
-        // Equal loads leave the first, which is drawn by weight.
-        let pair = if view.load(second) < view.load(first) { [second, first] } else { [first, second] };
-        // Both drawn at random, so is the sum; a third draw would cost every call for what few need.
-        let start = (first + second) % view.len().max(1);
-        P2cOrder { pair, next: 0, rest: Turn::from(start, view.len()) }
+        // The generator is the caller's, and the order outlives the loan.
+        let seed = rng.next_u64();
+        P2cOrder { picker: self, view, pair: better_first(view, first, second), next: 0, seed, more: None }
     }
 
     /// Two, and not the same whenever there are two.
@@ -86,7 +86,7 @@ impl P2cPicker {
 
 impl<Req> Pick<Req> for P2cPicker {
     type Order<'a>
-        = P2cOrder
+        = P2cOrder<'a>
     where
         Req: 'a;
 
@@ -96,29 +96,71 @@ impl<Req> Pick<Req> for P2cPicker {
         _context: Option<&'a CallContext>,
         view: View<'a>,
         rng: &mut Rng,
-    ) -> P2cOrder {
+    ) -> P2cOrder<'a> {
         self.draw(view, rng)
     }
 }
 
+// Equal loads leave the first, which is drawn by weight.
+#[inline]
+fn better_first(view: View<'_>, first: usize, second: usize) -> [usize; 2] {
+    if view.load(second) < view.load(first) { [second, first] } else { [first, second] }
+}
+
 /// The candidates of [`P2c`].
 #[derive(Clone, Debug)]
-pub struct P2cOrder {
+pub struct P2cOrder<'a> {
+    picker: &'a P2cPicker,
+    view: View<'a>,
     pair: [usize; 2],
+    /// In the pair.
     next: u8,
+    seed: u64,
+    more: Option<More>,
+}
+
+/// What comes after the first pair, for the few calls that need it.
+#[derive(Clone, Debug)]
+struct More {
+    pairs: u8,
+    rng: Rng,
     rest: Turn,
 }
 
-impl Iterator for P2cOrder {
+/// Pairs after the first: with half of the set out, four are enough for all but 4 calls in 1,000.
+const MORE_PAIRS: u8 = 3;
+
+impl P2cOrder<'_> {
+    #[cold]
+    fn more(&mut self) -> Option<usize> {
+        let (seed, len) = (self.seed, self.view.len());
+        let more = self.more.get_or_insert_with(|| {
+            let mut rng = Rng::with_seed(seed);
+            let start = rng.below(len);
+            More { pairs: MORE_PAIRS, rng, rest: Turn::from(start, len) }
+        });
+        if more.pairs == 0 {
+            return more.rest.next();
+        }
+        more.pairs -= 1;
+        let (first, second) = self.picker.pair(&mut more.rng);
+        self.pair = better_first(self.view, first, second);
+        self.next = 1;
+        Some(self.pair[0])
+    }
+}
+
+impl Iterator for P2cOrder<'_> {
     type Item = usize;
 
+    #[inline]
     fn next(&mut self) -> Option<usize> {
         match self.pair.get(usize::from(self.next)) {
             Some(index) => {
                 self.next += 1;
                 Some(*index)
             }
-            None => self.rest.next(),
+            None => self.more(),
         }
     }
 }

@@ -4,6 +4,7 @@ mod balance;
 mod discovery;
 mod layers;
 mod load;
+mod outlier;
 mod pickers;
 mod support;
 mod unavailable;

@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_util::{Stream, stream};
+use futures_util::{Stream, StreamExt, stream};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::sleep;
-use tower::{Service, service_fn};
-use towline_balance::{Change, Update};
+use tokio::time::{Instant, sleep};
+use tower::{Service, ServiceExt, service_fn};
+use towline_balance::{Balance, Change, Update};
 use towline_core::sync::Lock;
 use towline_core::{
-    Call, CallContext, Endpoint, EndpointKey, Error, Event, Kind, Lend, LoadReport, Observer, Observers, Phase, Room,
-    Target,
+    Call, CallContext, Endpoint, EndpointKey, Error, Event, Kind, Lend, LoadReport, Observer, Observers, Phase, Pick,
+    Room, Target,
 };
 
 pub(crate) type Message = Call<u32>;
@@ -47,6 +47,21 @@ pub(crate) fn remove(key: &str) -> Update {
 
 pub(crate) fn refused() -> Error {
     Error::new(Kind::Unavailable, Phase::Dial).with_message("refused")
+}
+
+/// So many calls per second for as long, each alone; how many of them failed.
+pub(crate) async fn run<P>(balance: &Balance<Desk, P>, per_second: u32, length: Duration) -> usize
+where
+    P: Pick<Message> + Send + Sync + 'static,
+{
+    let gap = SECOND / per_second;
+    let end = Instant::now() + length;
+    let calls = stream::unfold((), |()| async {
+        sleep(gap).await;
+        (Instant::now() < end).then(|| (balance.clone().oneshot(Call::new(0)), ()))
+    });
+    let failed = calls.buffer_unordered(10_000).filter(|result| std::future::ready(result.is_err())).count();
+    failed.await
 }
 
 /// An endpoint in the hands of a test; clones share it.
@@ -207,6 +222,10 @@ impl Observer for Seen {
             Event::DiscoveryFailed { error } => format!("failed {error}"),
             Event::ProbationBegan { endpoint, .. } => format!("probation {endpoint}"),
             Event::ProbationEnded { endpoint } => format!("passed {endpoint}"),
+            Event::EndpointEjected { endpoint, rule, ejections, .. } => {
+                format!("ejected {endpoint} {rule} {ejections}")
+            }
+            Event::EndpointReturned { endpoint } => format!("returned {endpoint}"),
             other => format!("{other:?}"),
         };
         self.0.lock().push(line);

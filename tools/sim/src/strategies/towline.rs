@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use slab::Slab;
-use towline_balance::core::{Clock, Flight, Levels, PERIOD, Set, Snapshot, Sweep};
-use towline_balance::{HotCold, LoadMetric, P2c};
+use towline_balance::core::{Clock, Detector, Flight, Levels, PERIOD, Set, Settings, Snapshot, Sweep};
+use towline_balance::{HotCold, LoadMetric, Outliers, P2c, SlowStart};
 use towline_core::{Endpoint, Lent, LoadReport as Reported, Outcome as Classified, Pick as Picks, Policy, Target};
 
 use crate::chance::Rng;
@@ -36,6 +36,7 @@ struct Towline<P: Policy> {
     rng: towline_core::Rng,
     flights: Slab<Flight>,
     sweep: Sweep,
+    detector: Detector,
     sweep_at: Option<u64>,
     reads_reports: bool,
 }
@@ -46,7 +47,10 @@ where
     P::Picker: Picks<()>,
 {
     fn new(mut policy: P, metric: LoadMetric, mut rng: Rng, reads_reports: bool) -> Self {
-        let levels = Levels::new(metric, Clock::Manual(AtomicU64::new(0)));
+        let mut rng = towline_core::Rng::with_seed(rng.u64(..));
+        let detector = Detector::new(Outliers::default(), SlowStart::default(), rng.fork());
+        let settings = Settings { metric, is_watched: detector.is_on(), ..Settings::default() };
+        let levels = Levels::new(settings, Clock::Manual(AtomicU64::new(0)));
         let set = Set::default();
         let snapshot = Snapshot::new(levels.clone(), Vec::new(), Vec::new(), &mut policy, None);
         Self {
@@ -54,9 +58,10 @@ where
             levels,
             set,
             snapshot,
-            rng: towline_core::Rng::with_seed(rng.u64(..)),
+            rng,
             flights: Slab::new(),
             sweep: Sweep::default(),
+            detector,
             sweep_at: None,
             reads_reports,
         }
@@ -79,13 +84,14 @@ where
 {
     fn pick(&mut self, now: u64, _: &mut Rng, _: &Fleet) -> Option<Pick> {
         self.at(now);
-        let choice = self.snapshot.pick(&(), None, None, &mut self.rng, now)?;
+        let choice = self.snapshot.pick(&(), None, None, &mut self.rng, now).ok()?;
         let stats = self.snapshot.nodes()[choice.index].stats().clone();
         let server = stats.key().as_str().parse().expect("keys are ids");
         if self.sweep_at.is_none() {
             self.sweep_at = Some(now + PERIOD.as_nanos() as u64);
         }
-        Some(Pick { server, token: self.flights.insert(Flight::begin(stats, now)) as Token })
+        let flight = Flight::begin(stats, now)?;
+        Some(Pick { server, token: self.flights.insert(flight) as Token })
     }
 
     fn end(&mut self, token: Token, now: u64, outcome: Outcome, report: Option<LoadReport>) {
@@ -122,7 +128,9 @@ where
         if self.sweep_at.is_some_and(|at| at <= now) {
             self.sweep_at = None;
             self.at(now);
-            self.sweep.run(&self.levels, self.snapshot.nodes().iter().map(|node| node.stats()), now);
+            let stats = || self.snapshot.nodes().iter().map(|node| node.stats());
+            self.sweep.run(&self.levels, stats(), now);
+            self.detector.run(&self.levels, stats(), now);
         }
     }
 }
