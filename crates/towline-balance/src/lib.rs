@@ -132,7 +132,8 @@ pub use self::future::BalanceFuture;
 pub use self::load::{Flight, LoadMetric};
 pub use self::pick::{
     HotCold, HotColdOrder, HotColdPicker, LeastRequest, LeastRequestOrder, LeastRequestPicker, P2c, P2cOrder,
-    P2cPicker, RoundRobin, RoundRobinPicker, WeightedOrder, WeightedRandom, WeightedRandomPicker,
+    P2cPicker, RoundRobin, RoundRobinPicker, WeightedOrder, WeightedRandom, WeightedRandomPicker, Zones, ZonesOrder,
+    ZonesPicker,
 };
 pub use self::set::EndpointView;
 pub use self::shared::WhenUnavailable;

@@ -234,7 +234,7 @@ pub(crate) struct At<'a, L> {
     now: Nanos,
 }
 
-impl<L> Loads for At<'_, L> {
+impl<L: Lend> Loads for At<'_, L> {
     fn load(&self, index: usize) -> f64 {
         let node = &self.nodes[index];
         if node.is_weightless() { f64::INFINITY } else { node.stats.load(self.now, node.per_call) }
@@ -243,6 +243,24 @@ impl<L> Loads for At<'_, L> {
     fn is_avoided(&self, index: usize) -> bool {
         let node = &self.nodes[index];
         node.is_weightless() || node.stats.is_avoided(node.stats.standing(self.now), self.now)
+    }
+
+    fn is_available(&self, index: usize) -> bool {
+        let node = &self.nodes[index];
+        !node.is_weightless()
+            && node.lend.room() != Room::Down
+            && node.stats.standing(self.now) != Standing::OnProbation
+    }
+
+    fn wants_probe(&self, index: usize) -> bool {
+        let node = &self.nodes[index];
+        // Who is down comes up without calls.
+        let standing = node.stats.standing(self.now);
+        standing == Standing::OnProbation && !self.is_avoided(index) && node.lend.room() != Room::Down
+    }
+
+    fn epoch(&self) -> u64 {
+        self.levels.epoch()
     }
 
     fn in_flight(&self, index: usize) -> u32 {

@@ -142,6 +142,8 @@ pub struct Levels {
     pub(crate) limit: AtomicU32,
     /// Requests in flight at or above which a server is hot.
     pub(crate) hot: AtomicU32,
+    /// Counts sweeps.
+    pub(crate) epoch: AtomicU64,
     /// Set by a call when nothing has swept since it last was cleared: how the sweep knows that there is traffic.
     pub(crate) touched: AtomicBool,
     /// A report has come: they grow old.
@@ -161,6 +163,7 @@ impl Levels {
             median: AtomicU32::new(0f32.to_bits()),
             limit: AtomicU32::new(f32::INFINITY.to_bits()),
             hot: AtomicU32::new(u32::MAX),
+            epoch: AtomicU64::new(0),
             touched: AtomicBool::new(false),
             has_reports: AtomicBool::new(false),
             recent: report::Recent::default(),
@@ -181,6 +184,13 @@ impl Levels {
     #[inline]
     pub(crate) fn is_timed(&self) -> bool {
         self.metric.decay.is_some()
+    }
+
+    /// Changes with every sweep. Who asks wants another: without a measure of latency nobody else does.
+    #[inline]
+    pub(crate) fn epoch(&self) -> u64 {
+        self.touch();
+        self.epoch.load(Ordering::Acquire)
     }
 
     /// The clock.

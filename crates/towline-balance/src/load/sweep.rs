@@ -47,6 +47,7 @@ impl Sweep {
         levels.median.store(median.to_bits(), Ordering::Relaxed);
         levels.limit.store(limit.to_bits(), Ordering::Relaxed);
         levels.hot.store(hot(&mut self.in_flight), Ordering::Relaxed);
+        levels.epoch.fetch_add(1, Ordering::Release);
     }
 }
 
