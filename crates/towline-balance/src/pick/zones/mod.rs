@@ -8,6 +8,8 @@
 
 mod order;
 mod shares;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;
