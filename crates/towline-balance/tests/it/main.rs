@@ -7,6 +7,7 @@ mod load;
 mod pickers;
 mod support;
 mod unavailable;
+mod zones;
 
 #[cfg(feature = "http")]
 mod body;
