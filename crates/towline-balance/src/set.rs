@@ -115,7 +115,7 @@ impl<L, P> Snapshot<L, P> {
         let all_zero = members.iter().all(|member| weight(member) == 0.0);
         for (index, (node, member)) in nodes.iter_mut().zip(&members).enumerate() {
             node.per_call = if all_zero { 1.0 } else { 1.0 / weight(member) };
-            node.stats.moved_to(index);
+            node.stats.moved_to(index, policy.peers(&member.endpoint));
         }
         let picker = policy.build(&members, last);
         Self { levels, members, nodes, picker }

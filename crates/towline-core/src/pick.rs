@@ -253,6 +253,14 @@ pub trait Policy: Send + 'static {
 
     /// A picker for `set`. `last` is the picker that it replaces.
     fn build(&mut self, set: &Members, last: Option<&Self::Picker>) -> Self::Picker;
+
+    /// Which others the latency of `endpoint` is compared with, for what is too slow to be called: those of the same number,
+    /// up to 15; higher ones count as 15. All with all by default. Policies that prefer what is near say otherwise: where
+    /// nobody near is left, those far away must not all count as slow.
+    fn peers(&self, endpoint: &Endpoint) -> u8 {
+        let _ = endpoint;
+        0
+    }
 }
 
 /// Chooses endpoints for a request. Called by many tasks at once, on the path of every call: no lock, no

@@ -15,6 +15,7 @@
 //!   estimate, until one that began later has succeeded.
 //! - **What is not used decays to the median of the set**, not to zero, so an endpoint that was slow does not become the
 //!   cheapest by being left alone; and what is new begins there.
+//! - **The median is that of its [peers](towline_core::Policy::peers)**, for policies that prefer some: all others are far.
 //! - **Being slower than the median counts twice**: a client with a call or two in flight would otherwise send a third
 //!   of their share to endpoints that are several times slower (the simulator's S5). Within a quarter of the median all
 //!   count as equal.
@@ -129,6 +130,41 @@ impl Clock {
     }
 }
 
+/// Groups of endpoints whose latencies are compared with each other.
+const PEERS: usize = 16;
+
+/// How peers do as a whole. Written by the sweep.
+#[derive(Debug)]
+pub(crate) struct Measure {
+    median: AtomicU32,
+    limit: AtomicU32,
+}
+
+impl Default for Measure {
+    fn default() -> Self {
+        Self { median: AtomicU32::new(0f32.to_bits()), limit: AtomicU32::new(f32::INFINITY.to_bits()) }
+    }
+}
+
+impl Measure {
+    /// The median of their latencies in nanoseconds, 0 before there is one.
+    #[inline]
+    pub(crate) fn median(&self) -> f32 {
+        f32::from_bits(self.median.load(Ordering::Relaxed))
+    }
+
+    /// The latency in nanoseconds above which one of them is on probation.
+    #[inline]
+    pub(crate) fn limit(&self) -> f32 {
+        f32::from_bits(self.limit.load(Ordering::Relaxed))
+    }
+
+    fn set(&self, median: f32, limit: f32) {
+        self.median.store(median.to_bits(), Ordering::Relaxed);
+        self.limit.store(limit.to_bits(), Ordering::Relaxed);
+    }
+}
+
 /// What all endpoints of a balancer share: the settings, and how the set does as a whole. Written by the sweep.
 #[derive(Debug)]
 pub struct Levels {
@@ -136,10 +172,8 @@ pub struct Levels {
     pub(crate) metric: LoadMetric,
     /// 1 over the decay, in nanoseconds.
     pub(crate) rate: f32,
-    /// The median of the endpoints' latencies in nanoseconds, 0 before there is one.
-    pub(crate) median: AtomicU32,
-    /// The latency in nanoseconds above which an endpoint is on probation.
-    pub(crate) limit: AtomicU32,
+    /// By peers.
+    measures: [Measure; PEERS],
     /// Requests in flight at or above which a server is hot.
     pub(crate) hot: AtomicU32,
     /// Counts sweeps.
@@ -160,8 +194,7 @@ impl Levels {
             clock,
             metric,
             rate: metric.decay.map_or(0.0, |decay| 1.0 / nanos(decay) as f32),
-            median: AtomicU32::new(0f32.to_bits()),
-            limit: AtomicU32::new(f32::INFINITY.to_bits()),
+            measures: std::array::from_fn(|_| Measure::default()),
             hot: AtomicU32::new(u32::MAX),
             epoch: AtomicU64::new(0),
             touched: AtomicBool::new(false),
@@ -217,12 +250,6 @@ impl Levels {
         self.recent.push(index);
     }
 
-    /// The median latency of the set in nanoseconds, 0 before there is one.
-    #[inline]
-    pub fn median(&self) -> f32 {
-        f32::from_bits(self.median.load(Ordering::Relaxed))
-    }
-
     /// Requests in flight at or above which a server is hot.
     pub(crate) fn hot(&self) -> u32 {
         self.hot.load(Ordering::Relaxed)
@@ -236,10 +263,5 @@ impl Levels {
     /// The set has changed: indices mean others now.
     pub(crate) fn moved(&self) {
         self.recent.clear();
-    }
-
-    #[inline]
-    pub(crate) fn limit(&self) -> f32 {
-        f32::from_bits(self.limit.load(Ordering::Relaxed))
     }
 }

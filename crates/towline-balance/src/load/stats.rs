@@ -10,7 +10,7 @@ use super::ewma::Ewma;
 use super::oldest::{Oldest, Slot};
 use super::probation::Probation;
 use super::report::Report;
-use super::{Levels, Nanos};
+use super::{Levels, Measure, Nanos, PEERS};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// What calls have left behind on one life of an endpoint. Outlives its removal for as long as calls are in flight: a
@@ -32,6 +32,8 @@ pub struct Stats {
     report: Report,
     /// Where it is in the snapshot that was published last.
     index: AtomicU32,
+    /// Whom its latency is compared with.
+    peers: AtomicU32,
 }
 
 const IN_FLIGHT_BITS: u32 = 24;
@@ -81,6 +83,7 @@ impl Stats {
             probation: Probation::default(),
             report: Report::default(),
             index: AtomicU32::new(u32::MAX),
+            peers: AtomicU32::new(0),
         })
     }
 
@@ -96,8 +99,21 @@ impl Stats {
         &self.key
     }
 
-    pub(crate) fn moved_to(&self, index: usize) {
+    pub(crate) fn moved_to(&self, index: usize, peers: u8) {
         self.index.store(u32::try_from(index).unwrap_or(u32::MAX), Ordering::Relaxed);
+        self.peers.store(u32::from(peers), Ordering::Relaxed);
+    }
+
+    /// Their number, below [`PEERS`].
+    #[inline]
+    pub(crate) fn peers(&self) -> usize {
+        (self.peers.load(Ordering::Relaxed) as usize).min(PEERS - 1)
+    }
+
+    /// How its peers do.
+    #[inline]
+    pub(crate) fn measure(&self) -> &Measure {
+        &self.levels.measures[self.peers()]
     }
 
     /// Calls that have not ended.
@@ -113,7 +129,7 @@ impl Stats {
 
     /// The average latency at `now`, in nanoseconds, `None` before the first answer.
     pub(crate) fn average(&self, now: Nanos) -> Option<f32> {
-        self.latency.read().map(|reading| reading.at(now, self.levels.median(), self.levels.rate))
+        self.latency.read().map(|reading| reading.at(now, self.measure().median(), self.levels.rate))
     }
 
     /// Age of the oldest tracked call in flight after which none has succeeded.
@@ -133,13 +149,13 @@ impl Stats {
         if self.failures.load(Ordering::Relaxed) >= FAILURES {
             return Standing::OnProbation;
         }
-        let median = self.levels.median();
+        let median = self.measure().median();
         match self.latency.read() {
             None if median > 0.0 => Standing::New,
             // What is below the limit stays below it: it comes back to the median, and needs no closer look.
-            Some(reading) if reading.samples >= SAMPLES && reading.average > self.levels.limit() => {
+            Some(reading) if reading.samples >= SAMPLES && reading.average > self.measure().limit() => {
                 let average = reading.at(now, median, self.levels.rate);
-                if average > self.levels.limit() { Standing::OnProbation } else { Standing::Fine }
+                if average > self.measure().limit() { Standing::OnProbation } else { Standing::Fine }
             }
             _ if self.is_late(now) => Standing::OnProbation,
             _ => Standing::Fine,
@@ -150,7 +166,7 @@ impl Stats {
     /// the endpoint answers others.
     #[inline]
     fn is_late(&self, now: Nanos) -> bool {
-        let limit = self.levels.limit().max(LATE);
+        let limit = self.measure().limit().max(LATE);
         self.oldest.at_most(now) as f32 > limit && self.oldest_age(now) as f32 > limit
     }
 
@@ -160,7 +176,7 @@ impl Stats {
     pub(crate) fn is_avoided(&self, standing: Standing, now: Nanos) -> bool {
         match standing {
             Standing::Fine => false,
-            Standing::New => self.in_flight() as f32 > self.oldest_age(now) as f32 / self.levels.median(),
+            Standing::New => self.in_flight() as f32 > self.oldest_age(now) as f32 / self.measure().median(),
             Standing::OnProbation => !self.probation.is_due(now),
         }
     }
@@ -188,7 +204,7 @@ impl Stats {
         if standing == Standing::OnProbation && !is_avoided {
             return 0.0; // Its probe is due: nobody goes before it.
         }
-        let median = self.levels.median();
+        let median = self.measure().median();
         // Before anything is known about the set there is no latency that could be compared.
         let latency = if median == 0.0 { 1.0 } else { self.relative_latency(now, median) };
         let load = latency * (1.0 + in_flight);
@@ -230,7 +246,7 @@ impl Stats {
     }
 
     fn learn(&self, began: Nanos, now: Nanos, outcome: Option<Outcome>) {
-        let (median, limit, rate) = (self.levels.median(), self.levels.limit(), self.levels.rate);
+        let (median, limit, rate) = (self.measure().median(), self.measure().limit(), self.levels.rate);
         // What takes no time, as on a paused clock, is not the same as what is unknown.
         let took = (now.saturating_sub(began) as f32).max(1.0);
         match outcome {
@@ -303,7 +319,11 @@ impl Flight {
     pub(crate) fn ask(stats: Arc<Stats>, now: Nanos) -> Self {
         stats.calls.fetch_add(CALL, Ordering::Relaxed);
         let levels = &stats.levels;
-        let slot = if levels.is_timed() { stats.oldest.begin(now, (levels.median() / TRACKED) as Nanos) } else { None };
+        let slot = if levels.is_timed() {
+            stats.oldest.begin(now, (stats.measure().median() / TRACKED) as Nanos)
+        } else {
+            None
+        };
         if levels.is_clocked() {
             levels.touch();
         }

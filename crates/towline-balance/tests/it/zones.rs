@@ -235,3 +235,26 @@ async fn a_retry_goes_to_another_endpoint_here_and_then_elsewhere() {
     let retry = RetryLayer::new().attempts(4).unwrap();
     assert_eq!(retry.layer(balance).oneshot(Call::new(0).idempotent()).await.unwrap(), "far:1");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_priority_that_is_far_away_takes_over_although_it_is_slower_than_what_was_near() {
+    for (near, far) in [(10, 10), (20, 10)] {
+        let desks = Desks::default();
+        let zone = |name, priority, size| Zone { name, priority, size, desks: desks.clone() };
+        let zones = [zone("here", 0, near), zone("far", 1, far)];
+        zones[0].answers(0..near, 5 * MS, false);
+        zones[1].answers(0..far, 60 * MS, false);
+        let balance = over(P2c::new(), LoadMetric::default(), &zones).await;
+        run(&balance, &zones, 5 * SECOND).await;
+        zones[0].answers(0..near, MS, true);
+        run(&balance, &zones, SECOND).await;
+        let (failed, shares) = run(&balance, &zones, 10 * SECOND).await;
+        assert!(failed < 100, "{failed} of 5000");
+        assert_near(&shares, &[0.0, 1.0]);
+        // Some that are near come back, and do not get everything at once.
+        zones[0].answers(0..near / 5, 5 * MS, false);
+        run(&balance, &zones, 10 * SECOND).await;
+        let (_, shares) = run(&balance, &zones, 10 * SECOND).await;
+        assert_near(&shares, &[0.28, 0.72]);
+    }
+}

@@ -16,7 +16,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use towline_core::{CallContext, Error, Kind, Member, Members, Phase, Pick, Policy, Rng, SessionKey, View};
+use towline_core::{CallContext, Endpoint, Error, Kind, Member, Members, Phase, Pick, Policy, Rng, SessionKey, View};
 
 pub use self::order::ZonesOrder;
 use self::shares::{Level, Rule};
@@ -135,15 +135,27 @@ struct GroupKey {
     is_elsewhere: bool,
 }
 
+impl<P> Zones<P> {
+    fn key(&self, endpoint: &Endpoint) -> GroupKey {
+        let is_elsewhere = self.here.is_none() || endpoint.zone() != self.here.as_deref();
+        GroupKey { priority: endpoint.priority(), is_elsewhere }
+    }
+}
+
 impl<P: Policy> Policy for Zones<P> {
     type Picker = ZonesPicker<P::Picker>;
+
+    /// Groups are compared within themselves, those of priority 7 and above together: what is far is slower than what is
+    /// near, and all that there is when nobody near is left.
+    fn peers(&self, endpoint: &Endpoint) -> u8 {
+        let GroupKey { priority, is_elsewhere } = self.key(endpoint);
+        priority.min(7) << 1 | u8::from(is_elsewhere)
+    }
 
     fn build(&mut self, set: &Members, last: Option<&Self::Picker>) -> Self::Picker {
         let mut indices = BTreeMap::<GroupKey, Vec<usize>>::new();
         for (index, member) in set.iter().enumerate() {
-            let endpoint = &member.endpoint;
-            let is_elsewhere = self.here.is_none() || endpoint.zone() != self.here.as_deref();
-            indices.entry(GroupKey { priority: endpoint.priority(), is_elsewhere }).or_default().push(index);
+            indices.entry(self.key(&member.endpoint)).or_default().push(index);
         }
         // As everywhere: when all weigh nothing, all weigh the same.
         let weightless = set.iter().all(|member| member.endpoint.weight().get() == 0.0);
