@@ -333,3 +333,72 @@ pub trait Pick<Req> {
         let _ = (request, context, view, index, skipped);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Everything about an endpoint is its index.
+    struct Telling;
+
+    impl Loads for Telling {
+        fn load(&self, index: usize) -> f64 {
+            index as f64
+        }
+
+        fn is_avoided(&self, index: usize) -> bool {
+            index == 3
+        }
+
+        fn wants_probe(&self, index: usize) -> bool {
+            index == 5
+        }
+
+        fn in_flight(&self, index: usize) -> u32 {
+            index as u32
+        }
+
+        fn latency(&self, index: usize) -> Option<Duration> {
+            Some(Duration::from_secs(index as u64))
+        }
+
+        fn reported(&self, index: usize) -> Option<Reported> {
+            Some(Reported { in_flight: index as u32, latency: Duration::ZERO, age: Duration::ZERO })
+        }
+
+        fn recent(&self, n: usize) -> Option<usize> {
+            [5, 0, 9, 3].get(n).copied()
+        }
+    }
+
+    fn members(n: usize) -> Vec<Member> {
+        let endpoint: Arc<Endpoint> = Arc::new("a:1".parse().unwrap());
+        (0..n).map(|_| Member { id: EndpointId::fresh(), endpoint: endpoint.clone() }).collect()
+    }
+
+    #[test]
+    fn a_part_is_told_about_its_own_members_only() {
+        let (all, places) = (members(6), [1, 3, 5]);
+        let part = View::new(&all, &Telling).part(&all[..3], &places);
+        assert_eq!(part.len(), 3);
+        for (index, place) in places.into_iter().enumerate() {
+            assert_eq!(part.place(index), place);
+            assert_eq!(part.load(index), place as f64);
+            assert_eq!(part.in_flight(index), place as u32);
+            assert_eq!(part.latency(index), Some(Duration::from_secs(place as u64)));
+            assert_eq!(part.reported(index).unwrap().in_flight, place as u32);
+            assert_eq!((part.is_avoided(index), part.is_available(index)), (place == 3, place != 3));
+            assert_eq!(part.wants_probe(index), place == 5);
+        }
+        assert_eq!(part.recent().collect::<Vec<_>>(), [2, 1]);
+        assert_eq!((part.hot(), part.epoch()), (u32::MAX, 0));
+    }
+
+    #[test]
+    fn what_a_whole_view_is_told_is_what_the_balancer_knows() {
+        let all = members(6);
+        let view = View::new(&all, &Telling);
+        assert_eq!((view.place(4), view.load(4), view.is_empty()), (4, 4.0, false));
+        assert_eq!(view.recent().collect::<Vec<_>>(), [5, 0, 3], "9 is no member");
+    }
+}

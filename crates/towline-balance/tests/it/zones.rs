@@ -258,3 +258,22 @@ async fn a_priority_that_is_far_away_takes_over_although_it_is_slower_than_what_
         assert_near(&shares, &[0.28, 0.72]);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn zone_and_priority_change_in_place() {
+    let zones = three_zones();
+    let (discover, stream) = discovery::<Vec<Endpoint>>();
+    let builder = BalanceBuilder::new(Zones::new("here", P2c::new())).rng(Rng::with_seed(7));
+    let balance = builder.spawn(stream, zones[0].desks.make(), &TokioExecutor::current()).unwrap();
+    let mut all: Vec<_> = zones.iter().flat_map(Zone::endpoints).collect();
+    discover.send(Ok(all.clone())).await.unwrap();
+    assert_near(&run(&balance, &zones, SECOND).await.1, &[1.0, 0.0, 0.0]);
+    for endpoint in &mut all[..10] {
+        *endpoint = endpoint.clone().with_priority(1);
+    }
+    for endpoint in &mut all[10..20] {
+        *endpoint = endpoint.clone().with_zone("here");
+    }
+    discover.send(Ok(all)).await.unwrap();
+    assert_near(&run(&balance, &zones, SECOND).await.1, &[0.0, 1.0, 0.0]);
+}
