@@ -90,6 +90,7 @@ fn calls_stay_in_the_zone_and_what_it_cannot_take_goes_to_all_others_by_who_is_a
     let picker = here().build(&set, None);
     let mut known = Known::default();
     assert_shares(&shares(&picker, &set, &known), &[("here", 0, 100.0)]);
+    assert_eq!(picker.draw(1.0), 0, "even at the end");
     known = Known { away: (0..5).collect(), epoch: 1, ..known };
     assert_shares(&shares(&picker, &set, &known), &[("here", 0, 70.0), ("b", 0, 10.0), ("c", 0, 20.0)]);
     // A third of what is elsewhere is gone: ten and ten remain.
