@@ -253,10 +253,7 @@ impl<L: Lend> Loads for At<'_, L> {
     }
 
     fn wants_probe(&self, index: usize) -> bool {
-        let node = &self.nodes[index];
-        // Who is down comes up without calls.
-        let standing = node.stats.standing(self.now);
-        standing == Standing::OnProbation && !self.is_avoided(index) && node.lend.room() != Room::Down
+        self.nodes[index].stats.standing(self.now) == Standing::OnProbation && !self.is_avoided(index)
     }
 
     fn epoch(&self) -> u64 {

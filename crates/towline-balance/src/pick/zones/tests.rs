@@ -304,6 +304,17 @@ fn calls_of_a_session_stay_in_one_group_and_few_sessions_move_when_the_shares_do
 }
 
 #[test]
+fn calls_of_a_session_go_anywhere_when_the_policy_within_does_not_keep_them_together() {
+    let set = even(&[("here", 0, 10), ("b", 0, 10)]);
+    let picker = here().build(&set, None);
+    let half = Known { away: (0..5).collect(), ..Known::default() };
+    let (call, mut rng) = (Call::new(()).with_session("alice"), Rng::with_seed(5));
+    let mut first = || picker.order(&call, Some(call.context()), View::new(&set, &half), &mut rng).next().unwrap();
+    let stay = (0..1_000).filter(|_| first() < 10).count();
+    assert!(stay.abs_diff(700) < 50, "{stay}");
+}
+
+#[test]
 fn the_picker_within_is_told_what_was_taken_by_its_own_indices_and_what_it_names_outside_is_passed_over() {
     let set = set(&[("b", 0, 1.0), ("here", 0, 1.0), ("b", 0, 1.0), ("here", 0, 1.0)]);
     let picker = Zones::new("here", Homes).build(&set, None);
