@@ -21,7 +21,8 @@
 //! - **Load** is latency and calls in flight, by weight; a failure is never a short latency ([`LoadMetric`]).
 //!
 //! [`P2c`] is the policy to begin with, [`HotCold`] the one for servers that report their load; beside them are
-//! [`LeastRequest`], [`RoundRobin`] and [`WeightedRandom`].
+//! [`LeastRequest`], [`RoundRobin`] and [`WeightedRandom`]. [`Zones`] around any of them keeps calls in the client's own zone,
+//! and goes by priorities.
 //!
 //! ```
 //! use towline_balance::{BalanceBuilder, P2c, fixed};
@@ -48,7 +49,8 @@
 //! # A policy of one's own
 //!
 //! A [`Policy`](towline_core::Policy) builds a picker off the call path whenever the set changes; a
-//! [`Pick`](towline_core::Pick) is asked on it for candidates in order of preference. This one prefers a zone:
+//! [`Pick`](towline_core::Pick) is asked on it for candidates in order of preference. This one prefers a zone, whatever it can
+//! take ([`Zones`] does look):
 //!
 //! ```
 //! use towline_balance::{P2cOrder, P2cPicker};
@@ -134,7 +136,8 @@ pub use self::load::{Circuit, Flight, LoadMetric};
 pub use self::outlier::{Outliers, PanicMode, SlowStart};
 pub use self::pick::{
     HotCold, HotColdOrder, HotColdPicker, LeastRequest, LeastRequestOrder, LeastRequestPicker, P2c, P2cOrder,
-    P2cPicker, RoundRobin, RoundRobinPicker, WeightedOrder, WeightedRandom, WeightedRandomPicker,
+    P2cPicker, RoundRobin, RoundRobinPicker, WeightedOrder, WeightedRandom, WeightedRandomPicker, Zones, ZonesOrder,
+    ZonesPicker,
 };
 pub use self::set::{EjectionView, EndpointView};
 pub use self::shared::WhenUnavailable;

@@ -134,7 +134,7 @@ impl<L, P> Snapshot<L, P> {
         let all_zero = members.iter().all(|member| weight(member) == 0.0);
         for (index, (node, member)) in nodes.iter_mut().zip(&members).enumerate() {
             node.per_call = if all_zero { 1.0 } else { 1.0 / weight(member) };
-            node.stats.moved_to(index);
+            node.stats.moved_to(index, policy.peers(&member.endpoint));
         }
         let picker = policy.build(&members, last);
         Self { levels, members, nodes, picker }
@@ -186,12 +186,12 @@ impl<L: Lend, P> Snapshot<L, P> {
         let view = View::new(&self.members, &at);
         let judge = Judge {
             now,
+            context,
             tried: context.map(CallContext::tried).filter(|tried| !tried.is_empty()),
-            is_idempotent: context.is_some_and(CallContext::is_idempotent),
             heeds_probation: self.picker.heeds_probation(request, context),
             heeds_slow_start: self.picker.heeds_slow_start(request, context),
-            panics: self.levels.panics(),
-            fails_fast: self.levels.fails_fast,
+            levels: &self.levels,
+            is_plain: !self.levels.is_limited && !self.levels.panics(),
         };
         let mut order = self.picker.order(request, context, view, rng).enumerate().filter_map(|(skipped, index)| {
             let node =
@@ -214,7 +214,7 @@ impl<L: Lend, P> Snapshot<L, P> {
             if any_full {
                 return Err(Nobody::Full);
             }
-            if judge.fails_fast && fitness == Fitness::Ejected {
+            if self.levels.fails_fast && fitness == Fitness::Ejected {
                 return Err(Nobody::Panic);
             }
         }
@@ -240,42 +240,71 @@ impl<L: Lend, P> Snapshot<L, P> {
 /// Says how well endpoints are suited to one call.
 struct Judge<'a> {
     now: Nanos,
+    context: Option<&'a CallContext>,
     tried: Option<&'a Tried>,
-    is_idempotent: bool,
     heeds_probation: bool,
     heeds_slow_start: bool,
-    panics: bool,
-    fails_fast: bool,
+    levels: &'a Levels,
+    /// There are no limits, and no panic.
+    is_plain: bool,
 }
 
 impl Judge<'_> {
     #[inline]
     fn fitness<L>(&self, node: &Node<L>, room: Room, rng: &mut Rng) -> Fitness {
         if room == Room::Down {
-            return Fitness::Down;
+            Fitness::Down
+        } else if self.is_plain && node.stats.seen().is_nothing() {
+            self.plain(node)
+        } else {
+            self.full(node, room, rng)
         }
-        let (stats, seen) = (&node.stats, node.stats.seen());
-        let is_tried = self.tried.is_some_and(|tried| tried.contains(node.id()));
-        if seen.is_ejected() && (self.fails_fast || !self.panics) {
-            let may_probe = !is_tried && !node.is_weightless() && !stats.is_full(room);
-            return if may_probe && stats.admits_probe(self.is_idempotent) { Fitness::Fit } else { Fitness::Ejected };
-        }
-        if stats.is_full(room) {
-            Fitness::Full
-        } else if is_tried {
+    }
+
+    #[inline]
+    fn plain<L>(&self, node: &Node<L>) -> Fitness {
+        if self.has_tried(node) {
             Fitness::Tried
         } else if node.is_weightless() {
             Fitness::Weightless
-        } else if self.panics {
-            // Nobody is spared, or nobody is called.
-            if self.fails_fast { Fitness::Ejected } else { Fitness::Fit }
-        } else if self.heeds_probation && !stats.admits(self.now) {
+        } else if self.heeds_probation && !node.stats.admits(self.now) {
             Fitness::Avoided
-        } else if self.heeds_slow_start && seen.in_slow_start() && rng.unit() >= f64::from(stats.share()) {
-            Fitness::Slow
         } else {
             Fitness::Fit
         }
+    }
+
+    /// Not inline: most calls find somebody of whom there is nothing to say.
+    #[inline(never)]
+    fn full<L>(&self, node: &Node<L>, room: Room, rng: &mut Rng) -> Fitness {
+        let (stats, seen, panics) = (&node.stats, node.stats.seen(), self.levels.panics());
+        let is_full = stats.is_full(room);
+        if seen.is_ejected() && (self.levels.fails_fast || !panics) {
+            let is_idempotent = self.context.is_some_and(CallContext::is_idempotent);
+            let may_probe = !is_full && !self.has_tried(node) && !node.is_weightless();
+            return if may_probe && stats.admits_probe(is_idempotent) { Fitness::Fit } else { Fitness::Ejected };
+        }
+        if is_full {
+            return Fitness::Full;
+        }
+        if panics && !self.has_tried(node) && !node.is_weightless() {
+            // Nobody is spared, or nobody is called.
+            return if self.levels.fails_fast { Fitness::Ejected } else { Fitness::Fit };
+        }
+        match self.plain(node) {
+            Fitness::Fit if self.is_slow(stats, rng) => Fitness::Slow,
+            fitness => fitness,
+        }
+    }
+
+    /// Whether it is in slow start, and this call not in its share.
+    fn is_slow(&self, stats: &Stats, rng: &mut Rng) -> bool {
+        self.heeds_slow_start && stats.seen().in_slow_start() && rng.unit() >= f64::from(stats.share())
+    }
+
+    #[inline]
+    fn has_tried<L>(&self, node: &Node<L>) -> bool {
+        self.tried.is_some_and(|tried| tried.contains(node.id()))
     }
 }
 
@@ -318,7 +347,7 @@ pub(crate) struct At<'a, L> {
     now: Nanos,
 }
 
-impl<L> Loads for At<'_, L> {
+impl<L: Lend> Loads for At<'_, L> {
     fn load(&self, index: usize) -> f64 {
         let node = &self.nodes[index];
         if node.is_weightless() { f64::INFINITY } else { node.stats.load(self.now, node.per_call) }
@@ -327,6 +356,22 @@ impl<L> Loads for At<'_, L> {
     fn is_avoided(&self, index: usize) -> bool {
         let node = &self.nodes[index];
         node.is_weightless() || !self.levels.panics() && node.stats.is_avoided(node.stats.standing(self.now), self.now)
+    }
+
+    fn is_available(&self, index: usize) -> bool {
+        let node = &self.nodes[index];
+        !node.is_weightless()
+            && node.lend.room() != Room::Down
+            && !matches!(node.stats.standing(self.now), Standing::OnProbation | Standing::Ejected)
+    }
+
+    fn wants_probe(&self, index: usize) -> bool {
+        let standing = self.nodes[index].stats.standing(self.now);
+        matches!(standing, Standing::OnProbation | Standing::Ejected) && !self.is_avoided(index)
+    }
+
+    fn epoch(&self) -> u64 {
+        self.levels.epoch()
     }
 
     fn in_flight(&self, index: usize) -> u32 {

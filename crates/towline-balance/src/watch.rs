@@ -134,7 +134,7 @@ impl Watch {
                 (true, false) => {
                     self.on_probation.insert(stats.id());
                     let latency = Duration::from_nanos(stats.average(now).unwrap_or_default() as u64);
-                    let median = Duration::from_nanos(shared.levels.median() as u64);
+                    let median = Duration::from_nanos(stats.measure().median() as u64);
                     Event::ProbationBegan { endpoint: stats.key(), latency, median }
                 }
                 (false, true) => {

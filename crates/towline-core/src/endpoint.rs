@@ -144,14 +144,16 @@ impl Endpoint {
         self
     }
 
-    /// Sets the zone, for policies of one's own: the built-in ones do not look at it.
+    /// Sets the zone: a failure domain, or what is near, like a cloud's availability zone. `towline_balance::Zones` keeps
+    /// calls in the client's own; the other built-in policies do not look at it.
     #[must_use]
     pub fn with_zone(mut self, zone: impl Into<Arc<str>>) -> Self {
         self.zone = Some(zone.into());
         self
     }
 
-    /// Sets the priority, for policies of one's own: the built-in ones do not look at it.
+    /// Sets the priority: higher numbers are called when lower ones cannot take the calls, by `towline_balance::Zones`; the
+    /// other built-in policies do not look at it. 0 by default.
     #[must_use]
     pub fn with_priority(mut self, priority: u8) -> Self {
         self.priority = priority;

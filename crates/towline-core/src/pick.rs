@@ -35,6 +35,26 @@ pub trait Loads {
         false
     }
 
+    /// Whether the endpoint is there for its share of the calls: it has a weight, is up, and is not kept to single calls.
+    /// Steadier than [`is_avoided`](Self::is_avoided): one that is new and busy for a moment is available, and one whose
+    /// probe is due is not, until the probe has gone well.
+    fn is_available(&self, index: usize) -> bool {
+        !self.is_avoided(index)
+    }
+
+    /// Whether the endpoint is kept to single calls and the next is due: without one nobody finds out that it does well
+    /// again.
+    fn wants_probe(&self, index: usize) -> bool {
+        let _ = index;
+        false
+    }
+
+    /// Changes whenever the answers of [`is_available`](Self::is_available) and [`wants_probe`](Self::wants_probe) may have
+    /// changed: who has added them up looks again then, and not at every pick. Always 0 means never.
+    fn epoch(&self) -> u64 {
+        0
+    }
+
     /// Calls of this client that the endpoint has not answered yet.
     fn in_flight(&self, index: usize) -> u32 {
         let _ = index;
@@ -86,18 +106,64 @@ pub struct Reported {
     pub age: Duration,
 }
 
-/// What a picker may look at during a pick.
+/// What a picker may look at during a pick: the endpoints that it was built for, and what is known about them.
+///
+/// A policy that wraps another, and builds its picker for a part of the set, shows it that [part](Self::part).
 #[derive(Clone, Copy)]
 pub struct View<'a> {
     members: &'a Members,
     loads: &'a dyn Loads,
+    /// Where the members are in the set that the loads know, ascending. `None` when they are all of it.
+    places: Option<&'a [usize]>,
 }
 
 impl<'a> View<'a> {
-    /// A view of these endpoints.
+    /// A view of these endpoints, all that `loads` knows.
     #[inline]
     pub fn new(members: &'a Members, loads: &'a dyn Loads) -> Self {
-        Self { members, loads }
+        Self { members, loads, places: None }
+    }
+
+    /// A view of `members` alone, which are these places of the whole set, ascending; see [`place`](Self::place).
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use towline_core::{Endpoint, EndpointId, Loads, Member, View};
+    ///
+    /// /// The load is the index.
+    /// struct Rising;
+    ///
+    /// impl Loads for Rising {
+    ///     fn load(&self, index: usize) -> f64 {
+    ///         index as f64
+    ///     }
+    /// }
+    ///
+    /// let member = |text: &str| text.parse().map(|e: Endpoint| Member { id: EndpointId::fresh(), endpoint: Arc::new(e) });
+    /// let all = [member("a:1")?, member("b:1")?, member("c:1")?];
+    /// let last_two = View::new(&all, &Rising).part(&all[1..], &[1, 2]);
+    /// assert_eq!(last_two.len(), 2);
+    /// assert_eq!(last_two.load(0), 1.0);
+    /// assert_eq!(last_two.place(1), 2);
+    /// # Ok::<(), towline_core::Error>(())
+    /// ```
+    #[inline]
+    #[must_use]
+    pub fn part(self, members: &'a Members, places: &'a [usize]) -> Self {
+        Self { members, loads: self.loads, places: Some(places) }
+    }
+
+    /// Where the endpoint at `index` is in the whole set of the balancer: there too, unless this is a part.
+    ///
+    /// # Panics
+    ///
+    /// When this is a part and has no such endpoint; so do those below that take an index.
+    #[inline]
+    pub fn place(&self, index: usize) -> usize {
+        match self.places {
+            None => index,
+            Some(places) => places[index],
+        }
     }
 
     /// How many endpoints there are; at least one.
@@ -117,16 +183,60 @@ impl<'a> View<'a> {
         self.members
     }
 
-    /// What is known about them.
-    #[inline]
-    pub fn loads(&self) -> &'a dyn Loads {
-        self.loads
-    }
-
     /// The load of the endpoint at `index`; less is better.
     #[inline]
     pub fn load(&self, index: usize) -> f64 {
-        self.loads.load(index)
+        self.loads.load(self.place(index))
+    }
+
+    /// See [`Loads::is_avoided`].
+    pub fn is_avoided(&self, index: usize) -> bool {
+        self.loads.is_avoided(self.place(index))
+    }
+
+    /// See [`Loads::is_available`].
+    pub fn is_available(&self, index: usize) -> bool {
+        self.loads.is_available(self.place(index))
+    }
+
+    /// See [`Loads::wants_probe`].
+    pub fn wants_probe(&self, index: usize) -> bool {
+        self.loads.wants_probe(self.place(index))
+    }
+
+    /// See [`Loads::epoch`].
+    pub fn epoch(&self) -> u64 {
+        self.loads.epoch()
+    }
+
+    /// See [`Loads::in_flight`].
+    pub fn in_flight(&self, index: usize) -> u32 {
+        self.loads.in_flight(self.place(index))
+    }
+
+    /// See [`Loads::latency`].
+    pub fn latency(&self, index: usize) -> Option<Duration> {
+        self.loads.latency(self.place(index))
+    }
+
+    /// See [`Loads::reported`].
+    pub fn reported(&self, index: usize) -> Option<Reported> {
+        self.loads.reported(self.place(index))
+    }
+
+    /// See [`Loads::hot`].
+    pub fn hot(&self) -> u32 {
+        self.loads.hot()
+    }
+
+    /// Those of these endpoints that have reported, the last to do so first. See [`Loads::recent`].
+    pub fn recent(&self) -> impl Iterator<Item = usize> + use<'a> {
+        let Self { members, loads, places } = *self;
+        let here = move |place| match places {
+            None => (place < members.len()).then_some(place),
+            Some(places) => places.binary_search(&place).ok(),
+        };
+        (0..).map_while(|n| loads.recent(n)).filter_map(here)
     }
 }
 
@@ -143,6 +253,14 @@ pub trait Policy: Send + 'static {
 
     /// A picker for `set`. `last` is the picker that it replaces.
     fn build(&mut self, set: &Members, last: Option<&Self::Picker>) -> Self::Picker;
+
+    /// Which others the latency of `endpoint` is compared with, for what is too slow to be called: those of the same number,
+    /// up to 15; higher ones count as 15. All with all by default. Policies that prefer what is near say otherwise: where
+    /// nobody near is left, those far away must not all count as slow.
+    fn peers(&self, endpoint: &Endpoint) -> u8 {
+        let _ = endpoint;
+        0
+    }
 }
 
 /// Chooses endpoints for a request. Called by many tasks at once, on the path of every call: no lock, no
@@ -220,5 +338,74 @@ pub trait Pick<Req> {
     /// The call takes the candidate at `index`, after passing over `skipped` that were not eligible.
     fn taken(&self, request: &Req, context: Option<&CallContext>, view: View<'_>, index: usize, skipped: usize) {
         let _ = (request, context, view, index, skipped);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Everything about an endpoint is its index.
+    struct Telling;
+
+    impl Loads for Telling {
+        fn load(&self, index: usize) -> f64 {
+            index as f64
+        }
+
+        fn is_avoided(&self, index: usize) -> bool {
+            index == 3
+        }
+
+        fn wants_probe(&self, index: usize) -> bool {
+            index == 5
+        }
+
+        fn in_flight(&self, index: usize) -> u32 {
+            index as u32
+        }
+
+        fn latency(&self, index: usize) -> Option<Duration> {
+            Some(Duration::from_secs(index as u64))
+        }
+
+        fn reported(&self, index: usize) -> Option<Reported> {
+            Some(Reported { in_flight: index as u32, latency: Duration::ZERO, age: Duration::ZERO })
+        }
+
+        fn recent(&self, n: usize) -> Option<usize> {
+            [5, 0, 9, 3].get(n).copied()
+        }
+    }
+
+    fn members(n: usize) -> Vec<Member> {
+        let endpoint: Arc<Endpoint> = Arc::new("a:1".parse().unwrap());
+        (0..n).map(|_| Member { id: EndpointId::fresh(), endpoint: endpoint.clone() }).collect()
+    }
+
+    #[test]
+    fn a_part_is_told_about_its_own_members_only() {
+        let (all, places) = (members(6), [1, 3, 5]);
+        let part = View::new(&all, &Telling).part(&all[..3], &places);
+        assert_eq!(part.len(), 3);
+        for (index, place) in places.into_iter().enumerate() {
+            assert_eq!(part.place(index), place);
+            assert_eq!(part.load(index), place as f64);
+            assert_eq!(part.in_flight(index), place as u32);
+            assert_eq!(part.latency(index), Some(Duration::from_secs(place as u64)));
+            assert_eq!(part.reported(index).unwrap().in_flight, place as u32);
+            assert_eq!((part.is_avoided(index), part.is_available(index)), (place == 3, place != 3));
+            assert_eq!(part.wants_probe(index), place == 5);
+        }
+        assert_eq!(part.recent().collect::<Vec<_>>(), [2, 1]);
+        assert_eq!((part.hot(), part.epoch()), (u32::MAX, 0));
+    }
+
+    #[test]
+    fn what_a_whole_view_is_told_is_what_the_balancer_knows() {
+        let all = members(6);
+        let view = View::new(&all, &Telling);
+        assert_eq!((view.place(4), view.load(4), view.is_empty()), (4, 4.0, false));
+        assert_eq!(view.recent().collect::<Vec<_>>(), [5, 0, 3], "9 is no member");
     }
 }

@@ -161,6 +161,7 @@ impl Iterator for RendezvousOrder<'_> {
 mod tests {
     use std::sync::Arc;
 
+    use towline_balance::Zones;
     use towline_core::{Call, Endpoint, EndpointId, Loads, Member, Weight};
 
     use super::*;
@@ -243,5 +244,25 @@ mod tests {
             assert!(homes[key].abs_diff(share) < 300, "{homes:?}");
         }
         assert!(!homes.contains_key("c:1"));
+    }
+
+    #[test]
+    fn within_zones_a_session_has_one_home_in_its_client_s_zone() {
+        let mut set = set(&FIVE);
+        for (index, member) in set.iter_mut().enumerate() {
+            let zone = if index < 3 { "here" } else { "there" };
+            member.endpoint = Arc::new((*member.endpoint).clone().with_zone(zone));
+        }
+        let picker = Zones::new("here", Rendezvous::new()).build(&set, None);
+        for session in 0..100 {
+            let session = session.to_string();
+            let call = Call::new(()).with_session(&*session);
+            let view = View::new(&set, &Unloaded);
+            let candidates = picker.order(&call, Some(call.context()), view, &mut Rng::with_seed(1));
+            let keys: Vec<_> = candidates.map(|index| set[index].endpoint.key().to_string()).collect();
+            let mut expected = order(&set[..3], &session);
+            expected.extend(order(&set[3..], &session));
+            assert_eq!(keys, expected);
+        }
     }
 }

@@ -15,6 +15,7 @@
 //!   estimate, until one that began later has succeeded.
 //! - **What is not used decays to the median of the set**, not to zero, so an endpoint that was slow does not become the
 //!   cheapest by being left alone; and what is new begins there.
+//! - **The median is that of its [peers](towline_core::Policy::peers)**, for policies that prefer some: all others are far.
 //! - **Being slower than the median counts twice**: a client with a call or two in flight would otherwise send a third
 //!   of their share to endpoints that are several times slower (the simulator's S5). Within a quarter of the median all
 //!   count as equal.
@@ -150,6 +151,41 @@ pub struct Settings {
     pub fails_fast: bool,
 }
 
+/// Groups of endpoints whose latencies are compared with each other.
+const PEERS: usize = 16;
+
+/// How peers do as a whole. Written by the sweep.
+#[derive(Debug)]
+pub(crate) struct Measure {
+    median: AtomicU32,
+    limit: AtomicU32,
+}
+
+impl Default for Measure {
+    fn default() -> Self {
+        Self { median: AtomicU32::new(0f32.to_bits()), limit: AtomicU32::new(f32::INFINITY.to_bits()) }
+    }
+}
+
+impl Measure {
+    /// The median of their latencies in nanoseconds, 0 before there is one.
+    #[inline]
+    pub(crate) fn median(&self) -> f32 {
+        f32::from_bits(self.median.load(Ordering::Relaxed))
+    }
+
+    /// The latency in nanoseconds above which one of them is on probation.
+    #[inline]
+    pub(crate) fn limit(&self) -> f32 {
+        f32::from_bits(self.limit.load(Ordering::Relaxed))
+    }
+
+    fn set(&self, median: f32, limit: f32) {
+        self.median.store(median.to_bits(), Ordering::Relaxed);
+        self.limit.store(limit.to_bits(), Ordering::Relaxed);
+    }
+}
+
 /// What all endpoints of a balancer share: the settings, and how the set does as a whole. Written by the sweep.
 #[derive(Debug)]
 pub struct Levels {
@@ -163,12 +199,12 @@ pub struct Levels {
     pub(crate) fails_fast: bool,
     /// 1 over the decay, in nanoseconds.
     pub(crate) rate: f32,
-    /// The median of the endpoints' latencies in nanoseconds, 0 before there is one.
-    pub(crate) median: AtomicU32,
-    /// The latency in nanoseconds above which an endpoint is on probation.
-    pub(crate) limit: AtomicU32,
+    /// By peers.
+    measures: [Measure; PEERS],
     /// Requests in flight at or above which a server is hot.
     pub(crate) hot: AtomicU32,
+    /// Counts sweeps.
+    pub(crate) epoch: AtomicU64,
     /// Set by a call when nothing has swept since it last was cleared: how the sweep knows that there is traffic.
     pub(crate) touched: AtomicBool,
     /// A report has come: they grow old.
@@ -194,9 +230,9 @@ impl Levels {
             is_watched,
             fails_fast,
             rate: metric.decay.map_or(0.0, |decay| 1.0 / nanos(decay) as f32),
-            median: AtomicU32::new(0f32.to_bits()),
-            limit: AtomicU32::new(f32::INFINITY.to_bits()),
+            measures: std::array::from_fn(|_| Measure::default()),
             hot: AtomicU32::new(u32::MAX),
+            epoch: AtomicU64::new(0),
             touched: AtomicBool::new(false),
             has_reports: AtomicBool::new(false),
             recent: report::Recent::default(),
@@ -224,6 +260,13 @@ impl Levels {
         self.metric.decay.is_some()
     }
 
+    /// Changes with every sweep. Who asks wants another: without a measure of latency nobody else does.
+    #[inline]
+    pub(crate) fn epoch(&self) -> u64 {
+        self.touch();
+        self.epoch.load(Ordering::Acquire)
+    }
+
     /// The clock.
     pub fn clock(&self) -> &Clock {
         &self.clock
@@ -246,12 +289,6 @@ impl Levels {
             self.has_reports.store(true, Ordering::Relaxed);
         }
         self.recent.push(index);
-    }
-
-    /// The median latency of the set in nanoseconds, 0 before there is one.
-    #[inline]
-    pub fn median(&self) -> f32 {
-        f32::from_bits(self.median.load(Ordering::Relaxed))
     }
 
     /// Requests in flight at or above which a server is hot.
@@ -282,10 +319,5 @@ impl Levels {
     #[inline]
     pub(crate) fn panics(&self) -> bool {
         self.panics.load(Ordering::Relaxed)
-    }
-
-    #[inline]
-    pub(crate) fn limit(&self) -> f32 {
-        f32::from_bits(self.limit.load(Ordering::Relaxed))
     }
 }

@@ -56,6 +56,11 @@ impl Oldest {
         }
     }
 
+    /// Whether a call has succeeded that began later.
+    pub(crate) fn is_proven_since(&self, began: Nanos) -> bool {
+        self.proof.load(Ordering::Relaxed) > began
+    }
+
     /// No call that counts is older than this.
     pub(crate) fn at_most(&self, now: Nanos) -> Nanos {
         now.saturating_sub(self.proof.load(Ordering::Relaxed))

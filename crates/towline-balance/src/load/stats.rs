@@ -14,7 +14,7 @@ use super::probation::Probation;
 use super::record::{Ejected, Ended, Record};
 use super::report::Report;
 use super::status::{Ejection, Seen, Status};
-use super::{Levels, Nanos};
+use super::{Levels, Measure, Nanos, PEERS};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// What calls have left behind on one life of an endpoint. Outlives its removal for as long as calls are in flight: a
@@ -45,6 +45,8 @@ pub struct Stats {
     report: Report,
     /// Where it is in the snapshot that was published last.
     index: AtomicU32,
+    /// Whom its latency is compared with.
+    peers: AtomicU32,
 }
 
 const IN_FLIGHT_BITS: u32 = 24;
@@ -104,6 +106,7 @@ impl Stats {
             probation: Probation::default(),
             report: Report::default(),
             index: AtomicU32::new(u32::MAX),
+            peers: AtomicU32::new(0),
         })
     }
 
@@ -119,8 +122,21 @@ impl Stats {
         &self.key
     }
 
-    pub(crate) fn moved_to(&self, index: usize) {
+    pub(crate) fn moved_to(&self, index: usize, peers: u8) {
         self.index.store(u32::try_from(index).unwrap_or(u32::MAX), Ordering::Relaxed);
+        self.peers.store(u32::from(peers), Ordering::Relaxed);
+    }
+
+    /// Their number, below [`PEERS`].
+    #[inline]
+    pub(crate) fn peers(&self) -> usize {
+        (self.peers.load(Ordering::Relaxed) as usize).min(PEERS - 1)
+    }
+
+    /// How its peers do.
+    #[inline]
+    pub(crate) fn measure(&self) -> &Measure {
+        &self.levels.measures[self.peers()]
     }
 
     /// Calls that have not ended.
@@ -136,7 +152,7 @@ impl Stats {
 
     /// The average latency at `now`, in nanoseconds, `None` before the first answer.
     pub(crate) fn average(&self, now: Nanos) -> Option<f32> {
-        self.latency.read().map(|reading| reading.at(now, self.levels.median(), self.levels.rate))
+        self.latency.read().map(|reading| reading.at(now, self.measure().median(), self.levels.rate))
     }
 
     /// Age of the oldest tracked call in flight after which none has succeeded.
@@ -231,13 +247,13 @@ impl Stats {
         if seen.fails(FAILURES) {
             return Standing::OnProbation;
         }
-        let median = self.levels.median();
+        let median = self.measure().median();
         match self.latency.read() {
             None if median > 0.0 => Standing::New,
             // What is below the limit stays below it: it comes back to the median, and needs no closer look.
-            Some(reading) if reading.samples >= SAMPLES && reading.average > self.levels.limit() => {
+            Some(reading) if reading.samples >= SAMPLES && reading.average > self.measure().limit() => {
                 let average = reading.at(now, median, self.levels.rate);
-                if average > self.levels.limit() { Standing::OnProbation } else { Standing::Fine }
+                if average > self.measure().limit() { Standing::OnProbation } else { Standing::Fine }
             }
             _ if self.is_late(now) => Standing::OnProbation,
             _ => Standing::Fine,
@@ -248,7 +264,7 @@ impl Stats {
     /// the endpoint answers others.
     #[inline]
     fn is_late(&self, now: Nanos) -> bool {
-        let limit = self.levels.limit().max(LATE);
+        let limit = self.measure().limit().max(LATE);
         self.oldest.at_most(now) as f32 > limit && self.oldest_age(now) as f32 > limit
     }
 
@@ -258,7 +274,7 @@ impl Stats {
     pub(crate) fn is_avoided(&self, standing: Standing, now: Nanos) -> bool {
         match standing {
             Standing::Fine => false,
-            Standing::New => self.in_flight() as f32 > self.oldest_age(now) as f32 / self.levels.median(),
+            Standing::New => self.in_flight() as f32 > self.oldest_age(now) as f32 / self.measure().median(),
             Standing::OnProbation => !self.probation.is_due(now),
             Standing::Ejected => !matches!(self.status.get().ejection(), Ejection::Due | Ejection::DueIfIdempotent),
         }
@@ -272,7 +288,10 @@ impl Stats {
     /// Whether it may be called now; of those who ask about one on probation, one gets the probe.
     #[inline]
     pub(crate) fn admits(&self, now: Nanos) -> bool {
-        match self.standing(now) {
+        if !self.levels.is_timed() {
+            return true;
+        }
+        match self.timed_standing(self.status.get(), now) {
             Standing::OnProbation => self.probation.begin(now),
             standing => !self.is_avoided(standing, now),
         }
@@ -297,7 +316,7 @@ impl Stats {
         if matches!(standing, Standing::OnProbation | Standing::Ejected) && !is_avoided {
             return 0.0; // Its probe is due: nobody goes before it.
         }
-        let median = self.levels.median();
+        let median = self.measure().median();
         // Before anything is known about the set there is no latency that could be compared.
         let latency = if median == 0.0 { 1.0 } else { self.relative_latency(now, median) };
         let load = latency * (1.0 + in_flight);
@@ -328,7 +347,7 @@ impl Stats {
     /// A call that began then was answered: that ends a row of failures, unless the last of them came later. An endpoint
     /// that begins to fail still answers what it had taken before.
     fn is_well_since(&self, began: Nanos) -> bool {
-        if !self.status.get().fails(1) {
+        if !self.status.get().fails_at_all() {
             return true;
         }
         let is_well = began >= self.failed_at.load(Ordering::Relaxed);
@@ -336,6 +355,17 @@ impl Stats {
             self.status.is_well();
         }
         is_well
+    }
+
+    /// A call that was given up so late, and nobody has been answered meanwhile, is a failure: that was no impatience. Where
+    /// all peers do so, none of them is slow by comparison.
+    fn unanswered(&self, began: Nanos, now: Nanos, end: End) -> End {
+        match end {
+            End::GivenUp if took(began, now) > self.measure().limit() && !self.oldest.is_proven_since(began) => {
+                End::Outcome(Outcome::Failure)
+            }
+            end => end,
+        }
     }
 
     /// Counts how a call has ended; whether the endpoint is well as far as that call can say.
@@ -365,7 +395,7 @@ impl Stats {
 
     /// What the call says about latency, and about an endpoint on probation.
     fn learn(&self, began: Nanos, now: Nanos, end: End, was_bad: bool, is_well: bool) {
-        let (median, limit, rate) = (self.levels.median(), self.levels.limit(), self.levels.rate);
+        let (median, limit, rate) = (self.measure().median(), self.measure().limit(), self.levels.rate);
         let took = took(began, now);
         match end {
             End::Outcome(Outcome::Success) => {
@@ -407,7 +437,7 @@ impl Stats {
     fn probed(&self, began: Nanos, now: Nanos, end: End) {
         match end {
             End::Outcome(Outcome::Success) => {
-                self.latency.restart(now, took(began, now).max(self.levels.median()));
+                self.latency.restart(now, took(began, now).max(self.measure().median()));
                 self.probation.passed();
                 self.status.probe_passed(self.share() < 1.0);
             }
@@ -481,7 +511,11 @@ impl Flight {
             }
             return None;
         }
-        let slot = if levels.is_timed() { stats.oldest.begin(now, (levels.median() / TRACKED) as Nanos) } else { None };
+        let slot = if levels.is_timed() {
+            stats.oldest.begin(now, (stats.measure().median() / TRACKED) as Nanos)
+        } else {
+            None
+        };
         levels.touch();
         let (is_probe, serial) = (stats.status.begin(), (before >> IN_FLIGHT_BITS) as u32);
         Some(Self { stats, began: now, slot, serial, is_probe, is_granted, has_ended: false })
@@ -560,13 +594,13 @@ impl Flight {
         }
         if levels.is_timed() {
             let was_bad = stats.standing(now) == Standing::OnProbation;
-            let is_well = stats.count(self.began, now, end);
+            let is_well = stats.count(self.began, now, stats.unanswered(self.began, now, end));
             stats.learn(self.began, now, end, was_bad, is_well);
         } else {
             stats.count(self.began, now, end);
         }
         if levels.is_limited {
-            let was_late = !levels.is_timed() || took(self.began, now) > levels.limit();
+            let was_late = !levels.is_timed() || took(self.began, now) > stats.measure().limit();
             stats.adapt(self.serial, (before & IN_FLIGHT) as u32, end, was_late);
         }
     }

@@ -78,6 +78,18 @@ impl Seen {
         self.0 & PUSHBACK != 0 || self.failures() + self.dials() >= times
     }
 
+    /// Whether there is any such reason.
+    #[inline]
+    pub(crate) fn fails_at_all(self) -> bool {
+        self.0 & (FAILURES | DIALS | PUSHBACK) != 0
+    }
+
+    /// Whether there is nothing to say about it.
+    #[inline]
+    pub(crate) fn is_nothing(self) -> bool {
+        self.0 == 0
+    }
+
     #[inline]
     pub(crate) fn in_slow_start(self) -> bool {
         self.0 & SLOW_START != 0
@@ -121,7 +133,7 @@ impl Status {
 
     /// Ends a row of failures.
     pub(crate) fn is_well(&self) {
-        if self.get().fails(1) {
+        if self.get().fails_at_all() {
             self.change(|word| word & !(FAILURES | DIALS | PUSHBACK));
         }
     }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Levels, Nanos, Stats};
+use super::{Levels, Nanos, PEERS, Stats};
 use crate::sync::Ordering;
 
 /// How often.
@@ -22,31 +22,34 @@ const HOT_QUANTILE: f64 = 0.84;
 /// Medians over the set. Keeps its memory between sweeps.
 #[derive(Debug, Default)]
 pub struct Sweep {
-    latencies: Vec<f32>,
+    /// By peers.
+    latencies: [Vec<f32>; PEERS],
     in_flight: Vec<u32>,
 }
 
 impl Sweep {
     /// Looks at every endpoint and writes the [`Levels`].
     pub fn run<'a>(&mut self, levels: &Levels, endpoints: impl Iterator<Item = &'a Arc<Stats>>, now: Nanos) {
-        self.latencies.clear();
+        self.latencies.iter_mut().for_each(Vec::clear);
         self.in_flight.clear();
         for stats in endpoints {
             stats.sweep(now);
-            self.latencies.extend(stats.average(now));
+            self.latencies[stats.peers()].extend(stats.average(now));
             self.in_flight.extend(stats.reported(now).map(|report| report.in_flight));
         }
-        let (median, limit) = match median(&mut self.latencies) {
-            None => (0.0, f32::INFINITY),
-            Some(median) => {
-                self.latencies.iter_mut().for_each(|latency| *latency = (*latency - median).abs());
-                let deviation = self::median(&mut self.latencies).unwrap_or(0.0);
-                (median, (median * TIMES).max(median + deviation * DEVIATIONS))
-            }
-        };
-        levels.median.store(median.to_bits(), Ordering::Relaxed);
-        levels.limit.store(limit.to_bits(), Ordering::Relaxed);
+        for (latencies, measure) in self.latencies.iter_mut().zip(&levels.measures) {
+            let (median, limit) = match median(latencies) {
+                None => (0.0, f32::INFINITY),
+                Some(median) => {
+                    latencies.iter_mut().for_each(|latency| *latency = (*latency - median).abs());
+                    let deviation = self::median(latencies).unwrap_or(0.0);
+                    (median, (median * TIMES).max(median + deviation * DEVIATIONS))
+                }
+            };
+            measure.set(median, limit);
+        }
         levels.hot.store(hot(&mut self.in_flight), Ordering::Relaxed);
+        levels.epoch.fetch_add(1, Ordering::Release);
     }
 }
 

@@ -65,22 +65,21 @@ impl HotColdPicker {
         if rng.unit() < EXPLORING {
             return None;
         }
-        let loads = view.loads();
-        let hot = loads.hot();
-        let recent = (0..RECENT).map_while(|n| loads.recent(n));
+        let hot = view.hot();
+        let recent = view.recent().take(RECENT);
         let random = (0..RANDOM).map(|_| rng.below(view.len()));
         // One that has reported, until another has.
         let mut first = None;
         let mut are_two = false;
         let mut best: Option<(Rank, usize)> = None;
         for index in recent.chain(random) {
-            if index >= view.len() || loads.is_avoided(index) {
+            if view.is_avoided(index) {
                 continue;
             }
-            let Some(report) = loads.reported(index) else { continue };
+            let Some(report) = view.reported(index) else { continue };
             are_two |= first.is_some_and(|first| first != index);
             first = first.or(Some(index));
-            let latency = if report.latency.is_zero() { loads.latency(index) } else { Some(report.latency) };
+            let latency = if report.latency.is_zero() { view.latency(index) } else { Some(report.latency) };
             let latency = latency.map_or(0.0, |latency| latency.as_secs_f64());
             let in_flight = f64::from(report.in_flight) / view.members()[index].endpoint.weight().get();
             let rank = if report.in_flight >= hot {

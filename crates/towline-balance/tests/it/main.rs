@@ -8,6 +8,7 @@ mod outlier;
 mod pickers;
 mod support;
 mod unavailable;
+mod zones;
 
 #[cfg(feature = "http")]
 mod body;

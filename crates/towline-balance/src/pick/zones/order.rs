@@ -1,0 +1,88 @@
+//! The candidates of a call, group after group.
+
+use std::fmt;
+
+use towline_core::{CallContext, Pick, Rng, View};
+
+use super::Group;
+
+/// The candidates of [`Zones`](crate::Zones): those of the group that the call goes to, then of the other group of the same
+/// priority, then of all others from the lowest priority number.
+pub struct ZonesOrder<'a, P: Pick<Req>, Req> {
+    groups: &'a [Group<P>],
+    request: &'a Req,
+    context: Option<&'a CallContext>,
+    view: View<'a>,
+    rng: Rng,
+    /// Whose candidates come now.
+    group: usize,
+    candidates: Option<P::Order<'a>>,
+    /// The level that goes first, and the group of it that is yet to come.
+    level: usize,
+    sibling: Option<usize>,
+    /// The first that may come after these two.
+    next: usize,
+}
+
+impl<'a, P: Pick<Req>, Req> ZonesOrder<'a, P, Req> {
+    /// Begins with the group `first`.
+    pub(super) fn new(
+        groups: &'a [Group<P>],
+        first: usize,
+        request: &'a Req,
+        context: Option<&'a CallContext>,
+        view: View<'a>,
+        rng: Rng,
+    ) -> Self {
+        let level = groups.get(first).map_or(0, |group| group.level);
+        let is_sibling = |index: &usize| groups.get(*index).is_some_and(|group| group.level == level);
+        // The groups of a level are next to each other.
+        let sibling = [first.wrapping_sub(1), first + 1].into_iter().find(is_sibling);
+        let mut order =
+            Self { groups, request, context, view, rng, group: first, candidates: None, level, sibling, next: 0 };
+        order.begin(first);
+        order
+    }
+
+    fn begin(&mut self, index: usize) {
+        let Self { groups, request, context, view, .. } = *self;
+        self.group = index;
+        self.candidates =
+            groups.get(index).map(|group| group.picker.order(request, context, group.view(view), &mut self.rng));
+    }
+
+    fn next_group(&mut self) -> Option<usize> {
+        if let Some(sibling) = self.sibling.take() {
+            return Some(sibling);
+        }
+        let next = (self.next..self.groups.len()).find(|index| self.groups[*index].level != self.level)?;
+        self.next = next + 1;
+        Some(next)
+    }
+}
+
+impl<'a, P: Pick<Req>, Req> Iterator for ZonesOrder<'a, P, Req> {
+    type Item = usize;
+
+    fn next(&mut self) -> Option<usize> {
+        loop {
+            match self.candidates.as_mut()?.next() {
+                // What is outside of the group is passed over here: it may be inside of the set.
+                Some(place) => match self.groups[self.group].indices.get(place) {
+                    Some(index) => return Some(*index),
+                    None => continue,
+                },
+                None => {
+                    let group = self.next_group()?;
+                    self.begin(group);
+                }
+            }
+        }
+    }
+}
+
+impl<'a, P: Pick<Req>, Req> fmt::Debug for ZonesOrder<'a, P, Req> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ZonesOrder").field("group", &self.group).finish_non_exhaustive()
+    }
+}
