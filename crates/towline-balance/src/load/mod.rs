@@ -245,9 +245,13 @@ impl Levels {
     /// There is traffic: the next sweep is due in a while, if there are any.
     #[inline]
     pub(crate) fn touch(&self) {
-        if !self.is_watched && !self.is_clocked() {
-            return;
+        if self.is_watched || self.is_clocked() {
+            self.ask_for_sweep();
         }
+    }
+
+    #[inline]
+    fn ask_for_sweep(&self) {
         // Read first: the flag is every caller's, and nearly always set.
         if !self.touched.load(Ordering::Relaxed) && !self.touched.swap(true, Ordering::Relaxed) {
             self.driver.wake();
@@ -263,7 +267,7 @@ impl Levels {
     /// Changes with every sweep. Who asks wants another: without a measure of latency nobody else does.
     #[inline]
     pub(crate) fn epoch(&self) -> u64 {
-        self.touch();
+        self.ask_for_sweep();
         self.epoch.load(Ordering::Acquire)
     }
 

@@ -6,7 +6,9 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream};
 use tokio::time::{Instant, sleep};
 use tower::{Layer, ServiceExt};
-use towline_balance::{Balance, BalanceBuilder, LoadMetric, P2c, RoundRobin, Zones, ZonesPicker, fixed};
+use towline_balance::{
+    Balance, BalanceBuilder, LoadMetric, Outliers, P2c, RoundRobin, SlowStart, Zones, ZonesPicker, fixed,
+};
 use towline_core::{Call, Endpoint, Pick, Policy, Rng, Room, TokioExecutor};
 use towline_retry::RetryLayer;
 
@@ -58,7 +60,17 @@ async fn over<P>(policy: P, metric: LoadMetric, zones: &[Zone]) -> Balance<Desk,
 where
     P: Policy<Picker: Pick<Message>> + Send,
 {
-    let builder = BalanceBuilder::new(Zones::new("here", policy)).rng(Rng::with_seed(7)).load(metric);
+    // Probation alone, which ends soon.
+    let builder =
+        BalanceBuilder::new(Zones::new("here", policy)).outliers(Outliers::off()).slow_start(SlowStart::off());
+    spawned(builder.load(metric), zones).await
+}
+
+async fn spawned<P>(builder: BalanceBuilder<Zones<P>>, zones: &[Zone]) -> Balance<Desk, ZonesPicker<P::Picker>>
+where
+    P: Policy<Picker: Pick<Message>> + Send,
+{
+    let builder = builder.rng(Rng::with_seed(7));
     let set: Vec<_> = zones.iter().flat_map(Zone::endpoints).collect();
     let balance = builder.spawn(fixed(set), zones[0].desks.make(), &TokioExecutor::current()).unwrap();
     balance.discovered().await;
@@ -111,6 +123,28 @@ async fn a_zone_that_fails_spills_what_it_cannot_take_and_has_its_calls_again_wh
     run(&balance, &zones, 5 * SECOND).await;
     let (failed, shares) = run(&balance, &zones, 5 * SECOND).await;
     assert_eq!((failed, &*shares), (0, &[1.0, 0.0, 0.0][..]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_zone_that_is_ejected_spills_and_comes_back_slowly() {
+    let zones = three_zones();
+    let balance = spawned(BalanceBuilder::new(Zones::new("here", P2c::new())), &zones).await;
+    run(&balance, &zones, 20 * SECOND).await;
+    zones[0].answers(0..10, MS, true);
+    run(&balance, &zones, SECOND).await;
+    let ejected = balance.endpoints().iter().filter(|view| view.ejection.is_some()).count();
+    assert_eq!(ejected, 10);
+    let (failed, shares) = run(&balance, &zones, 5 * SECOND).await;
+    assert_eq!((failed, shares[0]), (0, 0.0));
+
+    zones[0].answers(0..10, 10 * MS, false);
+    let mut last = 0.0;
+    for _ in 0..60 {
+        let (failed, shares) = run(&balance, &zones, SECOND).await;
+        assert!(failed == 0 && shares[0] >= last - 0.1, "{failed}, {shares:?} after {last}");
+        last = shares[0];
+    }
+    assert_eq!(last, 1.0);
 }
 
 #[tokio::test(start_paused = true)]
