@@ -5,6 +5,7 @@ mod discovery;
 mod layers;
 mod load;
 mod pickers;
+mod subset;
 mod support;
 mod unavailable;
 
