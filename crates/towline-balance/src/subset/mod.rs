@@ -8,7 +8,7 @@
 //! r-th of n stands at r/n. The clients are ordered by their indices with the bits reversed (van der Corput's sequence, as
 //! Google's Rocksteadier takes it), and the r-th of m begins at r/m. A client has the `size` endpoints from there on.
 //!
-//! - Begins that are m-ths of the ring, rounded down to an endpoint, put ⌊m·k/n⌋ or ⌈m·k/n⌉ clients on **every** endpoint,
+//! - Begins that are m-ths of the ring, rounded to an endpoint, put ⌊m·k/n⌋ or ⌈m·k/n⌉ clients on **every** endpoint,
 //!   for any n, m and k. Nothing is left to the luck of a hash: that only says who is neighbour to whom.
 //! - One endpoint more or less moves ranks by one and begins by less than one, so **one endpoint of a subset is exchanged at
 //!   most**, or two where it passes the end of the ring.
