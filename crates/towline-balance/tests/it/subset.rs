@@ -194,6 +194,13 @@ fn attributes_pass_through_and_a_change_of_them_is_an_insertion_for_those_in_the
 }
 
 #[test]
+fn an_endpoint_is_known_by_the_key_of_its_change() {
+    let change = Change::Insert(EndpointKey::new("named"), endpoint("a:1")).into();
+    let lines = after(&Subset::nth(0, 1), servers(0, 1), [change, remove("a:1"), remove("named")]);
+    assert_eq!(lines, ["insert named", "remove named"]);
+}
+
+#[test]
 fn who_follows_is_inserted_before_who_leaves_is_removed() {
     for subset in [Subset::nth(1, 3).size(4), Subset::named("me").size(4)] {
         let all = servers(0, 20);

@@ -74,7 +74,7 @@ fn config() -> Config {
 
 fn cases() -> Vec<Case> {
     let spans = LADDER.map(|load| format!("{load:.2}")).into();
-    vec![Case { name: "ladder".to_owned(), world: World::Calls(config()), strategies: CONTESTANTS, spans }]
+    vec![Case { name: "ladder".to_owned(), world: World::Calls(config().into()), strategies: CONTESTANTS, spans }]
 }
 
 fn tables(results: &Results) -> Vec<Table> {

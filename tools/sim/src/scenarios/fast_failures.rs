@@ -74,7 +74,7 @@ pub(super) fn case_name(bad: u32) -> String {
 fn cases() -> Vec<Case> {
     let case = |bad| Case {
         name: case_name(bad),
-        world: World::Calls(config(bad)),
+        world: World::Calls(config(bad).into()),
         strategies: CONTESTANTS,
         spans: Vec::new(),
     };

@@ -43,13 +43,13 @@ const FLOOR_TOLERANCE: f64 = 0.3;
 fn cases() -> Vec<Case> {
     let slow = Case {
         name: SLOW.to_owned(),
-        world: World::Calls(slow_server::config()),
+        world: World::Calls(slow_server::config().into()),
         strategies: &["random", "round-robin", "least-request", "p2c-least-request", "tower-p2c-ewma"],
         spans: Vec::new(),
     };
     let failing = fast_failures::BAD.map(|bad| Case {
         name: fast_failures::case_name(bad),
-        world: World::Calls(fast_failures::config(bad)),
+        world: World::Calls(fast_failures::config(bad).into()),
         strategies: &["p2c-perfect", "p2c-error-blind"],
         spans: Vec::new(),
     });

@@ -16,7 +16,7 @@ use crate::table::Table;
 /// What the strategies of a case have to deal with.
 pub(crate) enum World {
     /// Some servers, and the same calls for each strategy, in the engine.
-    Calls(Config),
+    Calls(Box<Config>),
     /// Clients and servers that are connected, without calls; its strategies are those of `subsets`.
     Subsets(subsets::Config),
 }

@@ -71,7 +71,7 @@ fn config(length: u64, restart: bool) -> Config {
 
 fn cases() -> Vec<Case> {
     let case = |name: &str, length| {
-        let world = World::Calls(config(length, name == RESTART));
+        let world = World::Calls(config(length, name == RESTART).into());
         Case { name: name.to_owned(), world, strategies: CONTESTANTS, spans: Vec::new() }
     };
     vec![case(RESTART, LENGTH_S), case(STEADY, STEADY_LENGTH_S)]

@@ -64,7 +64,12 @@ pub(super) fn config() -> Config {
 }
 
 fn cases() -> Vec<Case> {
-    vec![Case { name: "1 of 11".to_owned(), world: World::Calls(config()), strategies: CONTESTANTS, spans: Vec::new() }]
+    vec![Case {
+        name: "1 of 11".to_owned(),
+        world: World::Calls(config().into()),
+        strategies: CONTESTANTS,
+        spans: Vec::new(),
+    }]
 }
 
 fn tables(results: &Results) -> Vec<Table> {

@@ -34,7 +34,7 @@ impl Dealt {
 }
 
 impl Clients for Dealt {
-    fn begin(&mut self, servers: &[ServerId], tell: Tell<'_>) {
+    fn begin(&mut self, servers: &[ServerId], _coming: &[Change], tell: Tell<'_>) {
         self.servers = servers.to_vec();
         self.deal(tell);
     }

@@ -35,7 +35,8 @@ type Tell<'a> = &'a mut dyn FnMut(Step);
 
 /// All clients of one way to choose.
 trait Clients {
-    fn begin(&mut self, servers: &[ServerId], tell: Tell<'_>);
+    /// `coming` is for those who would rather work client by client, and changes no choice.
+    fn begin(&mut self, servers: &[ServerId], coming: &[Change], tell: Tell<'_>);
 
     fn change(&mut self, change: Change, tell: Tell<'_>);
 }
@@ -105,43 +106,50 @@ impl Worst {
     }
 }
 
-/// One run. Leaving and joining alternate, either first, so that all ways see the same changes under one seed.
-pub(crate) fn run(config: &Config, who: &Named, seed: u64) -> Run {
+/// Leaving and joining alternate, either first; under one seed, everybody sees the same.
+fn changes(config: &Config, seed: u64) -> Vec<Change> {
     let mut rng = split(seed, Role::Servers);
+    let mut there: Vec<_> = (0..config.servers).collect();
+    let mut replace = |new: ServerId| {
+        let old = rng.usize(..there.len());
+        let (joined, left) = (Change::Added(new), Change::Removed(std::mem::replace(&mut there[old], new)));
+        if rng.bool() { [left, joined] } else { [joined, left] }
+    };
+    (config.servers..config.servers + config.replaced).flat_map(&mut replace).collect()
+}
+
+/// One run.
+pub(crate) fn run(config: &Config, who: &Named, seed: u64) -> Run {
+    let changes = changes(config, seed);
     let mut clients = (who.make)(config, seed);
-    let ever = (config.servers + config.replaced) as usize;
     let mut count = Count {
-        connections: vec![0; ever],
+        connections: vec![0; (config.servers + config.replaced) as usize],
         there: (0..config.servers).collect(),
         all: 0,
         swaps: vec![0; config.clients],
     };
     let servers = count.there.clone();
-    clients.begin(&servers, &mut |step| count.step(step));
+    clients.begin(&servers, &changes, &mut |step| count.step(step));
     let mut worst = Worst::default();
     worst.look(&count);
-    let (mut swaps, changes) = (0, 2 * config.replaced);
-    for new in config.servers..config.servers + config.replaced {
-        let (joined, left) = (Change::Added(new), Change::Removed(count.there[rng.usize(..count.there.len())]));
-        let both = if rng.bool() { [left, joined] } else { [joined, left] };
-        for change in both {
-            count.swaps.fill(0);
-            match change {
-                Change::Added(server) => count.there.push(server),
-                Change::Removed(server) => count.there.retain(|there| *there != server),
-            }
-            clients.change(change, &mut |step| count.step(step));
-            worst.look(&count);
-            worst.swaps = worst.swaps.max(count.swaps.iter().copied().max().unwrap_or(0));
-            swaps += count.swaps.iter().map(|swaps| u64::from(*swaps)).sum::<u64>();
+    let mut swaps = 0;
+    for change in &changes {
+        count.swaps.fill(0);
+        match change {
+            Change::Added(server) => count.there.push(*server),
+            Change::Removed(server) => count.there.retain(|there| there != server),
         }
+        clients.change(*change, &mut |step| count.step(step));
+        worst.look(&count);
+        worst.swaps = worst.swaps.max(count.swaps.iter().copied().max().unwrap_or(0));
+        swaps += count.swaps.iter().map(|swaps| u64::from(*swaps)).sum::<u64>();
     }
     let mut whole = Figures::default();
     whole.set(Metric::PerClient, count.all as f64 / config.clients as f64);
     whole.set(Metric::MaxMean, worst.max_mean);
     whole.set(Metric::OverLimit, 100.0 * worst.over as f64 / worst.steps as f64);
     whole.set(Metric::AtZero, worst.at_zero as f64);
-    whole.set(Metric::Swaps, swaps as f64 / f64::from(changes) / config.clients as f64);
+    whole.set(Metric::Swaps, swaps as f64 / changes.len() as f64 / config.clients as f64);
     whole.set(Metric::MostSwaps, f64::from(worst.swaps));
     Run { whole, spans: Vec::new(), curve: Vec::new() }
 }

@@ -24,7 +24,7 @@ fn hash(seed: u64, server: ServerId) -> (u64, ServerId) {
 }
 
 impl Clients for Random {
-    fn begin(&mut self, servers: &[ServerId], tell: Tell<'_>) {
+    fn begin(&mut self, servers: &[ServerId], _coming: &[Change], tell: Tell<'_>) {
         self.servers = servers.to_vec();
         for (client, (seed, chosen)) in self.seeds.iter().zip(&mut self.chosen).enumerate() {
             *chosen = servers.iter().map(|server| hash(*seed, *server)).collect();

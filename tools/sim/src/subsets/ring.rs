@@ -35,7 +35,7 @@ impl Aperture {
 }
 
 impl Clients for Aperture {
-    fn begin(&mut self, servers: &[ServerId], tell: Tell<'_>) {
+    fn begin(&mut self, servers: &[ServerId], _coming: &[Change], tell: Tell<'_>) {
         self.servers = servers.iter().map(|server| self.hash(*server)).collect();
         self.servers.sort_unstable();
         self.open(tell);

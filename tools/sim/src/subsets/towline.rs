@@ -1,5 +1,7 @@
 //! The library's own subsets.
 
+use std::collections::VecDeque;
+
 use towline_balance::core::{Moves, Ring};
 use towline_balance::{Change as Move, Subset};
 use towline_core::{Endpoint, EndpointKey, Target};
@@ -9,9 +11,10 @@ use crate::strategy::{Change, ServerId};
 
 pub(super) struct Towline {
     seed: u64,
-    target: Target,
     rings: Vec<Ring>,
-    moves: Moves,
+    /// What comes of the changes to come. A thousand clients who know a thousand servers each do not fit into any cache: one
+    /// after the other they do.
+    steps: VecDeque<Vec<Step>>,
 }
 
 impl Towline {
@@ -25,17 +28,7 @@ impl Towline {
 
     fn new(config: &Config, seed: u64, subset: impl Fn(usize) -> Subset) -> Self {
         let ring = |client| subset(client).size(config.size).ring().expect("a client that there is");
-        let target = "server:1".parse().expect("a host and a port");
-        Self { seed, target, rings: (0..config.clients).map(ring).collect(), moves: Moves::new() }
-    }
-
-    /// Names differ by seed, so that they hash to other places.
-    fn key(&self, server: ServerId) -> EndpointKey {
-        EndpointKey::new(format!("{}-{server}", self.seed))
-    }
-
-    fn endpoint(&self, server: ServerId) -> Endpoint {
-        Endpoint::new(self.key(server), self.target.clone())
+        Self { seed, rings: (0..config.clients).map(ring).collect(), steps: VecDeque::new() }
     }
 }
 
@@ -45,30 +38,36 @@ fn server(key: &EndpointKey) -> ServerId {
 }
 
 impl Clients for Towline {
-    fn begin(&mut self, servers: &[ServerId], tell: Tell<'_>) {
-        let endpoints: Vec<_> = servers.iter().map(|server| self.endpoint(*server)).collect();
-        for (client, ring) in self.rings.iter_mut().enumerate() {
+    fn begin(&mut self, servers: &[ServerId], coming: &[Change], tell: Tell<'_>) {
+        // Names differ by seed, so that they hash to other places.
+        let target: Target = "server:1".parse().expect("a host and a port");
+        let endpoint =
+            |server: &ServerId| Endpoint::new(EndpointKey::new(format!("{}-{server}", self.seed)), target.clone());
+        let endpoints: Vec<_> = servers.iter().map(endpoint).collect();
+        let changes = coming.iter().map(|change| match change {
+            Change::Added(server) => (endpoint(server), true),
+            Change::Removed(server) => (endpoint(server), false),
+        });
+        let changes: Vec<_> = changes.collect();
+        self.steps.resize_with(coming.len(), Vec::new);
+        let mut moves = Moves::new();
+        for (client, mut ring) in self.rings.drain(..).enumerate() {
             let chosen = ring.replace(endpoints.clone());
             chosen.iter().for_each(|endpoint| tell(Step::Enters(client, server(endpoint.key()))));
+            for ((endpoint, is_new), steps) in changes.iter().zip(&mut self.steps) {
+                match is_new {
+                    true => ring.insert(endpoint.clone(), &mut moves),
+                    false => ring.remove(endpoint.key(), &mut moves),
+                }
+                steps.extend(moves.drain(..).map(|moved| match moved {
+                    Move::Insert(key, _) => Step::Enters(client, server(&key)),
+                    Move::Remove(key) => Step::Leaves(server(&key)),
+                }));
+            }
         }
     }
 
-    fn change(&mut self, change: Change, tell: Tell<'_>) {
-        let (endpoint, is_new) = match change {
-            Change::Added(server) => (self.endpoint(server), true),
-            Change::Removed(server) => (self.endpoint(server), false),
-        };
-        for (client, ring) in self.rings.iter_mut().enumerate() {
-            match is_new {
-                true => ring.insert(endpoint.clone(), &mut self.moves),
-                false => ring.remove(endpoint.key(), &mut self.moves),
-            }
-            for moved in self.moves.drain(..) {
-                tell(match moved {
-                    Move::Insert(key, _) => Step::Enters(client, server(&key)),
-                    Move::Remove(key) => Step::Leaves(server(&key)),
-                });
-            }
-        }
+    fn change(&mut self, _change: Change, tell: Tell<'_>) {
+        self.steps.pop_front().into_iter().flatten().for_each(tell);
     }
 }
