@@ -148,8 +148,10 @@ impl Ring {
     }
 
     /// After one endpoint has come to `near`, or gone from there: chooses who is in the window now, then lets go of who is not,
-    /// so that the subset is never short of endpoints for an exchange. Everybody else's rank and the beginning of the window
-    /// have moved by one at most, so two at each end of it are all that there is to look at.
+    /// so that the subset is never short of endpoints for an exchange.
+    ///
+    /// Only the ends of the window are looked at, as it moves by one endpoint at most. Where it passes the end of the ring, it may
+    /// move and have one come or go inside, both at once: then its end moves by two.
     fn settle(&mut self, near: usize, moves: &mut Moves) {
         let count = self.spots.len();
         if count == 0 {
@@ -158,15 +160,15 @@ impl Ring {
         let (start, length) = self.window();
         let is_in = |rank: usize| (rank + count - start) % count < length;
         // Without a step below zero, whatever the count.
-        let (begin, end) = (start + 2 * count, start + length + 2 * count);
-        for rank in [near, begin, begin + 1, end - 2, end - 1].map(|rank| rank % count) {
+        let (begin, end) = (start + count, start + length + count);
+        for rank in [near, begin, end - 2, end - 1].map(|rank| rank % count) {
             let known = &mut self.spots[rank].known;
             if is_in(rank) && !known.chosen {
                 known.chosen = true;
                 moves.push_back(insertion(&known.endpoint));
             }
         }
-        for rank in [begin - 2, begin - 1, end, end + 1].map(|rank| rank % count) {
+        for rank in [begin - 1, end, end + 1].map(|rank| rank % count) {
             let known = &mut self.spots[rank].known;
             if !is_in(rank) && known.chosen {
                 known.chosen = false;

@@ -306,7 +306,7 @@ fn a_flood_of_changes_outside_of_the_subset_lets_others_have_their_turn() {
     assert!(mine.is_woken());
 }
 
-/// F17, F20: connections of those who stay are kept, and no call goes anywhere else.
+// F20: connections of those who stay are kept, and no call goes anywhere else.
 #[tokio::test(start_paused = true)]
 async fn a_balancer_over_a_subset_connects_to_it_alone_and_keeps_what_stays() {
     let make = ScriptedMaker::exclusive();
