@@ -110,7 +110,7 @@ fn by_name_a_change_exchanges_an_endpoint_only_where_it_was_or_comes_to_be() {
 }
 
 #[test]
-fn the_order_of_discovery_and_what_was_before_make_no_difference() {
+fn the_order_of_discovery_makes_no_difference() {
     for subset in [Subset::nth(3, 10), Subset::named("me")] {
         let mut backwards = servers(0, 100);
         backwards.reverse();
