@@ -99,9 +99,9 @@ fn a_change_exchanges_a_third_of_an_endpoint_on_average_and_two_at_most() {
 fn by_name_a_change_exchanges_an_endpoint_only_where_it_was_or_comes_to_be() {
     for client in 0..100 {
         let subset = Subset::named(&format!("host-{client}"));
-        let before = of(&subset, servers(0, 60));
-        for gone in 0..60 {
-            let mut set = servers(0, 60);
+        let before = of(&subset, servers(0, 70));
+        for gone in 0..70 {
+            let mut set = servers(0, 70);
             let gone = set.remove(gone);
             let now = of(&subset, set);
             assert_eq!(now.difference(&before).count(), usize::from(before.contains(gone.key().as_str())));

@@ -25,7 +25,9 @@ impl Dealt {
             let (round, slice) = (client / slices, client % slices);
             if slice == 0 {
                 shuffled.clone_from(&self.servers);
-                Rng::with_seed(self.seed << 32 | round as u64).shuffle(&mut shuffled);
+                let mut rng = Rng::with_seed(self.seed << 32 | round as u64);
+                // From the end, as the book's Python shuffles.
+                (1..shuffled.len()).rev().for_each(|last| shuffled.swap(last, rng.usize(..=last)));
             }
             let slice = shuffled.iter().copied().skip(slice * self.size).take(self.size);
             self.chosen.set(client, slice, tell);
