@@ -18,6 +18,8 @@
 //!   endpoints recover by themselves. Before discovery has yielded anything a call waits for it.
 //! - **Discovery that fails or ends** leaves the last good set; an endpoint that is removed gets no new calls, and
 //!   those in flight finish. Attributes change in place: an endpoint keeps its connections as long as its target.
+//! - **A client of many servers** sees a few of them, chosen so that all servers have equally many clients: [`Subset`] around
+//!   discovery.
 //! - **Load** is latency and calls in flight, by weight; a failure is never a short latency ([`LoadMetric`]).
 //!
 //! [`P2c`] is the policy to begin with, [`HotCold`] the one for servers that report their load; beside them are
@@ -119,6 +121,7 @@ mod outlier;
 mod pick;
 mod set;
 mod shared;
+mod subset;
 mod sync;
 mod track;
 mod warm;
@@ -141,6 +144,7 @@ pub use self::pick::{
 };
 pub use self::set::{EjectionView, EndpointView};
 pub use self::shared::WhenUnavailable;
+pub use self::subset::{Subset, SubsetOf};
 pub use self::track::{AtResponse, Reporting, Track};
 pub use tower::discover::Change;
 
@@ -151,4 +155,5 @@ pub mod core {
     pub use crate::members::Set;
     pub use crate::outlier::{Detector, News};
     pub use crate::set::{Choice, Nobody, Node, Snapshot, assess};
+    pub use crate::subset::{Moves, Ring};
 }

@@ -32,7 +32,7 @@ pub(crate) fn split(seed: u64, role: Role) -> Rng {
 }
 
 /// SplitMix64's finalizer: neighbouring seeds become strangers.
-fn mix(seed: u64) -> u64 {
+pub(crate) fn mix(seed: u64) -> u64 {
     let z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

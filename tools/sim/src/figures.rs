@@ -21,7 +21,8 @@ pub(crate) enum Metric {
     BadHit,
     /// The same over the fair share, once the fault has lasted a while.
     SteadyShare,
-    /// The most calls that a server had in a second, over the mean of all: the worst second.
+    /// The most calls that a server had in a second, over the mean of all: the worst second. Of subsets, the most connections:
+    /// the worst moment.
     MaxMean,
     /// Seconds from the beginning of the fault until the bad servers have less than a tenth of their fair share, and from
     /// its end until they have more than 80 % of it, over a second.
@@ -37,10 +38,19 @@ pub(crate) enum Metric {
     Overhead,
     /// p99.9 over the oracle's.
     Regret,
+    /// Connections of a client.
+    PerClient,
+    /// Changes after which a server has more connections than it may: percent.
+    OverLimit,
+    /// Servers without a connection: the worst moment.
+    AtZero,
+    /// Connections that a client opens because of one change: the mean, and the most.
+    Swaps,
+    MostSwaps,
 }
 
 impl Metric {
-    pub(crate) const ALL: [Self; 17] = [
+    pub(crate) const ALL: [Self; 22] = [
         Self::P50,
         Self::P99,
         Self::P999,
@@ -58,6 +68,11 @@ impl Metric {
         Self::InFlight99,
         Self::Overhead,
         Self::Regret,
+        Self::PerClient,
+        Self::OverLimit,
+        Self::AtZero,
+        Self::Swaps,
+        Self::MostSwaps,
     ];
 
     /// In lines of JSON.
@@ -80,6 +95,11 @@ impl Metric {
             Self::InFlight99 => "in_flight_p99",
             Self::Overhead => "probes_per_call",
             Self::Regret => "regret",
+            Self::PerClient => "connections_per_client",
+            Self::OverLimit => "over_limit_percent",
+            Self::AtZero => "at_zero",
+            Self::Swaps => "swaps",
+            Self::MostSwaps => "most_swaps",
         }
     }
 
@@ -103,6 +123,11 @@ impl Metric {
             Self::InFlight99 => "in flight p99",
             Self::Overhead => "probes/call",
             Self::Regret => "regret",
+            Self::PerClient => "per client",
+            Self::OverLimit => "over limit %",
+            Self::AtZero => "at zero",
+            Self::Swaps => "swaps",
+            Self::MostSwaps => "most swaps",
         }
     }
 
@@ -110,8 +135,9 @@ impl Metric {
         let digits = match self {
             Self::P50 | Self::P99 | Self::P999 | Self::SlowInFault | Self::Detect | Self::Recover => 1,
             Self::Errors | Self::LostInDrain | Self::InFlight99 => 1,
+            Self::PerClient | Self::OverLimit | Self::AtZero | Self::MostSwaps => 1,
             Self::BadHit | Self::MaxMean | Self::Overshoot | Self::Regret | Self::Overhead => 2,
-            Self::Success | Self::Slow => 3,
+            Self::Success | Self::Slow | Self::Swaps => 3,
             Self::SteadyShare => 4,
         };
         if value.is_infinite() { "never".to_owned() } else { format!("{value:.digits$}") }

@@ -16,6 +16,7 @@ mod results;
 mod scenarios;
 mod strategies;
 mod strategy;
+mod subsets;
 mod table;
 
 use std::process::ExitCode;

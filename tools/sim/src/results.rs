@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::engine;
 use crate::figures::{Metric, Run, Spread};
-use crate::scenarios::{Case, Scenario};
-use crate::strategies::{self, Named, ORACLE};
+use crate::scenarios::{Case, Scenario, World};
+use crate::strategies::{self, ORACLE};
+use crate::subsets;
 
 /// What the strategies of a case did.
 pub(crate) struct CaseResults {
@@ -25,22 +26,12 @@ impl Results {
     /// Runs everything with seeds 1, 2 and so on. Runs are independent of each other and are kept in their places, so
     /// that it does not matter on how many threads they are done.
     pub(crate) fn new(scenario: &'static Scenario, seeds: u64) -> Self {
-        let cases: Vec<_> =
-            (scenario.cases)().into_iter().map(|case| (strategies::named(case.strategies), case)).collect();
-        let jobs: Vec<_> = cases
-            .iter()
-            .flat_map(|(strategies, case)| strategies.iter().map(move |strategy| (case, *strategy)))
-            .flat_map(|(case, strategy)| (1..=seeds).map(move |seed| Job { case, strategy, seed }))
-            .collect();
-        let mut runs = run_all(&jobs).into_iter();
-        let mut all = Vec::new();
-        for (strategies, case) in cases {
-            let of = |strategy: &'static Named| (strategy.name, runs.by_ref().take(seeds as usize).collect());
-            let mut results = CaseResults { strategies: strategies.into_iter().map(of).collect(), case };
-            results.compare();
-            all.push(results);
-        }
-        Self { scenario, seeds, cases: all }
+        let cases = (scenario.cases)();
+        let strategies = run_all(&cases, seeds);
+        let mut cases: Vec<_> =
+            cases.into_iter().zip(strategies).map(|(case, strategies)| CaseResults { case, strategies }).collect();
+        cases.iter_mut().for_each(CaseResults::compare);
+        Self { scenario, seeds, cases }
     }
 
     pub(crate) fn case(&self, name: &str) -> Option<&CaseResults> {
@@ -86,28 +77,44 @@ impl CaseResults {
     }
 }
 
-struct Job<'a> {
-    case: &'a Case,
-    strategy: &'static Named,
-    seed: u64,
+/// One of those that are compared in a case.
+struct Contestant<'a> {
+    name: &'static str,
+    /// With a seed.
+    run: Box<dyn Fn(u64) -> Run + Sync + 'a>,
 }
 
-impl Job<'_> {
-    fn run(&self) -> Run {
-        let record = engine::run(&self.case.config, self.seed, self.strategy.make);
-        Run::new(&self.case.config, &record)
+fn contestants(case: &Case) -> Vec<Contestant<'_>> {
+    match &case.world {
+        World::Calls(config) => {
+            let balancer = |strategy: &'static strategies::Named| Contestant {
+                name: strategy.name,
+                run: Box::new(|seed| Run::new(config, &engine::run(config, seed, strategy.make))),
+            };
+            strategies::named(case.strategies).into_iter().map(balancer).collect()
+        }
+        World::Subsets(config) => {
+            let subsets = |who: &'static subsets::Named| Contestant {
+                name: who.name,
+                run: Box::new(|seed| subsets::run(config, who, seed)),
+            };
+            subsets::ALL.iter().filter(|who| case.strategies.contains(&who.name)).map(subsets).collect()
+        }
     }
 }
 
-/// On as many threads as there are processors; the next job goes to whoever is free.
-fn run_all(jobs: &[Job<'_>]) -> Vec<Run> {
+/// By case and by strategy, a run per seed. On as many threads as there are processors; the next goes to whoever is free.
+fn run_all(cases: &[Case], seeds: u64) -> Vec<Vec<(&'static str, Vec<Run>)>> {
+    let contestants: Vec<_> = cases.iter().map(contestants).collect();
+    let jobs: Vec<_> =
+        contestants.iter().flatten().flat_map(|who| (1..=seeds).map(move |seed| (&who.run, seed))).collect();
     let next = AtomicUsize::new(0);
     let done: Vec<Mutex<Option<Run>>> = jobs.iter().map(|_| Mutex::new(None)).collect();
     let work = || {
         loop {
             let place = next.fetch_add(1, Ordering::Relaxed);
-            let Some(job) = jobs.get(place) else { return };
-            *done[place].lock().expect("nobody panics with it") = Some(job.run());
+            let Some((run, seed)) = jobs.get(place) else { return };
+            *done[place].lock().expect("nobody panics with it") = Some(run(*seed));
         }
     };
     std::thread::scope(|scope| {
@@ -117,5 +124,7 @@ fn run_all(jobs: &[Job<'_>]) -> Vec<Run> {
     });
     let run =
         |place: Mutex<Option<Run>>| place.into_inner().expect("nobody panics with it").expect("all jobs are done");
-    done.into_iter().map(run).collect()
+    let mut runs = done.into_iter().map(run);
+    let mut of = |who: &Contestant<'_>| (who.name, runs.by_ref().take(seeds as usize).collect());
+    contestants.iter().map(|case| case.iter().map(&mut of).collect()).collect()
 }

@@ -6,6 +6,7 @@ mod layers;
 mod load;
 mod outlier;
 mod pickers;
+mod subset;
 mod support;
 mod unavailable;
 mod zones;

@@ -4,7 +4,7 @@
 //! a third of the neighbours leave nothing at any time, and a fifth of the machines are half as fast, so who spreads load
 //! evenly overloads some servers long before the fleet is full; the fleet as a whole has more than twice its allocation.
 
-use super::{CONTESTANTS, Case, Scenario};
+use super::{CONTESTANTS, Case, Scenario, World};
 use crate::chance::Dist;
 use crate::engine::config::{Config, MILLIS, SECONDS, Span};
 use crate::engine::fleet::{Discipline, Machine};
@@ -74,7 +74,7 @@ fn config() -> Config {
 
 fn cases() -> Vec<Case> {
     let spans = LADDER.map(|load| format!("{load:.2}")).into();
-    vec![Case { name: "ladder".to_owned(), config: config(), strategies: CONTESTANTS, spans }]
+    vec![Case { name: "ladder".to_owned(), world: World::Calls(config().into()), strategies: CONTESTANTS, spans }]
 }
 
 fn tables(results: &Results) -> Vec<Table> {

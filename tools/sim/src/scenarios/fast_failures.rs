@@ -3,7 +3,7 @@
 //! Who takes a fast failure for a fast answer sends the broken servers more than their share. Nobody ejects anybody here, and with two
 //! choices even a perfect metric goes wrong when both are broken.
 
-use super::{CONTESTANTS, Case, Scenario};
+use super::{CONTESTANTS, Case, Scenario, World};
 use crate::chance::Dist;
 use crate::engine::config::{Config, Fault, MILLIS, SECONDS, Span};
 use crate::engine::fleet::{Condition, Discipline};
@@ -72,7 +72,12 @@ pub(super) fn case_name(bad: u32) -> String {
 }
 
 fn cases() -> Vec<Case> {
-    let case = |bad| Case { name: case_name(bad), config: config(bad), strategies: CONTESTANTS, spans: Vec::new() };
+    let case = |bad| Case {
+        name: case_name(bad),
+        world: World::Calls(config(bad).into()),
+        strategies: CONTESTANTS,
+        spans: Vec::new(),
+    };
     BAD.map(case).into()
 }
 

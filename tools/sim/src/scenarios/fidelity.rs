@@ -5,7 +5,7 @@
 //! which k are bad go wrong for C(k,2)/C(n,2) of the calls with a perfect metric, and for 1 − C(n−k,2)/C(n,2) with one that
 //! likes fast failures.
 
-use super::{Case, Scenario, fast_failures, slow_server};
+use super::{Case, Scenario, World, fast_failures, slow_server};
 use crate::figures::Metric;
 use crate::goals::Goal;
 use crate::results::Results;
@@ -43,13 +43,13 @@ const FLOOR_TOLERANCE: f64 = 0.3;
 fn cases() -> Vec<Case> {
     let slow = Case {
         name: SLOW.to_owned(),
-        config: slow_server::config(),
+        world: World::Calls(slow_server::config().into()),
         strategies: &["random", "round-robin", "least-request", "p2c-least-request", "tower-p2c-ewma"],
         spans: Vec::new(),
     };
     let failing = fast_failures::BAD.map(|bad| Case {
         name: fast_failures::case_name(bad),
-        config: fast_failures::config(bad),
+        world: World::Calls(fast_failures::config(bad).into()),
         strategies: &["p2c-perfect", "p2c-error-blind"],
         spans: Vec::new(),
     });

@@ -5,16 +5,25 @@ mod fast_failures;
 mod fidelity;
 mod restart;
 mod slow_server;
+mod subsetting;
 
 use crate::engine::config::Config;
 use crate::goals::Goal;
 use crate::results::Results;
+use crate::subsets;
 use crate::table::Table;
 
-/// Some servers, and the same calls for each strategy.
+/// What the strategies of a case have to deal with.
+pub(crate) enum World {
+    /// Some servers, and the same calls for each strategy, in the engine.
+    Calls(Box<Config>),
+    /// Clients and servers that are connected, without calls; its strategies are those of `subsets`.
+    Subsets(subsets::Config),
+}
+
 pub(crate) struct Case {
     pub(crate) name: String,
-    pub(crate) config: Config,
+    pub(crate) world: World,
     pub(crate) strategies: &'static [&'static str],
     /// The names of the spans that are measured, if there are several.
     pub(crate) spans: Vec<String>,
@@ -32,8 +41,14 @@ pub(crate) struct Scenario {
     pub(crate) picture: Option<fn(&Results) -> String>,
 }
 
-pub(crate) static ALL: [Scenario; 5] =
-    [fidelity::SCENARIO, slow_server::SCENARIO, fast_failures::SCENARIO, antagonists::SCENARIO, restart::SCENARIO];
+pub(crate) static ALL: [Scenario; 6] = [
+    fidelity::SCENARIO,
+    slow_server::SCENARIO,
+    fast_failures::SCENARIO,
+    antagonists::SCENARIO,
+    restart::SCENARIO,
+    subsetting::SCENARIO,
+];
 
 /// Everybody but the yardsticks.
 const CONTESTANTS: &[&str] = &[

@@ -3,7 +3,7 @@
 //! A new one joins as an old one leaves discovery, five times slower than it will be half a minute later, so three of twenty
 //! are cold at any time. Who leaves answers what it has, for five seconds; calls after that fail.
 
-use super::{CONTESTANTS, Case, Scenario};
+use super::{CONTESTANTS, Case, Scenario, World};
 use crate::chance::Dist;
 use crate::engine::config::{Config, MILLIS, Restart, SECONDS, Span};
 use crate::engine::fleet::Discipline;
@@ -71,8 +71,8 @@ fn config(length: u64, restart: bool) -> Config {
 
 fn cases() -> Vec<Case> {
     let case = |name: &str, length| {
-        let config = config(length, name == RESTART);
-        Case { name: name.to_owned(), config, strategies: CONTESTANTS, spans: Vec::new() }
+        let world = World::Calls(config(length, name == RESTART).into());
+        Case { name: name.to_owned(), world, strategies: CONTESTANTS, spans: Vec::new() }
     };
     vec![case(RESTART, LENGTH_S), case(STEADY, STEADY_LENGTH_S)]
 }

@@ -4,7 +4,7 @@
 //! do not depend on load. Round robin sends the slow server its share, the fewest requests in flight one part in 12 of it,
 //! and a metric of latency times load one part in 144.
 
-use super::{CONTESTANTS, Case, Scenario};
+use super::{CONTESTANTS, Case, Scenario, World};
 use crate::chance::Dist;
 use crate::engine::config::{Config, Fault, MILLIS, SECONDS, Span};
 use crate::engine::fleet::{Condition, Discipline};
@@ -64,7 +64,12 @@ pub(super) fn config() -> Config {
 }
 
 fn cases() -> Vec<Case> {
-    vec![Case { name: "1 of 11".to_owned(), config: config(), strategies: CONTESTANTS, spans: Vec::new() }]
+    vec![Case {
+        name: "1 of 11".to_owned(),
+        world: World::Calls(config().into()),
+        strategies: CONTESTANTS,
+        spans: Vec::new(),
+    }]
 }
 
 fn tables(results: &Results) -> Vec<Table> {
