@@ -2,6 +2,7 @@
 
 use crate::engine::config::{Config, MILLIS, SECONDS};
 use crate::engine::record::{BUCKET, Record, SpanRecord};
+use crate::strategy::ServerId;
 
 /// A figure of a run, or of one of its spans.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,12 +24,22 @@ pub(crate) enum Metric {
     SteadyShare,
     /// The most calls that a server had in a second, over the mean of all: the worst second.
     MaxMean,
+    /// The most calls that a healthy server had while the fault lasted, over the mean of the healthy: over the whole
+    /// fault, because in a second chance alone makes more of a difference than it may.
+    HealthyMaxMean,
     /// Seconds from the beginning of the fault until the bad servers have less than a tenth of their fair share, and from
     /// its end until they have more than 80 % of it, over a second.
     Detect,
     Recover,
-    /// The largest share of a new server in any of its first ten seconds, over the fair one.
+    /// The largest share of a new server in any of its first ten seconds, over the fair one; the same of all who were bad,
+    /// together, in any of the first ten seconds after the fault.
     Overshoot,
+    /// Good answers in the fault, from its second second on, over what the healthy servers can do: percent.
+    Goodput,
+    /// The largest part of the servers that a client kept away from because they did badly: percent.
+    Ejected,
+    /// Servers that were asked, per call.
+    Attempts,
     /// Calls that failed because their server had been replaced.
     LostInDrain,
     /// Requests in flight on a server.
@@ -40,7 +51,7 @@ pub(crate) enum Metric {
 }
 
 impl Metric {
-    pub(crate) const ALL: [Self; 17] = [
+    pub(crate) const ALL: [Self; 21] = [
         Self::P50,
         Self::P99,
         Self::P999,
@@ -51,9 +62,13 @@ impl Metric {
         Self::BadHit,
         Self::SteadyShare,
         Self::MaxMean,
+        Self::HealthyMaxMean,
         Self::Detect,
         Self::Recover,
         Self::Overshoot,
+        Self::Goodput,
+        Self::Ejected,
+        Self::Attempts,
         Self::LostInDrain,
         Self::InFlight99,
         Self::Overhead,
@@ -73,9 +88,13 @@ impl Metric {
             Self::BadHit => "bad_hit_percent",
             Self::SteadyShare => "steady_share",
             Self::MaxMean => "max_mean",
+            Self::HealthyMaxMean => "healthy_max_mean",
             Self::Detect => "t_detect_s",
             Self::Recover => "t_recover_s",
             Self::Overshoot => "overshoot",
+            Self::Goodput => "goodput_percent",
+            Self::Ejected => "ejected_percent",
+            Self::Attempts => "attempts_per_call",
             Self::LostInDrain => "lost_in_drain",
             Self::InFlight99 => "in_flight_p99",
             Self::Overhead => "probes_per_call",
@@ -96,9 +115,13 @@ impl Metric {
             Self::BadHit => "bad-hit %",
             Self::SteadyShare => "share of fair",
             Self::MaxMean => "max/mean",
+            Self::HealthyMaxMean => "max/mean healthy",
             Self::Detect => "T_detect s",
             Self::Recover => "T_recover s",
             Self::Overshoot => "overshoot",
+            Self::Goodput => "goodput %",
+            Self::Ejected => "ejected %",
+            Self::Attempts => "attempts/call",
             Self::LostInDrain => "failed in drain",
             Self::InFlight99 => "in flight p99",
             Self::Overhead => "probes/call",
@@ -109,16 +132,17 @@ impl Metric {
     pub(crate) fn show(self, value: f64) -> String {
         let digits = match self {
             Self::P50 | Self::P99 | Self::P999 | Self::SlowInFault | Self::Detect | Self::Recover => 1,
-            Self::Errors | Self::LostInDrain | Self::InFlight99 => 1,
-            Self::BadHit | Self::MaxMean | Self::Overshoot | Self::Regret | Self::Overhead => 2,
-            Self::Success | Self::Slow => 3,
+            Self::Errors | Self::LostInDrain | Self::InFlight99 | Self::Goodput | Self::Ejected => 1,
+            Self::MaxMean | Self::HealthyMaxMean | Self::Overshoot | Self::Regret | Self::Overhead => 2,
+            Self::BadHit => 2,
+            Self::Success | Self::Slow | Self::Attempts => 3,
             Self::SteadyShare => 4,
         };
         if value.is_infinite() { "never".to_owned() } else { format!("{value:.digits$}") }
     }
 
     fn larger_is_better(self) -> bool {
-        self == Self::Success
+        matches!(self, Self::Success | Self::Goodput)
     }
 }
 
@@ -156,7 +180,8 @@ pub(crate) struct Run {
     /// Of all spans together.
     pub(crate) whole: Figures,
     pub(crate) spans: Vec<Figures>,
-    /// A share over time, as `Shares` says, for the picture: per second.
+    /// For the picture, per second: the share of the bad servers over their fair one; good answers over what the healthy
+    /// servers can do, where there is a deadline; or the share of a new server by its age.
     pub(crate) curve: Vec<f64>,
 }
 
@@ -175,15 +200,19 @@ impl Run {
         spans.for_each(|span| all.add(span));
         let mut whole = Figures::of_span(&all);
         let shares = Shares { record };
+        let (from, to) = (0, (config.length / BUCKET) as usize);
+        whole.set(Metric::Attempts, shares.all(from..to) / record.calls.max(1) as f64);
+        whole.set(Metric::Ejected, 100.0 * record.most_ejected);
         whole.set(Metric::MaxMean, shares.max_mean(config));
         whole.set(Metric::Overhead, record.probes as f64 / record.calls.max(1) as f64);
         let mut curve = Vec::new();
-        if let Some(fault) = &config.fault {
+        if let Some(fault) = config.faults.first() {
             let bad: Vec<_> = fault.servers.iter().map(|server| *server as usize).collect();
             let (from, to) = ((fault.span.from / BUCKET) as usize, (fault.span.to / BUCKET) as usize);
             let end = (config.length / BUCKET) as usize;
             let fair = bad.len() as f64 / f64::from(config.servers);
             let share = |window: std::ops::Range<usize>| shares.of(&bad, window);
+            whole.set(Metric::HealthyMaxMean, shares.most_of(config.healthy(), from..to));
             whole.set(Metric::SlowInFault, record.slow_in_fault as f64);
             whole.set(Metric::BadHit, 100.0 * share(from..to));
             whole.set(Metric::SteadyShare, share(from + (SETTLED / BUCKET) as usize..to) / fair);
@@ -194,7 +223,17 @@ impl Run {
             };
             whole.set(Metric::Detect, since(from, to, &|share| share < 0.1 * fair));
             whole.set(Metric::Recover, since(to, end, &|share| share > 0.8 * fair));
+            let young = (to..=end - SECOND).take(YOUNG - SECOND + 1);
+            whole.set(Metric::Overshoot, young.map(|at| share(at..at + SECOND)).fold(0.0, f64::max) / fair);
             curve = (0..end / SECOND).map(|at| share(at * SECOND..(at + 1) * SECOND) / fair).collect();
+            if let Some(capacity) = config.capacity().filter(|_| config.deadline.is_some()) {
+                let good = |window: std::ops::Range<usize>| {
+                    let seconds = window.len() as f64 / SECOND as f64;
+                    f64::from(record.good[window].iter().sum::<u32>()) / seconds / capacity
+                };
+                whole.set(Metric::Goodput, 100.0 * good(from + SECOND..to));
+                curve = (0..end / SECOND).map(|at| good(at * SECOND..(at + 1) * SECOND)).collect();
+            }
         }
         if config.restart.is_some() {
             whole.set(Metric::LostInDrain, record.lost_in_drain as f64);
@@ -215,10 +254,20 @@ impl Shares<'_> {
         self.record.picks[server][window].iter().sum::<u32>().into()
     }
 
+    fn all(&self, window: std::ops::Range<usize>) -> f64 {
+        (0..self.record.picks.len()).map(|server| self.picks(server, window.clone())).sum()
+    }
+
     fn of(&self, servers: &[usize], window: std::ops::Range<usize>) -> f64 {
-        let all: f64 = (0..self.record.picks.len()).map(|server| self.picks(server, window.clone())).sum();
         let theirs: f64 = servers.iter().map(|server| self.picks(*server, window.clone())).sum();
-        theirs / all.max(1.0)
+        theirs / self.all(window).max(1.0)
+    }
+
+    /// The most that one of these had, over the mean.
+    fn most_of(&self, servers: impl Iterator<Item = ServerId>, window: std::ops::Range<usize>) -> f64 {
+        let picks = servers.map(|server| self.picks(server as usize, window.clone()));
+        let (count, sum, max) = picks.fold((0.0, 0.0, 0.0f64), |(n, sum, max), p| (n + 1.0, sum + p, max.max(p)));
+        max * count / f64::max(sum, 1.0)
     }
 
     /// Over the servers that are there for a whole second.
@@ -234,9 +283,8 @@ impl Shares<'_> {
                 member.joined <= begin && member.left >= end
             };
             let window = (begin / BUCKET) as usize..(end / BUCKET) as usize;
-            let picks = (0..self.record.picks.len()).filter(there).map(|server| self.picks(server, window.clone()));
-            let (count, sum, max) = picks.fold((0.0, 0.0, 0.0f64), |(n, sum, max), p| (n + 1.0, sum + p, max.max(p)));
-            worst = worst.max(max * count / f64::max(sum, 1.0));
+            let there = (0..self.record.picks.len()).filter(there).map(|server| server as ServerId);
+            worst = worst.max(self.most_of(there, window));
         }
         worst
     }

@@ -58,11 +58,11 @@ pub(super) fn config(bad: u32) -> Config {
         deadline: None,
         measured: vec![Span::seconds(0, LENGTH_S)],
         slow_ns: (3.0 * healthy_p50) as u64,
-        fault: Some(Fault {
+        faults: vec![Fault {
             servers: (0..bad).collect(),
             span: Span::seconds(FAULT_S.0, FAULT_S.1),
             condition: Condition { fails: Some((1.0, FAIL_MS * MILLIS)), ..Condition::default() },
-        }),
+        }],
         restart: None,
     }
 }

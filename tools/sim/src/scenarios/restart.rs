@@ -59,7 +59,7 @@ fn config(length: u64, restart: bool) -> Config {
         deadline: None,
         measured: vec![Span::seconds(WARM_UP_S, length)],
         slow_ns: (3.0 * healthy_p50) as u64,
-        fault: None,
+        faults: Vec::new(),
         restart: restart.then_some(Restart {
             every: EVERY_S * SECONDS,
             span: Span::seconds(WARM_UP_S, length),

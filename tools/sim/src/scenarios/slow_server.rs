@@ -54,11 +54,11 @@ pub(super) fn config() -> Config {
         deadline: None,
         measured: vec![Span::seconds(0, LENGTH_S)],
         slow_ns: (3.0 * LATENCY_MS.0 * millis) as u64,
-        fault: Some(Fault {
+        faults: vec![Fault {
             servers: vec![SLOW],
             span: Span::seconds(FAULT_S.0, FAULT_S.1),
             condition: Condition { fixed_ns: Some(SLOW_MS * MILLIS), ..Condition::default() },
-        }),
+        }],
         restart: None,
     }
 }

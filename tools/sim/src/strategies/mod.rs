@@ -11,7 +11,7 @@ mod towline;
 pub(crate) mod yardstick;
 
 use crate::chance::Rng;
-use crate::strategy::{Change, ServerId, Strategy};
+use crate::strategy::{Change, Connection, ServerId, Strategy};
 
 /// A strategy by name.
 pub(crate) struct Named {
@@ -78,6 +78,11 @@ impl Members {
         if self.0.is_empty() { None } else { Some(self.0[rng.usize(..self.0.len())]) }
     }
 
+    /// Those for which this holds.
+    pub(crate) fn only(&self, holds: impl Fn(ServerId) -> bool) -> Self {
+        Self(self.0.iter().copied().filter(|id| holds(*id)).collect())
+    }
+
     /// Two different ones, or the only one twice.
     pub(crate) fn two(&self, rng: &mut Rng) -> Option<(ServerId, ServerId)> {
         let first = match self.0.len() {
@@ -107,5 +112,29 @@ impl Members {
             }
         }
         best.map(|(_, id)| id)
+    }
+}
+
+/// What pools say about their connections, by server.
+#[derive(Default)]
+pub(crate) struct Connections(Vec<Connection>);
+
+impl Connections {
+    pub(crate) fn change(&mut self, change: Change) {
+        if let Change::Added(id) = change {
+            self.0.resize(id as usize + 1, Connection::Up);
+        }
+    }
+
+    pub(crate) fn set(&mut self, server: ServerId, connection: Connection) {
+        self.0[server as usize] = connection;
+    }
+
+    pub(crate) fn get(&self, server: ServerId) -> Connection {
+        self.0[server as usize]
+    }
+
+    pub(crate) fn is_up(&self, server: ServerId) -> bool {
+        self.get(server) == Connection::Up
     }
 }

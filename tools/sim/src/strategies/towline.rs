@@ -1,17 +1,26 @@
 //! Our own: the balancer's production core in the simulator's time. What is not here is the task that waits for
 //! discovery and the future that waits for an endpoint; each pick, each count and each sweep is the library's.
+//!
+//! What that future does when an endpoint cannot be reached is told again in `another`: it asks the next, four in all.
 
+use std::future::{Ready, ready};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use slab::Slab;
 use towline_balance::core::{Clock, Flight, Levels, PERIOD, Set, Snapshot, Sweep};
 use towline_balance::{HotCold, LoadMetric, P2c};
-use towline_core::{Endpoint, Lent, LoadReport as Reported, Outcome as Classified, Pick as Picks, Policy, Target};
+use towline_core::{
+    CallContext, Endpoint, Error, Lend, LoadReport as Reported, Outcome as Classified, Pick as Picks, Policy, Room,
+    Target, Tried,
+};
 
 use crate::chance::Rng;
 use crate::engine::fleet::Fleet;
-use crate::strategy::{Change, LoadReport, Outcome, Pick, ServerId, Strategy, Token};
+use crate::strategy::{Change, Connection, LoadReport, Outcome, Pick, ServerId, Strategy, Token};
+
+/// Endpoints that a call asks in a row before it fails with what they said.
+const LENDERS: usize = 4;
 
 /// As it is without settings.
 pub(super) fn default(rng: Rng) -> Box<dyn Strategy> {
@@ -31,8 +40,10 @@ pub(super) fn hot_cold(rng: Rng) -> Box<dyn Strategy> {
 struct Towline<P: Policy> {
     policy: P,
     levels: Arc<Levels>,
-    set: Set<Lent<()>>,
-    snapshot: Snapshot<Lent<()>, P::Picker>,
+    set: Set<Pool>,
+    snapshot: Snapshot<Pool, P::Picker>,
+    /// By server.
+    pools: Vec<Pool>,
     rng: towline_core::Rng,
     flights: Slab<Flight>,
     sweep: Sweep,
@@ -54,6 +65,7 @@ where
             levels,
             set,
             snapshot,
+            pools: Vec::new(),
             rng: towline_core::Rng::with_seed(rng.u64(..)),
             flights: Slab::new(),
             sweep: Sweep::default(),
@@ -64,6 +76,47 @@ where
 
     fn at(&self, now: u64) {
         self.levels.clock().set(now);
+    }
+
+    fn begin(&mut self, now: u64, refused: Option<&Tried>) -> Option<Pick> {
+        self.at(now);
+        let choice = self.snapshot.pick(&(), None, refused, &mut self.rng, now)?;
+        let stats = self.snapshot.nodes()[choice.index].stats().clone();
+        let server = stats.key().as_str().parse().expect("keys are ids");
+        if self.sweep_at.is_none() {
+            self.sweep_at = Some(now + PERIOD.as_nanos() as u64);
+        }
+        Some(Pick { server, token: self.flights.insert(Flight::begin(stats, now)) as Token })
+    }
+}
+
+/// What the balancer sees of the simulator's pool of connections to a server.
+#[derive(Clone, Default)]
+struct Pool {
+    /// An index into `ROOMS`.
+    room: Arc<AtomicU8>,
+}
+
+const ROOMS: [Room; 3] = [Room::Ready, Room::Cold, Room::Down];
+
+impl Pool {
+    fn becomes(&self, room: Room) {
+        let index = ROOMS.iter().position(|other| *other == room).expect("a pool here is never full");
+        self.room.store(index as u8, Ordering::Relaxed);
+    }
+}
+
+impl Lend for Pool {
+    type Checkout = ();
+    type Lend = Ready<Result<(), Error>>;
+
+    fn room(&self) -> Room {
+        ROOMS[usize::from(self.room.load(Ordering::Relaxed))]
+    }
+
+    /// Nobody asks: the simulator lets calls wait for their connections.
+    fn lend(&self, _: Option<&CallContext>) -> Self::Lend {
+        ready(Ok(()))
     }
 }
 
@@ -78,14 +131,20 @@ where
     P::Picker: Picks<()>,
 {
     fn pick(&mut self, now: u64, _: &mut Rng, _: &Fleet) -> Option<Pick> {
-        self.at(now);
-        let choice = self.snapshot.pick(&(), None, None, &mut self.rng, now)?;
-        let stats = self.snapshot.nodes()[choice.index].stats().clone();
-        let server = stats.key().as_str().parse().expect("keys are ids");
-        if self.sweep_at.is_none() {
-            self.sweep_at = Some(now + PERIOD.as_nanos() as u64);
+        self.begin(now, None)
+    }
+
+    fn another(&mut self, now: u64, _: &mut Rng, _: &Fleet, asked: &[ServerId]) -> Option<Pick> {
+        if asked.len() >= LENDERS {
+            return None;
         }
-        Some(Pick { server, token: self.flights.insert(Flight::begin(stats, now)) as Token })
+        let mut refused = Tried::default();
+        for server in asked {
+            let key = endpoint(*server);
+            let node = self.snapshot.nodes().iter().find(|node| node.stats().key() == key.key());
+            node.into_iter().for_each(|node| refused.add(node.id()));
+        }
+        self.begin(now, Some(&refused))
     }
 
     fn end(&mut self, token: Token, now: u64, outcome: Outcome, report: Option<LoadReport>) {
@@ -96,7 +155,7 @@ where
         }
         match outcome {
             Outcome::Ok => flight.end(Classified::Success),
-            Outcome::Failed => flight.end(Classified::Failure),
+            Outcome::Failed | Outcome::Unreachable => flight.end(Classified::Failure),
             Outcome::Cut => drop(flight),
         }
     }
@@ -104,10 +163,21 @@ where
     fn change(&mut self, now: u64, change: Change) {
         self.at(now);
         match change {
-            Change::Added(id) => drop(self.set.put(endpoint(id), Lent::new(()), &self.levels)),
+            Change::Added(id) => {
+                self.pools.resize_with(id as usize + 1, Pool::default);
+                self.set.put(endpoint(id), self.pools[id as usize].clone(), &self.levels);
+            }
             Change::Removed(id) => drop(self.set.remove(endpoint(id).key())),
         }
         self.snapshot = self.set.snapshot(&self.levels, &mut self.policy, Some(self.snapshot.picker()));
+    }
+
+    fn connection(&mut self, _: u64, server: ServerId, connection: Connection) {
+        self.pools[server as usize].becomes(match connection {
+            Connection::Up => Room::Ready,
+            Connection::Lost => Room::Cold,
+            Connection::Down => Room::Down,
+        });
     }
 
     fn reads_reports(&self) -> bool {
