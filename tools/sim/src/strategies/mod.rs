@@ -5,6 +5,7 @@ mod blind;
 mod clock;
 mod least;
 mod oracle;
+mod peers;
 pub(crate) mod prequal;
 mod tower;
 mod towline;
@@ -40,6 +41,10 @@ pub(crate) const ALL: &[Named] = &[
     Named { name: "tower-p2c-ewma", make: tower::ewma },
     Named { name: "prequal-no-probes", make: |_| Box::new(prequal::Prequal::without_probes()) },
     Named { name: "prequal", make: |_| Box::new(prequal::Prequal::with_probes()) },
+    Named { name: "envoy", make: |rng| Box::new(peers::envoy::Envoy::new(rng)) },
+    Named { name: "grpc-a50", make: |rng| Box::new(peers::a50::Grpc::new(rng)) },
+    Named { name: "finagle", make: |rng| Box::new(peers::finagle::Finagle::new(rng)) },
+    Named { name: "linkerd", make: |rng| Box::new(peers::linkerd::Linkerd::new(rng)) },
     Named { name: ORACLE, make: |_| Box::new(oracle::Oracle::default()) },
     Named { name: "p2c-perfect", make: |_| Box::new(yardstick::Yardstick::perfect()) },
     Named { name: "p2c-error-blind", make: |_| Box::new(yardstick::Yardstick::error_blind()) },
@@ -51,7 +56,7 @@ pub(crate) fn named(names: &[&str]) -> Vec<&'static Named> {
 }
 
 /// The servers that discovery knows of.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Members(Vec<ServerId>);
 
 impl Members {
@@ -64,6 +69,10 @@ impl Members {
 
     pub(crate) fn contains(&self, id: ServerId) -> bool {
         self.0.contains(&id)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = ServerId> {
+        self.0.iter().copied()
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -79,8 +88,8 @@ impl Members {
     }
 
     /// Those for which this holds.
-    pub(crate) fn only(&self, holds: impl Fn(ServerId) -> bool) -> Self {
-        Self(self.0.iter().copied().filter(|id| holds(*id)).collect())
+    pub(crate) fn only(&self, mut holds: impl FnMut(ServerId) -> bool) -> Self {
+        Self(self.iter().filter(|id| holds(*id)).collect())
     }
 
     /// Two different ones, or the only one twice.
@@ -98,7 +107,7 @@ impl Members {
     pub(crate) fn least<C: PartialOrd>(&self, rng: &mut Rng, cost: impl Fn(ServerId) -> C) -> Option<ServerId> {
         let mut best: Option<(C, ServerId)> = None;
         let mut ties = 1;
-        for id in self.0.iter().copied() {
+        for id in self.iter() {
             let cost = cost(id);
             match &best {
                 Some((least, _)) if cost > *least => {}
