@@ -1,5 +1,5 @@
-//! `docs/balance.md` and its pictures. Each scenario has a section between two markers, and a run replaces the sections of
-//! its own scenarios only.
+//! Pages of the documentation and their pictures. Each scenario names its page and has a section there between two markers,
+//! and a run replaces the sections of its own scenarios only.
 
 use std::io::Result;
 use std::path::PathBuf;
@@ -13,10 +13,10 @@ fn docs() -> PathBuf {
 
 /// Writes what the scenarios came to.
 pub(crate) fn write(all: &[Results]) -> Result<()> {
-    let path = docs().join("balance.md");
-    let mut text = std::fs::read_to_string(&path).unwrap_or_else(|_| "# Balancing\n".to_owned());
     for results in all {
         let scenario = results.scenario;
+        let path = docs().join(scenario.page);
+        let mut text = std::fs::read_to_string(&path)?;
         let mut section = format!("*Written by `cargo xtask sim {} --docs`.*\n\n{}\n\n", scenario.name, scenario.about);
         if let Some(picture) = scenario.picture {
             let name = format!("sim-{}.svg", scenario.name);
@@ -28,8 +28,9 @@ pub(crate) fn write(all: &[Results]) -> Result<()> {
         let tables: Vec<_> = (scenario.tables)(results).iter().map(Table::markdown).collect();
         section.push_str(&tables.join("\n"));
         replace(&mut text, scenario.name, scenario.title, &section);
+        std::fs::write(&path, text)?;
     }
-    std::fs::write(&path, text)
+    Ok(())
 }
 
 /// Replaces what is between the markers of `name`; a section that is not there goes to the end, under a heading.

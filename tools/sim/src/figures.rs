@@ -13,6 +13,8 @@ pub(crate) enum Metric {
     P999,
     /// Calls that were answered well, of all: percent.
     Success,
+    /// The same of the calls that came after the fault.
+    SuccessAfter,
     /// Calls that were not: a number.
     Errors,
     /// Slow calls, of all: percent, and a number of those that arrived in the fault.
@@ -51,11 +53,12 @@ pub(crate) enum Metric {
 }
 
 impl Metric {
-    pub(crate) const ALL: [Self; 21] = [
+    pub(crate) const ALL: [Self; 22] = [
         Self::P50,
         Self::P99,
         Self::P999,
         Self::Success,
+        Self::SuccessAfter,
         Self::Errors,
         Self::Slow,
         Self::SlowInFault,
@@ -82,6 +85,7 @@ impl Metric {
             Self::P99 => "p99_ms",
             Self::P999 => "p999_ms",
             Self::Success => "success_percent",
+            Self::SuccessAfter => "success_after_percent",
             Self::Errors => "errors",
             Self::Slow => "slow_percent",
             Self::SlowInFault => "slow_in_fault",
@@ -109,6 +113,7 @@ impl Metric {
             Self::P99 => "p99 ms",
             Self::P999 => "p99.9 ms",
             Self::Success => "success %",
+            Self::SuccessAfter => "success % after",
             Self::Errors => "errors",
             Self::Slow => "slow %",
             Self::SlowInFault => "slow in fault",
@@ -135,14 +140,14 @@ impl Metric {
             Self::Errors | Self::LostInDrain | Self::InFlight99 | Self::Goodput | Self::Ejected => 1,
             Self::MaxMean | Self::HealthyMaxMean | Self::Overshoot | Self::Regret | Self::Overhead => 2,
             Self::BadHit => 2,
-            Self::Success | Self::Slow | Self::Attempts => 3,
+            Self::Success | Self::SuccessAfter | Self::Slow | Self::Attempts => 3,
             Self::SteadyShare => 4,
         };
         if value.is_infinite() { "never".to_owned() } else { format!("{value:.digits$}") }
     }
 
-    fn larger_is_better(self) -> bool {
-        matches!(self, Self::Success | Self::Goodput)
+    pub(crate) fn larger_is_better(self) -> bool {
+        matches!(self, Self::Success | Self::SuccessAfter | Self::Goodput)
     }
 }
 
@@ -212,6 +217,8 @@ impl Run {
             let end = (config.length / BUCKET) as usize;
             let fair = bad.len() as f64 / f64::from(config.servers);
             let share = |window: std::ops::Range<usize>| shares.of(&bad, window);
+            let (calls, errors) = record.after_fault;
+            whole.set(Metric::SuccessAfter, 100.0 - 100.0 * errors as f64 / calls.max(1) as f64);
             whole.set(Metric::HealthyMaxMean, shares.most_of(config.healthy(), from..to));
             whole.set(Metric::SlowInFault, record.slow_in_fault as f64);
             whole.set(Metric::BadHit, 100.0 * share(from..to));

@@ -55,6 +55,8 @@ pub(crate) struct Record {
     pub(crate) members: Vec<Membership>,
     /// Slow calls that arrived while the fault lasted.
     pub(crate) slow_in_fault: u64,
+    /// Calls that arrived after the fault, and those that were not answered well.
+    pub(crate) after_fault: (u64, u64),
     /// Calls that failed because a server that was replaced had gone.
     pub(crate) lost_in_drain: u64,
     pub(crate) probes: u64,
@@ -74,6 +76,7 @@ impl Record {
             good: vec![0; buckets],
             members: Vec::new(),
             slow_in_fault: 0,
+            after_fault: (0, 0),
             lost_in_drain: 0,
             probes: 0,
             most_ejected: 0.0,
@@ -95,6 +98,11 @@ impl Record {
         let slow = latency > config.slow_ns;
         if slow && config.faults.first().is_some_and(|fault| fault.span.contains(born)) {
             self.slow_in_fault += 1;
+        }
+        if config.faults.first().is_some_and(|fault| born >= fault.span.to) {
+            let (calls, errors) = &mut self.after_fault;
+            *calls += 1;
+            *errors += u64::from(outcome != Outcome::Ok);
         }
         if outcome == Outcome::Ok
             && let Some(good) = self.good.get_mut(((born + latency) / BUCKET) as usize)

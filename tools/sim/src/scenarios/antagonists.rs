@@ -4,7 +4,7 @@
 //! a third of the neighbours leave nothing at any time, and a fifth of the machines are half as fast, so who spreads load
 //! evenly overloads some servers long before the fleet is full; the fleet as a whole has more than twice its allocation.
 
-use super::{CONTESTANTS, Case, Scenario};
+use super::{BALANCE, CONTESTANTS, Case, Scenario};
 use crate::chance::Dist;
 use crate::engine::config::{Config, MILLIS, SECONDS, Span};
 use crate::engine::fleet::{Discipline, Machine};
@@ -18,6 +18,7 @@ use crate::table::Table;
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "s4",
     title: "S4: neighbours who take the processor, at rising load",
+    page: BALANCE,
     about: "\
 100 clients, 100 servers, calls of 13 ms of a core (normal with σ = μ, cut off at zero), a deadline of 5 s. A server has one
 core of its own on a machine of ten, and what its neighbours leave; their needs are drawn anew every 10 s. A fifth of the

@@ -3,8 +3,10 @@
 mod antagonists;
 mod fast_failures;
 mod fidelity;
+mod lossy;
 mod restart;
 mod slow_server;
+mod zones;
 
 use crate::engine::config::Config;
 use crate::goals::Goal;
@@ -23,7 +25,8 @@ pub(crate) struct Case {
 pub(crate) struct Scenario {
     pub(crate) name: &'static str,
     pub(crate) title: &'static str,
-    /// For the documentation.
+    /// The page of the documentation that has its section, and what is said there.
+    pub(crate) page: &'static str,
     pub(crate) about: &'static str,
     pub(crate) cases: fn() -> Vec<Case>,
     pub(crate) tables: fn(&Results) -> Vec<Table>,
@@ -32,10 +35,21 @@ pub(crate) struct Scenario {
     pub(crate) picture: Option<fn(&Results) -> String>,
 }
 
-pub(crate) static ALL: [Scenario; 5] =
-    [fidelity::SCENARIO, slow_server::SCENARIO, fast_failures::SCENARIO, antagonists::SCENARIO, restart::SCENARIO];
+pub(crate) static ALL: [Scenario; 7] = [
+    fidelity::SCENARIO,
+    slow_server::SCENARIO,
+    fast_failures::SCENARIO,
+    antagonists::SCENARIO,
+    restart::SCENARIO,
+    lossy::SCENARIO,
+    zones::SCENARIO,
+];
 
-/// Everybody but the yardsticks.
+/// Pages with sections: how we balance, and how we keep away from who does badly.
+const BALANCE: &str = "balance.md";
+const OUTLIERS: &str = "outliers.md";
+
+/// Everybody but the yardsticks and those who eject.
 const CONTESTANTS: &[&str] = &[
     "random",
     "round-robin",
@@ -47,5 +61,19 @@ const CONTESTANTS: &[&str] = &[
     "prequal",
     crate::strategies::TOWLINE,
     crate::strategies::TOWLINE_HOT_COLD,
+    crate::strategies::ORACLE,
+];
+
+/// Those who eject, and of the others the ones that are worth a comparison.
+const WITH_EJECTION: &[&str] = &[
+    "round-robin",
+    "p2c-least-request",
+    "tower-p2c-ewma",
+    "prequal",
+    "envoy",
+    "grpc-a50",
+    "finagle",
+    "linkerd",
+    crate::strategies::TOWLINE,
     crate::strategies::ORACLE,
 ];
