@@ -26,7 +26,7 @@ impl Results {
     /// that it does not matter on how many threads they are done.
     pub(crate) fn new(scenario: &'static Scenario, seeds: u64) -> Self {
         let cases: Vec<_> =
-            (scenario.cases)().into_iter().map(|case| (strategies::named(case.strategies), case)).collect();
+            (scenario.cases)().into_iter().map(|case| (strategies::named(&case.strategies), case)).collect();
         let jobs: Vec<_> = cases
             .iter()
             .flat_map(|(strategies, case)| strategies.iter().map(move |strategy| (case, *strategy)))

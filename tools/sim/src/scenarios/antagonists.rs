@@ -75,7 +75,7 @@ fn config() -> Config {
 
 fn cases() -> Vec<Case> {
     let spans = LADDER.map(|load| format!("{load:.2}")).into();
-    vec![Case { name: "ladder".to_owned(), config: config(), strategies: CONTESTANTS, spans }]
+    vec![Case { name: "ladder".to_owned(), config: config(), strategies: CONTESTANTS.to_vec(), spans }]
 }
 
 fn tables(results: &Results) -> Vec<Table> {

@@ -3,7 +3,7 @@
 //! Who takes a fast failure for a fast answer sends the broken servers more than their share; and with two choices even a
 //! perfect metric goes wrong when both are broken, so only who ejects them can do better.
 
-use super::{BALANCE, Case, Scenario};
+use super::{BALANCE, COMPARED, CONTESTANTS, Case, EJECTING, Scenario};
 use crate::chance::Dist;
 use crate::engine::config::{Config, Fault, MILLIS, SECONDS, Span};
 use crate::engine::fleet::{Condition, Discipline, Reach};
@@ -11,7 +11,7 @@ use crate::figures::Metric;
 use crate::goals::Goal;
 use crate::plot::lines;
 use crate::results::Results;
-use crate::strategies::{ORACLE, TOWLINE, TOWLINE_HOT_COLD, yardstick};
+use crate::strategies::{TOWLINE, yardstick};
 use crate::table::Table;
 
 pub(super) const SCENARIO: Scenario = Scenario {
@@ -51,23 +51,6 @@ const BAD_HIT_LIMIT: f64 = 0.2;
 const MAX_MEAN_LIMIT: f64 = 1.15;
 /// So many fail this part of their calls.
 const INTERMITTENT: (u32, f64) = (2, 0.3);
-const STRATEGIES: &[&str] = &[
-    "random",
-    "round-robin",
-    "least-request",
-    "p2c-least-request",
-    "tower-p2c-pending",
-    "tower-p2c-ewma",
-    "prequal-no-probes",
-    "prequal",
-    "envoy",
-    "grpc-a50",
-    "finagle",
-    "linkerd",
-    TOWLINE,
-    TOWLINE_HOT_COLD,
-    ORACLE,
-];
 
 /// A part of the calls fails.
 pub(super) fn fails(part: f64) -> Condition {
@@ -106,12 +89,18 @@ fn refusing(bad: u32) -> String {
 }
 
 fn cases() -> Vec<Case> {
-    let case =
-        |name, bad, condition| Case { name, config: config(bad, condition), strategies: STRATEGIES, spans: Vec::new() };
+    let case = |name, strategies: &[_], bad, condition| Case {
+        name,
+        config: config(bad, condition),
+        strategies: strategies.to_vec(),
+        spans: Vec::new(),
+    };
+    let everybody = [CONTESTANTS, EJECTING].concat();
     let (some, part) = INTERMITTENT;
-    let failing = BAD.map(|bad| case(case_name(bad), bad, fails(1.0)));
-    let refusing = BAD.map(|bad| case(refusing(bad), bad, refuses()));
-    let intermittent = case(format!("{} fail {part} of their calls", case_name(some)), some, fails(part));
+    let failing = BAD.map(|bad| case(case_name(bad), &everybody, bad, fails(1.0)));
+    let refusing = BAD.map(|bad| case(refusing(bad), COMPARED, bad, refuses()));
+    let name = format!("{} fail {part} of their calls", case_name(some));
+    let intermittent = case(name, COMPARED, some, fails(part));
     failing.into_iter().chain(refusing).chain([intermittent]).collect()
 }
 

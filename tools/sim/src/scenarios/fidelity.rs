@@ -45,13 +45,13 @@ fn cases() -> Vec<Case> {
     let slow = Case {
         name: SLOW.to_owned(),
         config: slow_server::config(),
-        strategies: &["random", "round-robin", "least-request", "p2c-least-request", "tower-p2c-ewma"],
+        strategies: vec!["random", "round-robin", "least-request", "p2c-least-request", "tower-p2c-ewma"],
         spans: Vec::new(),
     };
     let failing = fast_failures::BAD.map(|bad| Case {
         name: fast_failures::case_name(bad),
         config: fast_failures::config(bad, fast_failures::fails(1.0)),
-        strategies: &["p2c-perfect", "p2c-error-blind"],
+        strategies: vec!["p2c-perfect", "p2c-error-blind"],
         spans: Vec::new(),
     });
     [slow].into_iter().chain(failing).collect()

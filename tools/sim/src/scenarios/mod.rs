@@ -17,7 +17,7 @@ use crate::table::Table;
 pub(crate) struct Case {
     pub(crate) name: String,
     pub(crate) config: Config,
-    pub(crate) strategies: &'static [&'static str],
+    pub(crate) strategies: Vec<&'static str>,
     /// The names of the spans that are measured, if there are several.
     pub(crate) spans: Vec<String>,
 }
@@ -64,8 +64,10 @@ const CONTESTANTS: &[&str] = &[
     crate::strategies::ORACLE,
 ];
 
+const EJECTING: &[&str] = &["envoy", "grpc-a50", "finagle", "linkerd"];
+
 /// Those who eject, and of the others the ones that are worth a comparison.
-const WITH_EJECTION: &[&str] = &[
+const COMPARED: &[&str] = &[
     "round-robin",
     "p2c-least-request",
     "tower-p2c-ewma",

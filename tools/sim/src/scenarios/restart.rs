@@ -73,7 +73,7 @@ fn config(length: u64, restart: bool) -> Config {
 fn cases() -> Vec<Case> {
     let case = |name: &str, length| {
         let config = config(length, name == RESTART);
-        Case { name: name.to_owned(), config, strategies: CONTESTANTS, spans: Vec::new() }
+        Case { name: name.to_owned(), config, strategies: CONTESTANTS.to_vec(), spans: Vec::new() }
     };
     vec![case(RESTART, LENGTH_S), case(STEADY, STEADY_LENGTH_S)]
 }

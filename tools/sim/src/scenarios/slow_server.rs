@@ -65,7 +65,7 @@ pub(super) fn config() -> Config {
 }
 
 fn cases() -> Vec<Case> {
-    vec![Case { name: "1 of 11".to_owned(), config: config(), strategies: CONTESTANTS, spans: Vec::new() }]
+    vec![Case { name: "1 of 11".to_owned(), config: config(), strategies: CONTESTANTS.to_vec(), spans: Vec::new() }]
 }
 
 fn tables(results: &Results) -> Vec<Table> {

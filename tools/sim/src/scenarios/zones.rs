@@ -4,7 +4,7 @@
 //! refuse some of it: a server's queue is longer than anybody waits, so a server that is overloaded for some seconds works for callers
 //! who have left, and does so until the load falls below what it can do.
 
-use super::{Case, OUTLIERS, Scenario, WITH_EJECTION};
+use super::{COMPARED, Case, OUTLIERS, Scenario};
 use crate::chance::Dist;
 use crate::engine::config::{Config, Fault, MILLIS, SECONDS, Span};
 use crate::engine::fleet::{Condition, Discipline, Reach};
@@ -91,7 +91,7 @@ fn name(fault: &str, load: f64) -> String {
 fn cases() -> Vec<Case> {
     let case = |fault, load| {
         let config = config(fault, load);
-        Case { name: name(fault, load), config, strategies: WITH_EJECTION, spans: Vec::new() }
+        Case { name: name(fault, load), config, strategies: COMPARED.to_vec(), spans: Vec::new() }
     };
     LOADS.into_iter().flat_map(|load| FAULTS.map(|fault| case(fault, load))).collect()
 }
