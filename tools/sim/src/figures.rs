@@ -346,3 +346,86 @@ impl Spread {
         if count > 1.0 { (squares / (count - 1.0) / count).sqrt() } else { f64::INFINITY }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chance::Dist;
+    use crate::engine::config::{Fault, Span};
+    use crate::engine::fleet::{Condition, Discipline};
+    use crate::engine::record::Membership;
+    use crate::strategy::Outcome;
+
+    /// Server 0 of four is bad from 10 s to 20 s of 40 s. The three others can do 300 calls per second.
+    fn config() -> Config {
+        Config {
+            servers: 4,
+            discipline: Discipline::Slots { slots: 1, queue: 0 },
+            demand: Dist::Normal { mean: 1.0, sd: 0.0 },
+            mean_demand: 10.0 * MILLIS as f64,
+            clients: 1,
+            rates: Vec::new(),
+            length: 40 * SECONDS,
+            deadline: Some(SECONDS),
+            measured: vec![Span::seconds(0, 40)],
+            slow_ns: SECONDS,
+            faults: vec![Fault { servers: vec![0], span: Span::seconds(10, 20), condition: Condition::default() }],
+            restart: None,
+        }
+    }
+
+    /// Calls per second and server, in each second.
+    fn run(calls: impl Fn(u64, ServerId) -> u64, outcome: impl Fn(ServerId) -> Outcome) -> Run {
+        let config = config();
+        let mut record = Record::new(&config);
+        for second in 0..40 {
+            for server in 0..4 {
+                let calls = calls(second, server);
+                for call in 0..calls {
+                    let now = second * SECONDS + call * SECONDS / calls;
+                    record.pick(now, server);
+                    record.end(&config, now, config.span_of(now), MILLIS, outcome(server));
+                }
+            }
+        }
+        record.members = vec![Membership { joined: 0, left: u64::MAX }; 4];
+        Run::new(&config, &record)
+    }
+
+    fn is_near(run: &Run, metric: Metric, expected: f64) -> bool {
+        run.whole.get(metric).is_some_and(|value| (value - expected).abs() < 0.02 * expected)
+    }
+
+    #[test]
+    fn who_is_healthy_is_compared_among_themselves_and_while_the_fault_lasts() {
+        let during = |second| (10..20).contains(&second);
+        let calls = |second, server| match server {
+            0 => 500,
+            1 if during(second) => 130,
+            _ => 100,
+        };
+        let run = run(calls, |_| Outcome::Ok);
+        assert!(is_near(&run, Metric::HealthyMaxMean, 130.0 / 110.0), "{run:?}");
+    }
+
+    #[test]
+    fn whoever_comes_back_overshoots_by_its_largest_share_of_a_second_within_ten() {
+        let calls = |second, server| match (server, second) {
+            (0, 10..20) => 1,
+            (0, 25) => 200,
+            (0, 35) => 900,
+            _ => 100,
+        };
+        let run = run(calls, |_| Outcome::Ok);
+        assert!(is_near(&run, Metric::Overshoot, 4.0 * 200.0 / 500.0), "{run:?}");
+    }
+
+    #[test]
+    fn goodput_is_of_good_answers_and_of_what_the_healthy_can_do() {
+        let outcome = |server| if server == 1 { Outcome::Failed } else { Outcome::Ok };
+        let run = run(|_, server| if server == 0 { 0 } else { 90 }, outcome);
+        assert!(is_near(&run, Metric::Goodput, 60.0), "{run:?}");
+        assert!(is_near(&run, Metric::SuccessAfter, 66.7), "{run:?}");
+        assert!(run.curve.iter().all(|good| (good - 0.6).abs() < 0.02), "{run:?}");
+    }
+}

@@ -125,6 +125,12 @@ pub(crate) struct Fleet {
 }
 
 impl Fleet {
+    /// For strategies that do not look.
+    #[cfg(test)]
+    pub(crate) fn nobody() -> Self {
+        Self { servers: Vec::new(), mean_demand: 1.0, deadline: None }
+    }
+
     pub(crate) fn server(&self, id: ServerId) -> &Server {
         &self.servers[id as usize]
     }

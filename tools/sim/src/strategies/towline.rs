@@ -196,3 +196,39 @@ where
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn towline(servers: ServerId) -> Box<dyn Strategy> {
+        let mut towline = default(Rng::with_seed(1));
+        (0..servers).for_each(|id| towline.change(0, Change::Added(id)));
+        towline
+    }
+
+    #[test]
+    fn a_call_that_cannot_be_sent_asks_four_different_endpoints_and_no_more() {
+        let (mut towline, mut rng, fleet) = (towline(20), Rng::with_seed(1), Fleet::nobody());
+        let first = towline.pick(0, &mut rng, &fleet).expect("there are servers");
+        let mut asked = vec![first.server];
+        towline.end(first.token, 0, Outcome::Unreachable, None);
+        while let Some(pick) = towline.another(0, &mut rng, &fleet, &asked) {
+            assert!(!asked.contains(&pick.server), "{asked:?}");
+            asked.push(pick.server);
+            towline.end(pick.token, 0, Outcome::Unreachable, None);
+        }
+        assert_eq!(asked.len(), LENDERS);
+    }
+
+    #[test]
+    fn who_is_down_is_passed_over_while_anybody_is_not() {
+        let (mut towline, mut rng, fleet) = (towline(20), Rng::with_seed(1), Fleet::nobody());
+        (0..19).for_each(|id| towline.connection(0, id, Connection::Down));
+        let mut picks = (0..1_000).filter_map(|_| towline.pick(0, &mut rng, &fleet));
+        assert!(picks.all(|pick| pick.server == 19));
+        towline.connection(0, 3, Connection::Up);
+        let mut picks = (0..1_000).filter_map(|_| towline.pick(0, &mut rng, &fleet));
+        assert!(picks.all(|pick| pick.server == 19 || pick.server == 3));
+    }
+}

@@ -1,8 +1,8 @@
 //! gRPC: round robin over what is connected, and the outlier detection of its proposal A50 with the defaults that it lists for
 //! both of its rules. There is none for failures in a row.
 
-use super::super::{Connections, Members};
-use super::detection::{Host, INTERVAL, LEAST_HOSTS, MAX_EJECTED, Tally, least_rate, rate};
+use super::super::Connections;
+use super::detection::{Hosts, INTERVAL, LEAST_HOSTS, MAX_EJECTED, Tally, least_rate, rate};
 use super::is_good;
 use crate::chance::Rng;
 use crate::engine::fleet::Fleet;
@@ -30,18 +30,19 @@ impl Strategy for Grpc {
     /// Whoever is ejected counts as not connected. When nobody is left calls fail.
     fn pick(&mut self, _: u64, _: &mut Rng, _: &Fleet) -> Option<Pick> {
         let Self { connections, detector, next, .. } = self;
-        let ready = detector.members.only(|id| connections.is_up(id) && !detector.is_ejected(id));
+        let hosts = &detector.hosts;
+        let ready = hosts.members.only(|id| connections.is_up(id) && !hosts.is_ejected(id));
         *next += 1;
         let server = ready.get(next.checked_rem(ready.len())?);
         Some(Pick { server, token: server.into() })
     }
 
     fn end(&mut self, token: Token, _: u64, outcome: Outcome, _: Option<LoadReport>) {
-        self.detector.hosts[token as usize].count(is_good(outcome));
+        self.detector.hosts.get(token as ServerId).count(is_good(outcome));
     }
 
     fn change(&mut self, _: u64, change: Change) {
-        self.detector.change(change);
+        self.detector.hosts.change(change);
         self.connections.change(change);
     }
 
@@ -65,42 +66,25 @@ impl Strategy for Grpc {
     }
 
     fn ejected(&self) -> usize {
-        self.detector.ejected()
+        self.detector.hosts.ejected()
     }
 }
 
 #[derive(Default)]
 struct Detector {
-    members: Members,
-    /// By server.
-    hosts: Vec<Host>,
+    hosts: Hosts,
 }
 
 impl Detector {
-    fn change(&mut self, change: Change) {
-        self.members.change(change);
-        if let Change::Added(id) = change {
-            self.hosts.resize_with(id as usize + 1, Host::default);
-        }
-    }
-
-    fn is_ejected(&self, id: ServerId) -> bool {
-        self.hosts[id as usize].is_ejected()
-    }
-
-    fn ejected(&self) -> usize {
-        self.members.iter().filter(|id| self.is_ejected(*id)).count()
-    }
-
     /// The cap is looked at before, so that one more than a tenth may be out, and always one.
     fn eject(&mut self, id: ServerId, now: u64) {
-        if 100 * self.ejected() < MAX_EJECTED * self.members.len() {
-            self.hosts[id as usize].eject(now, u64::MAX);
+        if 100 * self.hosts.ejected() < MAX_EJECTED * self.hosts.members.len() {
+            self.hosts.get(id).eject(now, u64::MAX);
         }
     }
 
     fn sweep(&mut self, now: u64) {
-        let tallies: Vec<_> = self.members.iter().map(|id| (id, self.hosts[id as usize].take())).collect();
+        let tallies = self.hosts.take();
         if let Some(least) = least_rate(tallies.iter().map(|(_, tally)| *tally)) {
             let bad = tallies.iter().filter(|(_, tally)| rate(*tally).is_some_and(|rate| rate < least));
             bad.for_each(|(id, _)| self.eject(*id, now));
@@ -110,8 +94,8 @@ impl Detector {
             let bad = counted().filter(|(_, tally)| failures(*tally) > MOST_FAILURES);
             bad.for_each(|(id, _)| self.eject(*id, now));
         }
-        for id in self.members.iter() {
-            self.hosts[id as usize].look(now);
+        for (id, _) in tallies {
+            self.hosts.get(id).look(now);
         }
     }
 }
@@ -129,8 +113,8 @@ mod tests {
     fn swept(tallies: &[(u32, u32)]) -> Detector {
         let mut detector = Detector::default();
         for (id, (all, good)) in (0..).zip(tallies) {
-            detector.change(Change::Added(id));
-            (0..*all).for_each(|call| detector.hosts[id as usize].count(call < *good));
+            detector.hosts.change(Change::Added(id));
+            (0..*all).for_each(|call| detector.hosts.get(id).count(call < *good));
         }
         detector.sweep(INTERVAL);
         detector
@@ -140,24 +124,24 @@ mod tests {
     fn the_cap_lets_a_tenth_and_the_one_that_passes_it() {
         for (hosts, bad, ejected) in [(5, 1, 1), (10, 1, 1), (11, 2, 2), (20, 2, 2), (20, 4, 2), (30, 6, 3)] {
             let tallies: Vec<_> = (0..hosts).map(|id| (100, if id < bad { 0 } else { 100 })).collect();
-            assert_eq!(swept(&tallies).ejected(), ejected, "{bad} of {hosts}");
+            assert_eq!(swept(&tallies).hosts.ejected(), ejected, "{bad} of {hosts}");
         }
     }
 
     #[test]
     fn who_is_too_many_for_the_success_rate_is_found_by_failures() {
         let tallies: Vec<_> = (0..20).map(|id| (100, if id < 5 { 0 } else { 100 })).collect();
-        assert_eq!(swept(&tallies).ejected(), 2);
+        assert_eq!(swept(&tallies).hosts.ejected(), 2);
         // Only the total failures are.
         let tallies: Vec<_> = (0..20).map(|id| (100, if id < 5 { 15 } else { 100 })).collect();
-        assert_eq!(swept(&tallies).ejected(), 0);
+        assert_eq!(swept(&tallies).hosts.ejected(), 0);
     }
 
     #[test]
     fn few_calls_are_not_judged() {
         let tallies: Vec<_> = (0..20).map(|id| (49, if id < 1 { 0 } else { 49 })).collect();
-        assert_eq!(swept(&tallies).ejected(), 0);
+        assert_eq!(swept(&tallies).hosts.ejected(), 0);
         let tallies: Vec<_> = (0..20).map(|id| (50, if id < 1 { 0 } else { 50 })).collect();
-        assert_eq!(swept(&tallies).ejected(), 1);
+        assert_eq!(swept(&tallies).hosts.ejected(), 1);
     }
 }

@@ -1,7 +1,9 @@
 //! What Envoy's and gRPC's outlier detection share: counts per interval, the success-rate rule, and how long an ejection
 //! lasts.
 
+use super::super::Members;
 use crate::engine::config::SECONDS;
+use crate::strategy::{Change, ServerId};
 
 pub(super) const INTERVAL: u64 = 10 * SECONDS;
 const BASE: u64 = 30 * SECONDS;
@@ -36,11 +38,6 @@ impl Host {
         self.tally.good += u32::from(is_good);
     }
 
-    /// The interval is over.
-    pub(super) fn take(&mut self) -> Tally {
-        std::mem::take(&mut self.tally)
-    }
-
     pub(super) fn is_ejected(&self) -> bool {
         self.ejected_at.is_some()
     }
@@ -59,6 +56,40 @@ impl Host {
             Some(_) => return false,
         }
         self.ejected_at.is_none()
+    }
+}
+
+/// All of them, by server.
+#[derive(Default)]
+pub(super) struct Hosts {
+    pub(super) members: Members,
+    hosts: Vec<Host>,
+}
+
+impl Hosts {
+    pub(super) fn change(&mut self, change: Change) {
+        self.members.change(change);
+        if let Change::Added(id) = change {
+            self.hosts.resize_with(id as usize + 1, Host::default);
+        }
+    }
+
+    pub(super) fn get(&mut self, id: ServerId) -> &mut Host {
+        &mut self.hosts[id as usize]
+    }
+
+    pub(super) fn is_ejected(&self, id: ServerId) -> bool {
+        self.hosts[id as usize].is_ejected()
+    }
+
+    pub(super) fn ejected(&self) -> usize {
+        self.members.iter().filter(|id| self.is_ejected(*id)).count()
+    }
+
+    /// The interval is over.
+    pub(super) fn take(&mut self) -> Vec<(ServerId, Tally)> {
+        let Self { members, hosts } = self;
+        members.iter().map(|id| (id, std::mem::take(&mut hosts[id as usize].tally))).collect()
     }
 }
 

@@ -2,7 +2,7 @@
 //! success rate far below the others', a tenth of the hosts at most, and everybody when more than half are out.
 
 use super::super::Members;
-use super::detection::{Host, INTERVAL, MAX_EJECTED, MOST_TIMES, least_rate, rate};
+use super::detection::{Hosts, INTERVAL, MAX_EJECTED, MOST_TIMES, least_rate, rate};
 use super::is_good;
 use crate::chance::Rng;
 use crate::engine::fleet::Fleet;
@@ -41,7 +41,7 @@ impl Strategy for Envoy {
 
     fn change(&mut self, _: u64, change: Change) {
         self.detector.change(change);
-        self.in_flight.resize(self.detector.hosts.len(), 0);
+        self.in_flight.resize(self.detector.failures.len(), 0);
     }
 
     fn next_wake(&self) -> Option<u64> {
@@ -56,67 +56,58 @@ impl Strategy for Envoy {
     }
 
     fn ejected(&self) -> usize {
-        self.detector.ejected()
+        self.detector.hosts.ejected()
     }
 }
 
 #[derive(Default)]
 struct Detector {
-    members: Members,
-    /// By server, with the failures in a row.
-    hosts: Vec<(Host, u32)>,
+    hosts: Hosts,
+    /// In a row, by server.
+    failures: Vec<u32>,
 }
 
 impl Detector {
     fn change(&mut self, change: Change) {
-        self.members.change(change);
+        self.hosts.change(change);
         if let Change::Added(id) = change {
-            self.hosts.resize_with(id as usize + 1, Default::default);
+            self.failures.resize(id as usize + 1, 0);
         }
-    }
-
-    fn is_ejected(&self, id: ServerId) -> bool {
-        self.hosts[id as usize].0.is_ejected()
-    }
-
-    fn ejected(&self) -> usize {
-        self.members.iter().filter(|id| self.is_ejected(*id)).count()
     }
 
     /// Everybody in panic.
     fn usable(&self) -> Members {
-        let healthy = self.members.only(|id| !self.is_ejected(id));
-        if 2 * healthy.len() < self.members.len() { self.members.clone() } else { healthy }
+        let members = &self.hosts.members;
+        let healthy = members.only(|id| !self.hosts.is_ejected(id));
+        if 2 * healthy.len() < members.len() { members.clone() } else { healthy }
     }
 
     /// Unless it would be one too many.
     fn eject(&mut self, id: ServerId, now: u64) {
-        if 100 * (self.ejected() + 1) <= MAX_EJECTED * self.members.len() {
-            self.hosts[id as usize].0.eject(now, MOST_TIMES);
+        if 100 * (self.hosts.ejected() + 1) <= MAX_EJECTED * self.hosts.members.len() {
+            self.hosts.get(id).eject(now, MOST_TIMES);
         }
     }
 
     fn ended(&mut self, id: ServerId, now: u64, is_good: bool) {
-        let (host, failures) = &mut self.hosts[id as usize];
-        host.count(is_good);
+        self.hosts.get(id).count(is_good);
+        let failures = &mut self.failures[id as usize];
         *failures = if is_good { 0 } else { *failures + 1 };
-        if *failures >= CONSECUTIVE && !host.is_ejected() {
+        if *failures >= CONSECUTIVE && !self.hosts.is_ejected(id) {
             *failures = 0;
             self.eject(id, now);
         }
     }
 
     fn sweep(&mut self, now: u64) {
-        for id in self.members.iter() {
-            let (host, failures) = &mut self.hosts[id as usize];
-            let was_ejected = host.is_ejected();
-            if host.look(now) && was_ejected {
-                *failures = 0;
+        let tallies = self.hosts.take();
+        for (id, _) in &tallies {
+            let was_ejected = self.hosts.is_ejected(*id);
+            if self.hosts.get(*id).look(now) && was_ejected {
+                self.failures[*id as usize] = 0;
             }
         }
-        let hosts = &mut self.hosts;
-        let tallies: Vec<_> = self.members.iter().map(|id| (id, hosts[id as usize].0.take())).collect();
-        let compared = || tallies.iter().filter(|(id, _)| !self.is_ejected(*id));
+        let compared = || tallies.iter().filter(|(id, _)| !self.hosts.is_ejected(*id));
         let Some(least) = least_rate(compared().map(|(_, tally)| *tally)) else { return };
         let is_bad = |tally| rate(tally).is_some_and(|rate| rate < least);
         let bad: Vec<_> = compared().filter(|(_, tally)| is_bad(*tally)).map(|(id, _)| *id).collect();
@@ -148,12 +139,12 @@ mod tests {
         fail(&mut detector, 0..1, 4);
         detector.ended(0, 0, true);
         fail(&mut detector, 0..1, 4);
-        assert!(!detector.is_ejected(0));
+        assert!(!detector.hosts.is_ejected(0));
         fail(&mut detector, 0..1, 1);
-        assert!(detector.is_ejected(0));
+        assert!(detector.hosts.is_ejected(0));
         for (after, is_ejected) in [(10, true), (20, true), (30, false)] {
             detector.sweep(after * SECONDS);
-            assert_eq!(detector.is_ejected(0), is_ejected, "{after} s");
+            assert_eq!(detector.hosts.is_ejected(0), is_ejected, "{after} s");
         }
     }
 
@@ -162,7 +153,7 @@ mod tests {
         for (hosts, ejected) in [(5, 0), (9, 0), (10, 1), (19, 1), (20, 2), (30, 3)] {
             let mut detector = detector(hosts);
             fail(&mut detector, 0..hosts, 50);
-            assert_eq!(detector.ejected(), ejected, "{hosts}");
+            assert_eq!(detector.hosts.ejected(), ejected, "{hosts}");
         }
     }
 
@@ -172,17 +163,17 @@ mod tests {
         for call in 0..100 {
             (0..20).for_each(|id| detector.ended(id, 0, id != 0 || call % 3 != 0));
         }
-        assert_eq!(detector.ejected(), 0);
+        assert_eq!(detector.hosts.ejected(), 0);
         detector.sweep(INTERVAL);
-        assert!(detector.is_ejected(0) && detector.ejected() == 1);
+        assert!(detector.hosts.is_ejected(0) && detector.hosts.ejected() == 1);
     }
 
     #[test]
     fn in_panic_all_are_used() {
         let mut detector = detector(20);
-        (0..10).for_each(|id| detector.hosts[id].0.eject(0, MOST_TIMES));
+        (0..10).for_each(|id| detector.hosts.get(id).eject(0, MOST_TIMES));
         assert_eq!(detector.usable().len(), 10);
-        detector.hosts[10].0.eject(0, MOST_TIMES);
+        detector.hosts.get(10).eject(0, MOST_TIMES);
         assert_eq!(detector.usable().len(), 20);
     }
 }

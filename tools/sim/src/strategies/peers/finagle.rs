@@ -138,7 +138,7 @@ mod tests {
     fn four_draws_find_who_is_open_but_for_one_in_a_hundred() {
         let mut finagle = finagle(20);
         (0..10).for_each(|id| finagle.connection(0, id, Connection::Down));
-        let (mut rng, fleet) = (Rng::with_seed(1), Fleet { servers: Vec::new(), mean_demand: 1.0, deadline: None });
+        let (mut rng, fleet) = (Rng::with_seed(1), Fleet::nobody());
         let mut closed = 0;
         for now in 0..100_000 {
             let pick = finagle.pick(now, &mut rng, &fleet).expect("there are nodes");

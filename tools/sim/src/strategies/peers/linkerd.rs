@@ -118,7 +118,7 @@ mod tests {
         (0..3).for_each(|id| linkerd.change(0, Change::Added(id)));
         linkerd.connection(0, 0, Connection::Lost);
         (0..7).for_each(|_| linkerd.endpoints[1].breaker.end(0, false, &mut Rng::with_seed(1)));
-        let (mut rng, fleet) = (Rng::with_seed(1), Fleet { servers: Vec::new(), mean_demand: 1.0, deadline: None });
+        let (mut rng, fleet) = (Rng::with_seed(1), Fleet::nobody());
         for now in 0..100 {
             assert!(linkerd.pick(now, &mut rng, &fleet).is_some_and(|pick| pick.server == 2));
         }
