@@ -43,3 +43,28 @@ fn replace(text: &mut String, name: &str, heading: &str, section: &str) {
         None => text.push_str(&format!("\n## {heading}\n\n{begin}\n{section}\n{end}")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenarios;
+
+    #[test]
+    fn every_scenario_has_a_section_on_its_page() {
+        for scenario in &scenarios::ALL {
+            let text = std::fs::read_to_string(docs().join(scenario.page)).unwrap_or_default();
+            for marker in ["", "/"].map(|slash| format!("<!-- {slash}sim:{} -->\n", scenario.name)) {
+                assert_eq!(text.matches(&marker).count(), 1, "{marker} in {}", scenario.page);
+            }
+        }
+    }
+
+    #[test]
+    fn a_section_is_replaced_in_its_place_and_a_new_one_goes_to_the_end() {
+        let mut text = "# Page\n\n<!-- sim:a -->\nold\n<!-- /sim:a -->\nrest\n".to_owned();
+        replace(&mut text, "a", "A", "new");
+        assert_eq!(text, "# Page\n\n<!-- sim:a -->\n\nnew\n<!-- /sim:a -->\nrest\n");
+        replace(&mut text, "b", "B", "other");
+        assert!(text.ends_with("rest\n\n## B\n\n<!-- sim:b -->\n\nother\n<!-- /sim:b -->\n"), "{text}");
+    }
+}

@@ -2,7 +2,8 @@
 //!
 //! Calls arrive in an open loop, as a Poisson process per client, and their latency counts from their arrival, so that
 //! nobody looks better by letting calls wait outside. A call's demand is drawn with the call and not with the server that
-//! gets it: all strategies under one seed face the same work, and differ by where they send it.
+//! gets it: all strategies under one seed face the same work, and differ by where they send it. What is below a balancer, a
+//! pool of connections to each server, is the same for all of them.
 
 pub(crate) mod call;
 mod clients;

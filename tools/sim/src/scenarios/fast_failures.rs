@@ -1,7 +1,8 @@
-//! S2: one, two or five of twenty servers answer every call with an error, after one millisecond, or refuse connections.
+//! S2: one, two or five of twenty servers answer every call with an error, after one millisecond, or refuse
+//! connections.
 //!
-//! Who takes a fast failure for a fast answer sends the broken servers more than their share; and with two choices even a
-//! perfect metric goes wrong when both are broken, so only who ejects them can do better.
+//! Who takes a fast failure for a fast answer sends the broken servers more than their share; and with two choices even
+//! a perfect metric goes wrong when both are broken, so only who ejects them can do better.
 
 use super::{BALANCE, COMPARED, CONTESTANTS, Case, EJECTING, Scenario};
 use crate::chance::Dist;
@@ -21,11 +22,11 @@ pub(super) const SCENARIO: Scenario = Scenario {
     about: "\
 10 clients with 200 calls per second each over 70 s, 20 servers of 16 slots, log-normal service of 50 ms (σ 0.5 of the
 logarithm). Between 20 s and 50 s some servers fail every call after 1 ms, or refuse connections and reset those that there
-are, or fail three calls in ten. Bad-hit is the share of the attempts that goes to them, and *p2c-perfect* of the fidelity check is the floor
-of two choices with a perfect metric, k(k−1)/n(n−1). Max/mean is of the healthy servers over the 30 s of the fault: in a second
-chance alone makes more of a difference than it may. Latencies are of calls that were answered well. What Prequal does against
-servers that attract by failing is not published, so its rule is bare. Envoy, gRPC, Finagle and Linkerd follow their
-documented rules and defaults. The picture shows the share of the broken servers; their fair share is 1.",
+are, or fail three calls in ten. Bad-hit is the share of the attempts that goes to them; the floor of two choices with a
+perfect metric is k(k−1)/n(n−1). Max/mean is of the healthy servers over the 30 s of the fault: in one second chance alone
+makes more of a difference than it may. Latencies are of calls that were answered well. What Prequal does against servers
+that attract by failing is not published, so its rule is bare. Envoy, gRPC, Finagle and Linkerd follow their documented
+rules and defaults. The picture shows the share of the broken servers; their fair share is 1.",
     cases,
     tables,
     goals,

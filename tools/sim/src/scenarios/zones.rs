@@ -1,8 +1,8 @@
 //! S10: one of three zones is lost, and the other two have just enough capacity, or a little less.
 //!
-//! A third of the servers is more than most balancers dare to eject. When the survivors cannot do all the work, somebody has to
-//! refuse some of it: a server's queue is longer than anybody waits, so a server that is overloaded for some seconds works for callers
-//! who have left, and does so until the load falls below what it can do.
+//! A third of the servers is more than most balancers dare to eject. When the survivors cannot do all the work,
+//! somebody has to refuse some of it: a server's queue is longer than anybody waits, so a server that is overloaded for
+//! some seconds works for callers who have left, and does so until the load falls below what it can do.
 
 use super::{COMPARED, Case, OUTLIERS, Scenario};
 use crate::chance::Dist;
@@ -19,13 +19,16 @@ pub(super) const SCENARIO: Scenario = Scenario {
     title: "S10: a zone is lost",
     page: OUTLIERS,
     about: "\
-10 clients, three zones of 10 servers of 8 slots each, log-normal service of 50 ms (σ 0.5 of the logarithm), a deadline of
-1 s. From 20 s to 50 s of 65 s one zone fails every call after 1 ms, or falls silent (no packet gets through, connections are given
-up after 20 s without an answer and dials after 5 s), or takes ten times as long. The load is 0.8 or 1.07 of what the other two
-can do. 200 calls may wait at a server: more than it can do within the deadline, so that whoever fills the queues gets nothing
-for it. Success and latencies are of the calls that came between the second second of the fault and its end, *after* is of those that came
-later; goodput is good answers in the fault over the capacity of the healthy zones; overshoot is the largest share that the zone
-gets in a second of the ten after its return, over its fair one. The picture shows goodput over time where the survivors are overloaded; 1 is what they can do.",
+10 clients, three zones of 10 servers of 8 slots each, log-normal service of 50 ms (σ 0.5 of the logarithm), a deadline of 1
+s. From 20 s to 50 s of 65 s one zone fails every call after 1 ms, or falls silent (no packet gets through; connections are
+given up after 20 s without an answer, and dials after 5 s), or takes ten times as long. The load is 0.8 or 1.07 of what the
+other two can do. 200 calls may wait at a server, which takes it 1.25 s: whoever fills the queues waits for longer than the
+deadline, and gets nothing for it. Success and latencies are of the calls that came from a second after the beginning of the
+fault to its end, *after* is of those that came later. Goodput is the good answers in the fault over what the healthy zones
+can do. Overshoot is the largest share that the zone gets in a second of the ten after its return, over its fair one. The
+oracle refuses a call that would take longer than half of the deadline, and sends more than its share to a zone that comes
+back empty while the others have queues. The picture shows goodput over time where the survivors are overloaded; 1 is what
+they can do.",
     cases,
     tables,
     goals,
