@@ -11,7 +11,7 @@ pub(crate) struct Args {
     pub(crate) json: bool,
     /// Says which goals are held, and fails when one is missed.
     pub(crate) check: bool,
-    /// Writes `docs/balance.md` and its pictures.
+    /// Writes the sections of the documentation and their pictures.
     pub(crate) docs: bool,
 }
 

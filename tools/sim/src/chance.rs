@@ -15,6 +15,8 @@ pub(crate) enum Role {
     /// What its strategy draws.
     Client(u32),
     Network,
+    /// How long pools wait between dials.
+    Dials,
     /// Who fails, and what the neighbours of a server do.
     Servers,
 }
@@ -27,6 +29,7 @@ pub(crate) fn split(seed: u64, role: Role) -> Rng {
         Role::Client(client) => (3, client),
         Role::Network => (4, 0),
         Role::Servers => (5, 0),
+        Role::Dials => (6, 0),
     };
     Rng::with_seed(mix(mix(seed) ^ (kind << 32 | u64::from(index))))
 }

@@ -2,6 +2,7 @@
 
 use crate::engine::config::{Config, MILLIS, SECONDS};
 use crate::engine::record::{BUCKET, Record, SpanRecord};
+use crate::strategy::ServerId;
 
 /// A figure of a run, or of one of its spans.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,6 +13,8 @@ pub(crate) enum Metric {
     P999,
     /// Calls that were answered well, of all: percent.
     Success,
+    /// The same of the calls that came after the fault.
+    SuccessAfter,
     /// Calls that were not: a number.
     Errors,
     /// Slow calls, of all: percent, and a number of those that arrived in the fault.
@@ -24,12 +27,22 @@ pub(crate) enum Metric {
     /// The most calls that a server had in a second, over the mean of all: the worst second. Of subsets, the most connections:
     /// the worst moment.
     MaxMean,
+    /// The most calls that a healthy server had while the fault lasted, over the mean of the healthy: over the whole
+    /// fault, because in a second chance alone makes more of a difference than it may.
+    HealthyMaxMean,
     /// Seconds from the beginning of the fault until the bad servers have less than a tenth of their fair share, and from
     /// its end until they have more than 80 % of it, over a second.
     Detect,
     Recover,
-    /// The largest share of a new server in any of its first ten seconds, over the fair one.
+    /// The largest share of a new server in any of its first ten seconds, over the fair one; the same of all who were bad,
+    /// together, in any of the first ten seconds after the fault.
     Overshoot,
+    /// Good answers in the fault, from its second second on, over what the healthy servers can do: percent.
+    Goodput,
+    /// The largest part of the servers that a client kept away from because they did badly: percent.
+    Ejected,
+    /// Servers that were asked, per call.
+    Attempts,
     /// Calls that failed because their server had been replaced.
     LostInDrain,
     /// Requests in flight on a server.
@@ -50,20 +63,25 @@ pub(crate) enum Metric {
 }
 
 impl Metric {
-    pub(crate) const ALL: [Self; 22] = [
+    pub(crate) const ALL: [Self; 27] = [
         Self::P50,
         Self::P99,
         Self::P999,
         Self::Success,
+        Self::SuccessAfter,
         Self::Errors,
         Self::Slow,
         Self::SlowInFault,
         Self::BadHit,
         Self::SteadyShare,
         Self::MaxMean,
+        Self::HealthyMaxMean,
         Self::Detect,
         Self::Recover,
         Self::Overshoot,
+        Self::Goodput,
+        Self::Ejected,
+        Self::Attempts,
         Self::LostInDrain,
         Self::InFlight99,
         Self::Overhead,
@@ -82,15 +100,20 @@ impl Metric {
             Self::P99 => "p99_ms",
             Self::P999 => "p999_ms",
             Self::Success => "success_percent",
+            Self::SuccessAfter => "success_after_percent",
             Self::Errors => "errors",
             Self::Slow => "slow_percent",
             Self::SlowInFault => "slow_in_fault",
             Self::BadHit => "bad_hit_percent",
             Self::SteadyShare => "steady_share",
             Self::MaxMean => "max_mean",
+            Self::HealthyMaxMean => "healthy_max_mean",
             Self::Detect => "t_detect_s",
             Self::Recover => "t_recover_s",
             Self::Overshoot => "overshoot",
+            Self::Goodput => "goodput_percent",
+            Self::Ejected => "ejected_percent",
+            Self::Attempts => "attempts_per_call",
             Self::LostInDrain => "lost_in_drain",
             Self::InFlight99 => "in_flight_p99",
             Self::Overhead => "probes_per_call",
@@ -110,15 +133,20 @@ impl Metric {
             Self::P99 => "p99 ms",
             Self::P999 => "p99.9 ms",
             Self::Success => "success %",
+            Self::SuccessAfter => "success % after",
             Self::Errors => "errors",
             Self::Slow => "slow %",
             Self::SlowInFault => "slow in fault",
             Self::BadHit => "bad-hit %",
             Self::SteadyShare => "share of fair",
             Self::MaxMean => "max/mean",
+            Self::HealthyMaxMean => "max/mean healthy",
             Self::Detect => "T_detect s",
             Self::Recover => "T_recover s",
             Self::Overshoot => "overshoot",
+            Self::Goodput => "goodput %",
+            Self::Ejected => "ejected %",
+            Self::Attempts => "attempts/call",
             Self::LostInDrain => "failed in drain",
             Self::InFlight99 => "in flight p99",
             Self::Overhead => "probes/call",
@@ -134,17 +162,18 @@ impl Metric {
     pub(crate) fn show(self, value: f64) -> String {
         let digits = match self {
             Self::P50 | Self::P99 | Self::P999 | Self::SlowInFault | Self::Detect | Self::Recover => 1,
-            Self::Errors | Self::LostInDrain | Self::InFlight99 => 1,
+            Self::Errors | Self::LostInDrain | Self::InFlight99 | Self::Goodput | Self::Ejected => 1,
             Self::PerClient | Self::OverLimit | Self::AtZero | Self::MostSwaps => 1,
-            Self::BadHit | Self::MaxMean | Self::Overshoot | Self::Regret | Self::Overhead => 2,
-            Self::Success | Self::Slow | Self::Swaps => 3,
+            Self::MaxMean | Self::HealthyMaxMean | Self::Overshoot | Self::Regret | Self::Overhead => 2,
+            Self::BadHit => 2,
+            Self::Success | Self::SuccessAfter | Self::Slow | Self::Attempts | Self::Swaps => 3,
             Self::SteadyShare => 4,
         };
         if value.is_infinite() { "never".to_owned() } else { format!("{value:.digits$}") }
     }
 
-    fn larger_is_better(self) -> bool {
-        self == Self::Success
+    pub(crate) fn larger_is_better(self) -> bool {
+        matches!(self, Self::Success | Self::SuccessAfter | Self::Goodput)
     }
 }
 
@@ -182,7 +211,8 @@ pub(crate) struct Run {
     /// Of all spans together.
     pub(crate) whole: Figures,
     pub(crate) spans: Vec<Figures>,
-    /// A share over time, as `Shares` says, for the picture: per second.
+    /// For the picture, per second: the share of the bad servers over their fair one; good answers over what the healthy
+    /// servers can do, where there is a deadline; or the share of a new server by its age.
     pub(crate) curve: Vec<f64>,
 }
 
@@ -201,15 +231,21 @@ impl Run {
         spans.for_each(|span| all.add(span));
         let mut whole = Figures::of_span(&all);
         let shares = Shares { record };
+        let (from, to) = (0, (config.length / BUCKET) as usize);
+        whole.set(Metric::Attempts, shares.all(from..to) / record.calls.max(1) as f64);
+        whole.set(Metric::Ejected, 100.0 * record.most_ejected);
         whole.set(Metric::MaxMean, shares.max_mean(config));
         whole.set(Metric::Overhead, record.probes as f64 / record.calls.max(1) as f64);
         let mut curve = Vec::new();
-        if let Some(fault) = &config.fault {
+        if let Some(fault) = config.faults.first() {
             let bad: Vec<_> = fault.servers.iter().map(|server| *server as usize).collect();
             let (from, to) = ((fault.span.from / BUCKET) as usize, (fault.span.to / BUCKET) as usize);
             let end = (config.length / BUCKET) as usize;
             let fair = bad.len() as f64 / f64::from(config.servers);
             let share = |window: std::ops::Range<usize>| shares.of(&bad, window);
+            let (calls, errors) = record.after_fault;
+            whole.set(Metric::SuccessAfter, 100.0 - 100.0 * errors as f64 / calls.max(1) as f64);
+            whole.set(Metric::HealthyMaxMean, shares.most_of(config.healthy(), from..to));
             whole.set(Metric::SlowInFault, record.slow_in_fault as f64);
             whole.set(Metric::BadHit, 100.0 * share(from..to));
             whole.set(Metric::SteadyShare, share(from + (SETTLED / BUCKET) as usize..to) / fair);
@@ -220,7 +256,17 @@ impl Run {
             };
             whole.set(Metric::Detect, since(from, to, &|share| share < 0.1 * fair));
             whole.set(Metric::Recover, since(to, end, &|share| share > 0.8 * fair));
+            let young = (to..=end - SECOND).take(YOUNG - SECOND + 1);
+            whole.set(Metric::Overshoot, young.map(|at| share(at..at + SECOND)).fold(0.0, f64::max) / fair);
             curve = (0..end / SECOND).map(|at| share(at * SECOND..(at + 1) * SECOND) / fair).collect();
+            if let Some(capacity) = config.capacity().filter(|_| config.deadline.is_some()) {
+                let good = |window: std::ops::Range<usize>| {
+                    let seconds = window.len() as f64 / SECOND as f64;
+                    f64::from(record.good[window].iter().sum::<u32>()) / seconds / capacity
+                };
+                whole.set(Metric::Goodput, 100.0 * good(from + SECOND..to));
+                curve = (0..end / SECOND).map(|at| good(at * SECOND..(at + 1) * SECOND)).collect();
+            }
         }
         if config.restart.is_some() {
             whole.set(Metric::LostInDrain, record.lost_in_drain as f64);
@@ -241,10 +287,20 @@ impl Shares<'_> {
         self.record.picks[server][window].iter().sum::<u32>().into()
     }
 
+    fn all(&self, window: std::ops::Range<usize>) -> f64 {
+        (0..self.record.picks.len()).map(|server| self.picks(server, window.clone())).sum()
+    }
+
     fn of(&self, servers: &[usize], window: std::ops::Range<usize>) -> f64 {
-        let all: f64 = (0..self.record.picks.len()).map(|server| self.picks(server, window.clone())).sum();
         let theirs: f64 = servers.iter().map(|server| self.picks(*server, window.clone())).sum();
-        theirs / all.max(1.0)
+        theirs / self.all(window).max(1.0)
+    }
+
+    /// The most that one of these had, over the mean.
+    fn most_of(&self, servers: impl Iterator<Item = ServerId>, window: std::ops::Range<usize>) -> f64 {
+        let picks = servers.map(|server| self.picks(server as usize, window.clone()));
+        let (count, sum, max) = picks.fold((0.0, 0.0, 0.0f64), |(n, sum, max), p| (n + 1.0, sum + p, max.max(p)));
+        max * count / f64::max(sum, 1.0)
     }
 
     /// Over the servers that are there for a whole second.
@@ -260,9 +316,8 @@ impl Shares<'_> {
                 member.joined <= begin && member.left >= end
             };
             let window = (begin / BUCKET) as usize..(end / BUCKET) as usize;
-            let picks = (0..self.record.picks.len()).filter(there).map(|server| self.picks(server, window.clone()));
-            let (count, sum, max) = picks.fold((0.0, 0.0, 0.0f64), |(n, sum, max), p| (n + 1.0, sum + p, max.max(p)));
-            worst = worst.max(max * count / f64::max(sum, 1.0));
+            let there = (0..self.record.picks.len()).filter(there).map(|server| server as ServerId);
+            worst = worst.max(self.most_of(there, window));
         }
         worst
     }
@@ -315,5 +370,88 @@ impl Spread {
         let (mean, count) = (self.mean(), self.0.len() as f64);
         let squares = self.0.iter().map(|value| (value - mean).powi(2)).sum::<f64>();
         if count > 1.0 { (squares / (count - 1.0) / count).sqrt() } else { f64::INFINITY }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chance::Dist;
+    use crate::engine::config::{Fault, Span};
+    use crate::engine::fleet::{Condition, Discipline};
+    use crate::engine::record::Membership;
+    use crate::strategy::Outcome;
+
+    /// Server 0 of four is bad from 10 s to 20 s of 40 s. The three others can do 300 calls per second.
+    fn config() -> Config {
+        Config {
+            servers: 4,
+            discipline: Discipline::Slots { slots: 1, queue: 0 },
+            demand: Dist::Normal { mean: 1.0, sd: 0.0 },
+            mean_demand: 10.0 * MILLIS as f64,
+            clients: 1,
+            rates: Vec::new(),
+            length: 40 * SECONDS,
+            deadline: Some(SECONDS),
+            measured: vec![Span::seconds(0, 40)],
+            slow_ns: SECONDS,
+            faults: vec![Fault { servers: vec![0], span: Span::seconds(10, 20), condition: Condition::default() }],
+            restart: None,
+        }
+    }
+
+    /// Calls per second and server, in each second.
+    fn run(calls: impl Fn(u64, ServerId) -> u64, outcome: impl Fn(ServerId) -> Outcome) -> Run {
+        let config = config();
+        let mut record = Record::new(&config);
+        for second in 0..40 {
+            for server in 0..4 {
+                let calls = calls(second, server);
+                for call in 0..calls {
+                    let now = second * SECONDS + call * SECONDS / calls;
+                    record.pick(now, server);
+                    record.end(&config, now, config.span_of(now), MILLIS, outcome(server));
+                }
+            }
+        }
+        record.members = vec![Membership { joined: 0, left: u64::MAX }; 4];
+        Run::new(&config, &record)
+    }
+
+    fn is_near(run: &Run, metric: Metric, expected: f64) -> bool {
+        run.whole.get(metric).is_some_and(|value| (value - expected).abs() < 0.02 * expected)
+    }
+
+    #[test]
+    fn who_is_healthy_is_compared_among_themselves_and_while_the_fault_lasts() {
+        let during = |second| (10..20).contains(&second);
+        let calls = |second, server| match server {
+            0 => 500,
+            1 if during(second) => 130,
+            _ => 100,
+        };
+        let run = run(calls, |_| Outcome::Ok);
+        assert!(is_near(&run, Metric::HealthyMaxMean, 130.0 / 110.0), "{run:?}");
+    }
+
+    #[test]
+    fn whoever_comes_back_overshoots_by_its_largest_share_of_a_second_within_ten() {
+        let calls = |second, server| match (server, second) {
+            (0, 10..20) => 1,
+            (0, 25) => 200,
+            (0, 35) => 900,
+            _ => 100,
+        };
+        let run = run(calls, |_| Outcome::Ok);
+        assert!(is_near(&run, Metric::Overshoot, 4.0 * 200.0 / 500.0), "{run:?}");
+    }
+
+    #[test]
+    fn goodput_is_of_good_answers_and_of_what_the_healthy_can_do() {
+        let outcome = |server| if server == 1 { Outcome::Failed } else { Outcome::Ok };
+        let run = run(|_, server| if server == 0 { 0 } else { 90 }, outcome);
+        assert!(is_near(&run, Metric::Goodput, 60.0), "{run:?}");
+        assert!(is_near(&run, Metric::SuccessAfter, 66.7), "{run:?}");
+        assert!(run.curve.iter().all(|good| (good - 0.6).abs() < 0.02), "{run:?}");
     }
 }

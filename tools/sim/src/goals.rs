@@ -28,10 +28,11 @@ impl Goal {
         Self::of_ours(what, mean.map(|mean| (mean <= limit, format!("mean {}", metric.show(mean)))))
     }
 
-    /// Our worst seed is at most this.
+    /// Our worst seed is at most this, or at least where more is better.
     pub(crate) fn worst(what: impl Into<String>, case: &CaseResults, metric: Metric, limit: f64) -> Self {
         let worst = case.whole(TOWLINE, metric).map(|spread| spread.worst(metric));
-        Self::of_ours(what, worst.map(|worst| (worst <= limit, format!("worst seed {}", metric.show(worst)))))
+        let held = |worst| if metric.larger_is_better() { worst >= limit } else { worst <= limit };
+        Self::of_ours(what, worst.map(|worst| (held(worst), format!("worst seed {}", metric.show(worst)))))
     }
 
     pub(crate) fn line(&self) -> String {

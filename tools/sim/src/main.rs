@@ -51,7 +51,7 @@ fn main() -> ExitCode {
     if args.docs
         && let Err(error) = docs::write(&all)
     {
-        eprintln!("writing docs/balance.md: {error}");
+        eprintln!("writing docs: {error}");
         return ExitCode::FAILURE;
     }
     if args.check {

@@ -91,7 +91,7 @@ fn contestants(case: &Case) -> Vec<Contestant<'_>> {
                 name: strategy.name,
                 run: Box::new(|seed| Run::new(config, &engine::run(config, seed, strategy.make))),
             };
-            strategies::named(case.strategies).into_iter().map(balancer).collect()
+            strategies::named(&case.strategies).into_iter().map(balancer).collect()
         }
         World::Subsets(config) => {
             let subsets = |who: &'static subsets::Named| Contestant {

@@ -23,6 +23,18 @@ pub(crate) enum Outcome {
     Failed,
     /// The deadline passed first. The server does not know.
     Cut,
+    /// There was no connection to be had, and the server has seen nothing of it.
+    Unreachable,
+}
+
+/// What a pool says about its connection to a server. It is up when a server joins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Connection {
+    Up,
+    /// There is none; a call would wait for a dial.
+    Lost,
+    /// The last dial failed; a call would fail.
+    Down,
 }
 
 /// What a server says about itself, with an answer or to a probe.
@@ -53,6 +65,25 @@ pub(crate) trait Strategy {
     fn end(&mut self, token: Token, now: u64, outcome: Outcome, report: Option<LoadReport>);
 
     fn change(&mut self, now: u64, change: Change);
+
+    /// The server of a call could not be reached, which `end` has been told: who is asked instead, other than those of
+    /// `asked`. By default nobody, and the call has failed.
+    fn another(&mut self, _now: u64, _rng: &mut Rng, _fleet: &Fleet, _asked: &[ServerId]) -> Option<Pick> {
+        None
+    }
+
+    /// The connection to a server is another now.
+    fn connection(&mut self, _now: u64, _server: ServerId, _connection: Connection) {}
+
+    /// Whether a lost connection is dialled at once; by default it is when a call wants it.
+    fn keeps_connected(&self) -> bool {
+        false
+    }
+
+    /// The servers that it keeps away from because they do badly.
+    fn ejected(&self) -> usize {
+        0
+    }
 
     /// Whether answers shall carry reports.
     fn reads_reports(&self) -> bool {

@@ -165,6 +165,11 @@ impl Stats {
         self.status.get()
     }
 
+    /// Whether it is an outlier, and out.
+    pub fn is_ejected(&self) -> bool {
+        self.status.get().is_ejected()
+    }
+
     /// For the driver: it alone begins and ends ejections and slow start.
     pub(crate) fn status(&self) -> &Status {
         &self.status

@@ -64,7 +64,8 @@ pub(crate) struct Config {
     pub(crate) measured: Vec<Span>,
     /// Latency above which a call is slow.
     pub(crate) slow_ns: u64,
-    pub(crate) fault: Option<Fault>,
+    /// The figures of a fault are about the first; no server has two at a time.
+    pub(crate) faults: Vec<Fault>,
     pub(crate) restart: Option<Restart>,
 }
 
@@ -75,6 +76,18 @@ impl Config {
         of_all / f64::from(self.clients)
     }
 
+    /// Servers that nothing ever is wrong with.
+    pub(crate) fn healthy(&self) -> impl Iterator<Item = ServerId> {
+        let is_healthy = |server: &ServerId| self.faults.iter().all(|fault| !fault.servers.contains(server));
+        (0..self.servers).filter(is_healthy)
+    }
+
+    /// Calls per second that they can do, where that is limited.
+    pub(crate) fn capacity(&self) -> Option<f64> {
+        let Discipline::Slots { slots, .. } = self.discipline else { return None };
+        Some(self.healthy().count() as f64 * f64::from(slots) * SECONDS as f64 / self.mean_demand)
+    }
+
     pub(crate) fn span_of(&self, time: u64) -> Option<usize> {
         self.measured.iter().position(|span| span.contains(time))
     }
@@ -82,7 +95,7 @@ impl Config {
     /// What is done to the servers, in order.
     pub(crate) fn script(&self) -> Vec<(u64, Step)> {
         let mut script = Vec::new();
-        if let Some(Fault { servers, span, condition }) = &self.fault {
+        for Fault { servers, span, condition } in &self.faults {
             for server in servers {
                 script.push((span.from, Step::Become(*server, *condition)));
                 script.push((span.to, Step::Become(*server, Condition::default())));

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::call::CallId;
+use super::clients::RETRANSMIT;
 use super::reports::Recent;
 use super::shared::Shared;
 use crate::strategy::ServerId;
@@ -39,6 +40,24 @@ pub(crate) struct Condition {
     /// Calls fail: with what probability, after how long.
     pub(crate) fails: Option<(f64, u64)>,
     pub(crate) cold: Option<Cold>,
+    /// Everything takes so many times as long.
+    pub(crate) slower: Option<f64>,
+    /// Packets are lost with this probability, each way.
+    pub(crate) loss: Option<f64>,
+    pub(crate) reach: Reach,
+}
+
+/// Whether a server can be reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Reach {
+    #[default]
+    Open,
+    /// Nobody listens: dials are refused after a round trip, and connections are reset.
+    Refuses,
+    /// Dials get no answer, and connections are reset.
+    IgnoresDials,
+    /// Nothing gets through. Connections stay until they have not been answered for too long.
+    Silent,
 }
 
 /// Everything takes `factor` times as long at first, and gets better evenly until `ramp` has passed.
@@ -56,10 +75,16 @@ impl Condition {
     }
 
     fn factor(&self, now: u64) -> f64 {
-        self.cold.map_or(1.0, |cold| {
+        let cold = self.cold.map_or(1.0, |cold| {
             let warm = ((now - cold.since) as f64 / cold.ramp as f64).min(1.0);
             cold.factor - (cold.factor - 1.0) * warm
-        })
+        });
+        cold * self.slower.unwrap_or(1.0)
+    }
+
+    /// What lost packets add to a call, on average: the first time that each of its two is sent again.
+    fn expected_wait(&self) -> f64 {
+        2.0 * self.loss.unwrap_or(0.0) * RETRANSMIT as f64
     }
 }
 
@@ -95,9 +120,17 @@ pub(crate) struct Fleet {
     pub(crate) servers: Vec<Server>,
     /// The mean of the scenario's demands.
     pub(crate) mean_demand: f64,
+    /// How long clients wait.
+    pub(crate) deadline: Option<u64>,
 }
 
 impl Fleet {
+    /// For strategies that do not look.
+    #[cfg(test)]
+    pub(crate) fn nobody() -> Self {
+        Self { servers: Vec::new(), mean_demand: 1.0, deadline: None }
+    }
+
     pub(crate) fn server(&self, id: ServerId) -> &Server {
         &self.servers[id as usize]
     }
@@ -113,14 +146,14 @@ impl Fleet {
     /// How long one more call to a server is expected to take, from all that is true of the server now.
     pub(crate) fn expected_ns(&self, id: ServerId, now: u64) -> f64 {
         let server = self.server(id);
-        if server.ended || self.is_failing(id) {
+        if server.ended || self.is_failing(id) || server.condition.reach != Reach::Open {
             return f64::INFINITY;
         }
         match &server.work {
             Work::Slots { slots, .. } => {
                 let each = server.condition.duration(now, self.mean_demand) as f64;
                 let ahead = (server.assigned + 1).saturating_sub(*slots);
-                each * (1.0 + f64::from(ahead) / f64::from(*slots))
+                each * (1.0 + f64::from(ahead) / f64::from(*slots)) + server.condition.expected_wait()
             }
             Work::Shared(shared) => self.mean_demand / shared.rate(server.assigned as usize + 1),
         }

@@ -23,6 +23,13 @@ pub(crate) enum Event {
     /// A client's probe is at a server, and the answer back.
     ProbeReach(ClientId, ServerId),
     ProbeAnswer(ClientId, ServerId, LoadReport),
+    /// A client's dial is at a server, and its end at the client: whether there is a connection.
+    DialReach(ClientId, ServerId),
+    DialEnd(ClientId, ServerId, bool),
+    /// A client's pause after a failed dial is over.
+    Redial(ClientId, ServerId),
+    /// A client has waited long enough for a server's packets.
+    GiveUp(ClientId, ServerId),
     /// The next step of the scenario's script.
     Script(u32),
     /// The neighbours of a server change what they need.

@@ -50,12 +50,18 @@ pub(crate) struct Record {
     pub(crate) spans: Vec<SpanRecord>,
     /// Per server and bucket.
     pub(crate) picks: Vec<Vec<u32>>,
+    /// Calls that were answered well, by the bucket of the answer.
+    pub(crate) good: Vec<u32>,
     pub(crate) members: Vec<Membership>,
     /// Slow calls that arrived while the fault lasted.
     pub(crate) slow_in_fault: u64,
+    /// Calls that arrived after the fault, and those that were not answered well.
+    pub(crate) after_fault: (u64, u64),
     /// Calls that failed because a server that was replaced had gone.
     pub(crate) lost_in_drain: u64,
     pub(crate) probes: u64,
+    /// The largest part of the servers that a client kept away from at a time.
+    pub(crate) most_ejected: f64,
     /// Of the whole run.
     pub(crate) calls: u64,
     buckets: usize,
@@ -63,15 +69,19 @@ pub(crate) struct Record {
 
 impl Record {
     pub(crate) fn new(config: &Config) -> Self {
+        let buckets = config.length.div_ceil(BUCKET) as usize;
         Self {
             spans: vec![SpanRecord::new(); config.measured.len()],
             picks: Vec::new(),
+            good: vec![0; buckets],
             members: Vec::new(),
             slow_in_fault: 0,
+            after_fault: (0, 0),
             lost_in_drain: 0,
             probes: 0,
+            most_ejected: 0.0,
             calls: 0,
-            buckets: config.length.div_ceil(BUCKET) as usize,
+            buckets,
         }
     }
 
@@ -86,14 +96,24 @@ impl Record {
     pub(crate) fn end(&mut self, config: &Config, born: u64, span: Option<usize>, latency: u64, outcome: Outcome) {
         self.calls += 1;
         let slow = latency > config.slow_ns;
-        if slow && config.fault.as_ref().is_some_and(|fault| fault.span.contains(born)) {
+        if slow && config.faults.first().is_some_and(|fault| fault.span.contains(born)) {
             self.slow_in_fault += 1;
+        }
+        if config.faults.first().is_some_and(|fault| born >= fault.span.to) {
+            let (calls, errors) = &mut self.after_fault;
+            *calls += 1;
+            *errors += u64::from(outcome != Outcome::Ok);
+        }
+        if outcome == Outcome::Ok
+            && let Some(good) = self.good.get_mut(((born + latency) / BUCKET) as usize)
+        {
+            *good += 1;
         }
         let Some(span) = span.map(|span| &mut self.spans[span]) else { return };
         span.calls += 1;
         span.slow += u64::from(slow);
         span.errors += u64::from(outcome != Outcome::Ok);
-        if outcome != Outcome::Failed {
+        if matches!(outcome, Outcome::Ok | Outcome::Cut) {
             span.latencies.saturating_record(latency);
             span.longest = span.longest.max(latency);
         }

@@ -1,5 +1,7 @@
 //! What the engine promises, seen by a strategy that writes down whatever it is told.
 
+mod reach;
+
 use std::cell::RefCell;
 use std::rc::Rc;
 
@@ -10,23 +12,25 @@ use super::run;
 use crate::chance::{Dist, Rng};
 use crate::figures::{Metric, Run};
 use crate::strategies;
-use crate::strategy::{Change, LoadReport, Outcome, Pick, ServerId, Strategy, Token};
+use crate::strategy::{Change, Connection, LoadReport, Outcome, Pick, ServerId, Strategy, Token};
 
 #[derive(Clone, Debug, PartialEq)]
 enum Told {
     Picked { at: u64, server: ServerId },
     Ended { at: u64, begun: u64, outcome: Outcome, report: Option<LoadReport> },
     Changed { at: u64, change: Change },
+    Connected { at: u64, server: ServerId, connection: Connection },
     Woken { at: u64 },
     Probed { at: u64, server: ServerId },
 }
 
-/// Always goes to the last server that it was told of.
+/// Always goes to the last server that it was told of, and to the others when that cannot be reached and it may.
 struct Notes {
     told: Rc<RefCell<Vec<Told>>>,
     last: ServerId,
     wakes: Vec<u64>,
     probes: bool,
+    asks: usize,
 }
 
 impl Notes {
@@ -50,6 +54,15 @@ impl Strategy for Notes {
         if let Change::Added(id) = change {
             self.last = id;
         }
+    }
+
+    fn another(&mut self, now: u64, _: &mut Rng, _: &Fleet, asked: &[ServerId]) -> Option<Pick> {
+        let server = self.last - asked.len() as ServerId;
+        (asked.len() < self.asks).then_some(Pick { server, token: now })
+    }
+
+    fn connection(&mut self, now: u64, server: ServerId, connection: Connection) {
+        self.note(Told::Connected { at: now, server, connection });
     }
 
     fn reads_reports(&self) -> bool {
@@ -89,14 +102,21 @@ fn config() -> Config {
         deadline: None,
         measured: vec![Span { from: 0, to: SECONDS }],
         slow_ns: 10 * MILLIS,
-        fault: None,
+        faults: Vec::new(),
         restart: None,
     }
 }
 
 fn noted(config: &Config, wakes: &[u64], probes: bool) -> (Vec<Told>, Record) {
+    noted_asking(config, wakes, probes, 1)
+}
+
+/// Up to so many servers per call.
+fn noted_asking(config: &Config, wakes: &[u64], probes: bool, asks: usize) -> (Vec<Told>, Record) {
     let told = Rc::new(RefCell::new(Vec::new()));
-    let record = run(config, 1, |_| Box::new(Notes { told: told.clone(), last: 0, wakes: wakes.to_vec(), probes }));
+    let wakes = wakes.to_vec();
+    let notes = |told| Notes { told, last: 0, wakes: wakes.clone(), probes, asks };
+    let record = run(config, 1, |_| Box::new(notes(told.clone())));
     (told.take(), record)
 }
 
@@ -173,7 +193,7 @@ fn a_call_is_cut_at_its_deadline_and_the_server_works_on() {
 fn a_fault_lasts_as_long_as_it_says() {
     let condition = Condition { fails: Some((1.0, MILLIS / 2)), ..Condition::default() };
     let span = Span { from: 300 * MILLIS, to: 600 * MILLIS };
-    let config = Config { fault: Some(Fault { servers: vec![1], span, condition }), ..config() };
+    let config = Config { faults: vec![Fault { servers: vec![1], span, condition }], ..config() };
     for told in noted(&config, &[], false).0 {
         if let Told::Ended { at, begun, outcome, .. } = told {
             let failed = span.contains(begun + MILLIS / 2);

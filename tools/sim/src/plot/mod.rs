@@ -79,6 +79,10 @@ fn colour(strategy: &str) -> &'static str {
         "prequal-no-probes" => "#bf3989",
         "p2c-least-request" => "#1a7f37",
         "least-request" => "#2da44e",
+        "envoy" => "#cf222e",
+        "grpc-a50" => "#0a7d91",
+        "finagle" => "#5e3fbe",
+        "linkerd" => "#57606a",
         _ => "#8c959f",
     }
 }

@@ -4,7 +4,7 @@
 //! a third of the neighbours leave nothing at any time, and a fifth of the machines are half as fast, so who spreads load
 //! evenly overloads some servers long before the fleet is full; the fleet as a whole has more than twice its allocation.
 
-use super::{CONTESTANTS, Case, Scenario, World};
+use super::{BALANCE, CONTESTANTS, Case, Scenario, World};
 use crate::chance::Dist;
 use crate::engine::config::{Config, MILLIS, SECONDS, Span};
 use crate::engine::fleet::{Discipline, Machine};
@@ -18,6 +18,7 @@ use crate::table::Table;
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "s4",
     title: "S4: neighbours who take the processor, at rising load",
+    page: BALANCE,
     about: "\
 100 clients, 100 servers, calls of 13 ms of a core (normal with σ = μ, cut off at zero), a deadline of 5 s. A server has one
 core of its own on a machine of ten, and what its neighbours leave; their needs are drawn anew every 10 s. A fifth of the
@@ -67,14 +68,19 @@ fn config() -> Config {
         deadline: Some(DEADLINE_S * SECONDS),
         measured: rungs().map(|(from, _)| Span::seconds(from + SETTLE_S, from + RUNG_S)).collect(),
         slow_ns: (SLOW_MS * MILLIS as f64) as u64,
-        fault: None,
+        faults: Vec::new(),
         restart: None,
     }
 }
 
 fn cases() -> Vec<Case> {
     let spans = LADDER.map(|load| format!("{load:.2}")).into();
-    vec![Case { name: "ladder".to_owned(), world: World::Calls(config().into()), strategies: CONTESTANTS, spans }]
+    vec![Case {
+        name: "ladder".to_owned(),
+        world: World::Calls(config().into()),
+        strategies: CONTESTANTS.to_vec(),
+        spans,
+    }]
 }
 
 fn tables(results: &Results) -> Vec<Table> {

@@ -1,12 +1,13 @@
-//! S2: one, two or five of twenty servers answer every call with an error, after one millisecond.
+//! S2: one, two or five of twenty servers answer every call with an error, after one millisecond, or refuse
+//! connections.
 //!
-//! Who takes a fast failure for a fast answer sends the broken servers more than their share. Nobody ejects anybody here, and with two
-//! choices even a perfect metric goes wrong when both are broken.
+//! Who takes a fast failure for a fast answer sends the broken servers more than their share; and with two choices even
+//! a perfect metric goes wrong when both are broken, so only who ejects them can do better.
 
-use super::{CONTESTANTS, Case, Scenario, World};
+use super::{BALANCE, COMPARED, CONTESTANTS, Case, EJECTING, Scenario, World};
 use crate::chance::Dist;
 use crate::engine::config::{Config, Fault, MILLIS, SECONDS, Span};
-use crate::engine::fleet::{Condition, Discipline};
+use crate::engine::fleet::{Condition, Discipline, Reach};
 use crate::figures::Metric;
 use crate::goals::Goal;
 use crate::plot::lines;
@@ -17,12 +18,15 @@ use crate::table::Table;
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "s2",
     title: "S2: servers that fail fast",
+    page: BALANCE,
     about: "\
 10 clients with 200 calls per second each over 70 s, 20 servers of 16 slots, log-normal service of 50 ms (σ 0.5 of the
-logarithm). Some servers fail every call after 1 ms between 20 s and 50 s. Bad-hit is the share of the calls
-that goes to them, and *p2c-perfect* is the floor of two choices with a perfect metric, k(k−1)/n(n−1). Nobody ejects; ours keeps
-who fails twice in a row to single calls, and so comes below that floor. Latencies are of calls
-that were answered well. What Prequal does against servers that attract by failing is not published, so its rule is bare. The picture shows the share of the broken servers; their fair share is 1.",
+logarithm). Between 20 s and 50 s some servers fail every call after 1 ms, or refuse connections and reset those that there
+are, or fail three calls in ten. Bad-hit is the share of the attempts that goes to them; the floor of two choices with a
+perfect metric is k(k−1)/n(n−1). Max/mean is of the healthy servers over the 30 s of the fault: in one second chance alone
+makes more of a difference than it may. Latencies are of calls that were answered well. What Prequal does against servers
+that attract by failing is not published, so its rule is bare. Envoy, gRPC, Finagle and Linkerd follow their documented
+rules and defaults. The picture shows the share of the broken servers; their fair share is 1.",
     cases,
     tables,
     goals,
@@ -43,8 +47,22 @@ const LENGTH_S: u64 = 70;
 const FAULT_S: (u64, u64) = (20, 50);
 /// Percentage points above the floor.
 const MARGIN: f64 = 0.2;
+/// Percent.
+const BAD_HIT_LIMIT: f64 = 0.2;
+const MAX_MEAN_LIMIT: f64 = 1.15;
+/// So many fail this part of their calls.
+const INTERMITTENT: (u32, f64) = (2, 0.3);
 
-pub(super) fn config(bad: u32) -> Config {
+/// A part of the calls fails.
+pub(super) fn fails(part: f64) -> Condition {
+    Condition { fails: Some((part, FAIL_MS * MILLIS)), ..Condition::default() }
+}
+
+fn refuses() -> Condition {
+    Condition { reach: Reach::Refuses, ..Condition::default() }
+}
+
+pub(super) fn config(bad: u32, condition: Condition) -> Config {
     let (mean, sigma) = (SERVICE_MS.0 * MILLIS as f64, SERVICE_MS.1);
     let healthy_p50 = mean * (-sigma * sigma / 2.0).exp();
     Config {
@@ -58,11 +76,7 @@ pub(super) fn config(bad: u32) -> Config {
         deadline: None,
         measured: vec![Span::seconds(0, LENGTH_S)],
         slow_ns: (3.0 * healthy_p50) as u64,
-        fault: Some(Fault {
-            servers: (0..bad).collect(),
-            span: Span::seconds(FAULT_S.0, FAULT_S.1),
-            condition: Condition { fails: Some((1.0, FAIL_MS * MILLIS)), ..Condition::default() },
-        }),
+        faults: vec![Fault { servers: (0..bad).collect(), span: Span::seconds(FAULT_S.0, FAULT_S.1), condition }],
         restart: None,
     }
 }
@@ -71,18 +85,28 @@ pub(super) fn case_name(bad: u32) -> String {
     format!("{bad} of {SERVERS}")
 }
 
+fn refusing(bad: u32) -> String {
+    format!("{} refuse", case_name(bad))
+}
+
 fn cases() -> Vec<Case> {
-    let case = |bad| Case {
-        name: case_name(bad),
-        world: World::Calls(config(bad).into()),
-        strategies: CONTESTANTS,
+    let case = |name, strategies: &[_], bad, condition| Case {
+        name,
+        world: World::Calls(config(bad, condition).into()),
+        strategies: strategies.to_vec(),
         spans: Vec::new(),
     };
-    BAD.map(case).into()
+    let everybody = [CONTESTANTS, EJECTING].concat();
+    let (some, part) = INTERMITTENT;
+    let failing = BAD.map(|bad| case(case_name(bad), &everybody, bad, fails(1.0)));
+    let refusing = BAD.map(|bad| case(refusing(bad), COMPARED, bad, refuses()));
+    let name = format!("{} fail {part} of their calls", case_name(some));
+    let intermittent = case(name, COMPARED, some, fails(part));
+    failing.into_iter().chain(refusing).chain([intermittent]).collect()
 }
 
 fn tables(results: &Results) -> Vec<Table> {
-    const COLUMNS: [Metric; 9] = [
+    const COLUMNS: [Metric; 10] = [
         Metric::BadHit,
         Metric::Success,
         Metric::P50,
@@ -90,10 +114,12 @@ fn tables(results: &Results) -> Vec<Table> {
         Metric::P999,
         Metric::Detect,
         Metric::Recover,
-        Metric::MaxMean,
+        Metric::HealthyMaxMean,
+        Metric::Attempts,
         Metric::Overhead,
     ];
-    results.cases.iter().map(|case| Table::of_case(results, case, &COLUMNS, &[Metric::BadHit])).collect()
+    const WORST: [Metric; 2] = [Metric::BadHit, Metric::HealthyMaxMean];
+    results.cases.iter().map(|case| Table::of_case(results, case, &COLUMNS, &WORST)).collect()
 }
 
 fn goals(results: &Results) -> Vec<Goal> {
@@ -108,13 +134,24 @@ fn goals(results: &Results) -> Vec<Goal> {
         let judged = mean(TOWLINE).map(|share| (share <= floor + MARGIN, format!("{share:.2} %{}", others.concat())));
         Goal::of_ours(what, judged)
     };
-    BAD.map(goal).into()
+    let mut goals: Vec<_> = BAD.map(goal).into();
+    for name in BAD.map(case_name).into_iter().chain(BAD.map(refusing)) {
+        let Some(case) = results.case(&name) else { continue };
+        let (share, even) = (
+            format!("S2 {name}: bad-hit ≤ {BAD_HIT_LIMIT} %"),
+            format!("S2 {name}: max/mean of the healthy ≤ {MAX_MEAN_LIMIT}"),
+        );
+        goals.push(Goal::worst(share, case, Metric::BadHit, BAD_HIT_LIMIT));
+        goals.push(Goal::worst(even, case, Metric::HealthyMaxMean, MAX_MEAN_LIMIT));
+    }
+    goals
 }
 
 fn picture(results: &Results) -> String {
-    const SHOWN: [&str; 6] =
-        ["round-robin", "p2c-least-request", "tower-p2c-pending", "tower-p2c-ewma", "prequal", "towline"];
+    const SHOWN: [&str; 8] =
+        ["round-robin", "p2c-least-request", "tower-p2c-ewma", "envoy", "grpc-a50", "finagle", "linkerd", "towline"];
     let axes = lines::Axes { x: "seconds", y: "share of the broken servers; 1 is fair", logarithmic: false };
-    let panels: Vec<_> = results.cases.iter().map(|case| lines::Panel::of_curves(case, &SHOWN)).collect();
+    let failing = &results.cases[..BAD.len()];
+    let panels: Vec<_> = failing.iter().map(|case| lines::Panel::of_curves(case, &SHOWN)).collect();
     lines::draw(results.scenario.title, &axes, &panels)
 }

@@ -5,7 +5,7 @@
 //! which k are bad go wrong for C(k,2)/C(n,2) of the calls with a perfect metric, and for 1 − C(n−k,2)/C(n,2) with one that
 //! likes fast failures.
 
-use super::{Case, Scenario, World, fast_failures, slow_server};
+use super::{BALANCE, Case, Scenario, World, fast_failures, slow_server};
 use crate::figures::Metric;
 use crate::goals::Goal;
 use crate::results::Results;
@@ -15,6 +15,7 @@ use crate::table::Table;
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "fidelity",
     title: "Fidelity: the baselines beside theory",
+    page: BALANCE,
     about: "\
 The fault of S1 from its tenth second on, and S2 with yardsticks that know who fails: the shares that theory gives, and those
 that are measured.",
@@ -44,13 +45,13 @@ fn cases() -> Vec<Case> {
     let slow = Case {
         name: SLOW.to_owned(),
         world: World::Calls(slow_server::config().into()),
-        strategies: &["random", "round-robin", "least-request", "p2c-least-request", "tower-p2c-ewma"],
+        strategies: vec!["random", "round-robin", "least-request", "p2c-least-request", "tower-p2c-ewma"],
         spans: Vec::new(),
     };
     let failing = fast_failures::BAD.map(|bad| Case {
         name: fast_failures::case_name(bad),
-        world: World::Calls(fast_failures::config(bad).into()),
-        strategies: &["p2c-perfect", "p2c-error-blind"],
+        world: World::Calls(fast_failures::config(bad, fast_failures::fails(1.0)).into()),
+        strategies: vec!["p2c-perfect", "p2c-error-blind"],
         spans: Vec::new(),
     });
     [slow].into_iter().chain(failing).collect()

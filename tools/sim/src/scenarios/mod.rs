@@ -3,9 +3,11 @@
 mod antagonists;
 mod fast_failures;
 mod fidelity;
+mod lossy;
 mod restart;
 mod slow_server;
 mod subsetting;
+mod zones;
 
 use crate::engine::config::Config;
 use crate::goals::Goal;
@@ -24,7 +26,7 @@ pub(crate) enum World {
 pub(crate) struct Case {
     pub(crate) name: String,
     pub(crate) world: World,
-    pub(crate) strategies: &'static [&'static str],
+    pub(crate) strategies: Vec<&'static str>,
     /// The names of the spans that are measured, if there are several.
     pub(crate) spans: Vec<String>,
 }
@@ -32,7 +34,8 @@ pub(crate) struct Case {
 pub(crate) struct Scenario {
     pub(crate) name: &'static str,
     pub(crate) title: &'static str,
-    /// For the documentation.
+    /// The page of the documentation that has its section, and what is said there.
+    pub(crate) page: &'static str,
     pub(crate) about: &'static str,
     pub(crate) cases: fn() -> Vec<Case>,
     pub(crate) tables: fn(&Results) -> Vec<Table>,
@@ -41,16 +44,22 @@ pub(crate) struct Scenario {
     pub(crate) picture: Option<fn(&Results) -> String>,
 }
 
-pub(crate) static ALL: [Scenario; 6] = [
+pub(crate) static ALL: [Scenario; 8] = [
     fidelity::SCENARIO,
     slow_server::SCENARIO,
     fast_failures::SCENARIO,
     antagonists::SCENARIO,
     restart::SCENARIO,
+    lossy::SCENARIO,
+    zones::SCENARIO,
     subsetting::SCENARIO,
 ];
 
-/// Everybody but the yardsticks.
+/// Pages with sections: how we balance, and how we keep away from who does badly.
+const BALANCE: &str = "balance.md";
+const OUTLIERS: &str = "outliers.md";
+
+/// Everybody but the yardsticks and those who eject.
 const CONTESTANTS: &[&str] = &[
     "random",
     "round-robin",
@@ -62,5 +71,21 @@ const CONTESTANTS: &[&str] = &[
     "prequal",
     crate::strategies::TOWLINE,
     crate::strategies::TOWLINE_HOT_COLD,
+    crate::strategies::ORACLE,
+];
+
+const EJECTING: &[&str] = &["envoy", "grpc-a50", "finagle", "linkerd"];
+
+/// Those who eject, and of the others the ones that are worth a comparison.
+const COMPARED: &[&str] = &[
+    "round-robin",
+    "p2c-least-request",
+    "tower-p2c-ewma",
+    "prequal",
+    "envoy",
+    "grpc-a50",
+    "finagle",
+    "linkerd",
+    crate::strategies::TOWLINE,
     crate::strategies::ORACLE,
 ];

@@ -3,7 +3,7 @@
 //! A new one joins as an old one leaves discovery, five times slower than it will be half a minute later, so three of twenty
 //! are cold at any time. Who leaves answers what it has, for five seconds; calls after that fail.
 
-use super::{CONTESTANTS, Case, Scenario, World};
+use super::{BALANCE, CONTESTANTS, Case, Scenario, World};
 use crate::chance::Dist;
 use crate::engine::config::{Config, MILLIS, Restart, SECONDS, Span};
 use crate::engine::fleet::Discipline;
@@ -17,6 +17,7 @@ use crate::table::Table;
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "s5",
     title: "S5: a rolling restart with cold servers",
+    page: BALANCE,
     about: "\
 10 clients, 20 servers of 8 slots at 70 % of what they can do warm, log-normal service of 50 ms (σ 0.5 of the logarithm).
 Every 10 s a server leaves discovery and ends 5 s later, and a new one joins, 5 times slower at first and warm after 30 s.
@@ -59,7 +60,7 @@ fn config(length: u64, restart: bool) -> Config {
         deadline: None,
         measured: vec![Span::seconds(WARM_UP_S, length)],
         slow_ns: (3.0 * healthy_p50) as u64,
-        fault: None,
+        faults: Vec::new(),
         restart: restart.then_some(Restart {
             every: EVERY_S * SECONDS,
             span: Span::seconds(WARM_UP_S, length),
@@ -72,7 +73,7 @@ fn config(length: u64, restart: bool) -> Config {
 fn cases() -> Vec<Case> {
     let case = |name: &str, length| {
         let world = World::Calls(config(length, name == RESTART).into());
-        Case { name: name.to_owned(), world, strategies: CONTESTANTS, spans: Vec::new() }
+        Case { name: name.to_owned(), world, strategies: CONTESTANTS.to_vec(), spans: Vec::new() }
     };
     vec![case(RESTART, LENGTH_S), case(STEADY, STEADY_LENGTH_S)]
 }

@@ -4,7 +4,7 @@
 //! do not depend on load. Round robin sends the slow server its share, the fewest requests in flight one part in 12 of it,
 //! and a metric of latency times load one part in 144.
 
-use super::{CONTESTANTS, Case, Scenario, World};
+use super::{BALANCE, CONTESTANTS, Case, Scenario, World};
 use crate::chance::Dist;
 use crate::engine::config::{Config, Fault, MILLIS, SECONDS, Span};
 use crate::engine::fleet::{Condition, Discipline};
@@ -17,6 +17,7 @@ use crate::table::Table;
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "s1",
     title: "S1: one of 11 servers is 12 times slower",
+    page: BALANCE,
     about: "\
 One client, 1,000 calls per second over 60 s, 11 servers without queues, 167 ms ± 5 each. Server 3 takes 2 s for calls that
 come between 15 s and 45 s. A call is slow above three times the healthy median. The picture shows the slow server's share of
@@ -54,11 +55,11 @@ pub(super) fn config() -> Config {
         deadline: None,
         measured: vec![Span::seconds(0, LENGTH_S)],
         slow_ns: (3.0 * LATENCY_MS.0 * millis) as u64,
-        fault: Some(Fault {
+        faults: vec![Fault {
             servers: vec![SLOW],
             span: Span::seconds(FAULT_S.0, FAULT_S.1),
             condition: Condition { fixed_ns: Some(SLOW_MS * MILLIS), ..Condition::default() },
-        }),
+        }],
         restart: None,
     }
 }
@@ -67,7 +68,7 @@ fn cases() -> Vec<Case> {
     vec![Case {
         name: "1 of 11".to_owned(),
         world: World::Calls(config().into()),
-        strategies: CONTESTANTS,
+        strategies: CONTESTANTS.to_vec(),
         spans: Vec::new(),
     }]
 }

@@ -3,7 +3,7 @@
 //! How even the connections are, and how many of them are exchanged, is decided before any call: there is nothing to
 //! simulate but the changes.
 
-use super::{Case, Scenario, World};
+use super::{BALANCE, Case, Scenario, World};
 use crate::figures::Metric;
 use crate::goals::Goal;
 use crate::results::{CaseResults, Results};
@@ -14,6 +14,7 @@ use crate::table::Table;
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "s8",
     title: "S8: subsets",
+    page: BALANCE,
     about: "\
 Each client connects to 20 servers, or to all where there are no more. For five minutes 5 % of the servers are replaced every
 minute: one leaves and another joins, in any order, and every single change counts. *Over limit* is the part of the time in
@@ -58,7 +59,7 @@ fn cases() -> Vec<Case> {
     let case = |config| Case {
         name: case_name(&config),
         world: World::Subsets(config),
-        strategies: STRATEGIES,
+        strategies: STRATEGIES.to_vec(),
         spans: Vec::new(),
     };
     configs().map(case).collect()

@@ -5,13 +5,14 @@ mod blind;
 mod clock;
 mod least;
 mod oracle;
+mod peers;
 pub(crate) mod prequal;
 mod tower;
 mod towline;
 pub(crate) mod yardstick;
 
 use crate::chance::Rng;
-use crate::strategy::{Change, ServerId, Strategy};
+use crate::strategy::{Change, Connection, ServerId, Strategy};
 
 /// A strategy by name.
 pub(crate) struct Named {
@@ -40,6 +41,10 @@ pub(crate) const ALL: &[Named] = &[
     Named { name: "tower-p2c-ewma", make: tower::ewma },
     Named { name: "prequal-no-probes", make: |_| Box::new(prequal::Prequal::without_probes()) },
     Named { name: "prequal", make: |_| Box::new(prequal::Prequal::with_probes()) },
+    Named { name: "envoy", make: |rng| Box::new(peers::envoy::Envoy::new(rng)) },
+    Named { name: "grpc-a50", make: |rng| Box::new(peers::a50::Grpc::new(rng)) },
+    Named { name: "finagle", make: |rng| Box::new(peers::finagle::Finagle::new(rng)) },
+    Named { name: "linkerd", make: |rng| Box::new(peers::linkerd::Linkerd::new(rng)) },
     Named { name: ORACLE, make: |_| Box::new(oracle::Oracle::default()) },
     Named { name: "p2c-perfect", make: |_| Box::new(yardstick::Yardstick::perfect()) },
     Named { name: "p2c-error-blind", make: |_| Box::new(yardstick::Yardstick::error_blind()) },
@@ -51,7 +56,7 @@ pub(crate) fn named(names: &[&str]) -> Vec<&'static Named> {
 }
 
 /// The servers that discovery knows of.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Members(Vec<ServerId>);
 
 impl Members {
@@ -66,6 +71,10 @@ impl Members {
         self.0.contains(&id)
     }
 
+    pub(crate) fn iter(&self) -> impl Iterator<Item = ServerId> {
+        self.0.iter().copied()
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
@@ -76,6 +85,11 @@ impl Members {
 
     pub(crate) fn random(&self, rng: &mut Rng) -> Option<ServerId> {
         if self.0.is_empty() { None } else { Some(self.0[rng.usize(..self.0.len())]) }
+    }
+
+    /// Those for which this holds.
+    pub(crate) fn only(&self, mut holds: impl FnMut(ServerId) -> bool) -> Self {
+        Self(self.iter().filter(|id| holds(*id)).collect())
     }
 
     /// Two different ones, or the only one twice.
@@ -93,7 +107,7 @@ impl Members {
     pub(crate) fn least<C: PartialOrd>(&self, rng: &mut Rng, cost: impl Fn(ServerId) -> C) -> Option<ServerId> {
         let mut best: Option<(C, ServerId)> = None;
         let mut ties = 1;
-        for id in self.0.iter().copied() {
+        for id in self.iter() {
             let cost = cost(id);
             match &best {
                 Some((least, _)) if cost > *least => {}
@@ -107,5 +121,29 @@ impl Members {
             }
         }
         best.map(|(_, id)| id)
+    }
+}
+
+/// What pools say about their connections, by server.
+#[derive(Default)]
+pub(crate) struct Connections(Vec<Connection>);
+
+impl Connections {
+    pub(crate) fn change(&mut self, change: Change) {
+        if let Change::Added(id) = change {
+            self.0.resize(id as usize + 1, Connection::Up);
+        }
+    }
+
+    pub(crate) fn set(&mut self, server: ServerId, connection: Connection) {
+        self.0[server as usize] = connection;
+    }
+
+    pub(crate) fn get(&self, server: ServerId) -> Connection {
+        self.0[server as usize]
+    }
+
+    pub(crate) fn is_up(&self, server: ServerId) -> bool {
+        self.get(server) == Connection::Up
     }
 }

@@ -261,7 +261,7 @@ mod tests {
         let mut prequal = pool(&[(1, 1), (1, 2)]);
         prequal.change(1, Change::Removed(0));
         assert_eq!(chosen(&prequal), Some(1));
-        let fleet = Fleet { servers: Vec::new(), mean_demand: 1.0 };
+        let fleet = Fleet::nobody();
         let pick = prequal.pick(MAX_AGE + 1, &mut Rng::with_seed(1), &fleet);
         assert!(pick.is_some_and(|pick| pick.server == 1) && prequal.pool.is_empty());
     }

@@ -94,7 +94,7 @@ where
         let (mut future, answer) = self.calls.remove(token as usize);
         let ended = match outcome {
             Outcome::Ok => Ok(()),
-            Outcome::Failed => Err("failed".into()),
+            Outcome::Failed | Outcome::Unreachable => Err("failed".into()),
             Outcome::Cut => return,
         };
         answer.send(ended).expect("the future waits for it");

@@ -1,17 +1,26 @@
 //! Our own: the balancer's production core in the simulator's time. What is not here is the task that waits for
 //! discovery and the future that waits for an endpoint; each pick, each count and each sweep is the library's.
+//!
+//! What that future does when an endpoint cannot be reached is told again in `another`: it asks the next, four in all.
 
+use std::future::{Ready, ready};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use slab::Slab;
 use towline_balance::core::{Clock, Detector, Flight, Levels, PERIOD, Set, Settings, Snapshot, Sweep};
 use towline_balance::{HotCold, LoadMetric, Outliers, P2c, SlowStart};
-use towline_core::{Endpoint, Lent, LoadReport as Reported, Outcome as Classified, Pick as Picks, Policy, Target};
+use towline_core::{
+    CallContext, Endpoint, Error, Lend, LoadReport as Reported, Outcome as Classified, Pick as Picks, Policy, Room,
+    Target, Tried,
+};
 
 use crate::chance::Rng;
 use crate::engine::fleet::Fleet;
-use crate::strategy::{Change, LoadReport, Outcome, Pick, ServerId, Strategy, Token};
+use crate::strategy::{Change, Connection, LoadReport, Outcome, Pick, ServerId, Strategy, Token};
+
+/// Endpoints that a call asks in a row before it fails with what they said.
+const LENDERS: usize = 4;
 
 /// As it is without settings.
 pub(super) fn default(rng: Rng) -> Box<dyn Strategy> {
@@ -31,8 +40,10 @@ pub(super) fn hot_cold(rng: Rng) -> Box<dyn Strategy> {
 struct Towline<P: Policy> {
     policy: P,
     levels: Arc<Levels>,
-    set: Set<Lent<()>>,
-    snapshot: Snapshot<Lent<()>, P::Picker>,
+    set: Set<Pool>,
+    snapshot: Snapshot<Pool, P::Picker>,
+    /// By server.
+    pools: Vec<Pool>,
     rng: towline_core::Rng,
     flights: Slab<Flight>,
     sweep: Sweep,
@@ -58,6 +69,7 @@ where
             levels,
             set,
             snapshot,
+            pools: Vec::new(),
             rng,
             flights: Slab::new(),
             sweep: Sweep::default(),
@@ -69,6 +81,48 @@ where
 
     fn at(&self, now: u64) {
         self.levels.clock().set(now);
+    }
+
+    fn begin(&mut self, now: u64, refused: Option<&Tried>) -> Option<Pick> {
+        self.at(now);
+        let choice = self.snapshot.pick(&(), None, refused, &mut self.rng, now).ok()?;
+        let stats = self.snapshot.nodes()[choice.index].stats().clone();
+        let server = stats.key().as_str().parse().expect("keys are ids");
+        if self.sweep_at.is_none() {
+            self.sweep_at = Some(now + PERIOD.as_nanos() as u64);
+        }
+        let flight = Flight::begin(stats, now)?;
+        Some(Pick { server, token: self.flights.insert(flight) as Token })
+    }
+}
+
+/// What the balancer sees of the simulator's pool of connections to a server.
+#[derive(Clone, Default)]
+struct Pool {
+    /// An index into `ROOMS`.
+    room: Arc<AtomicU8>,
+}
+
+const ROOMS: [Room; 3] = [Room::Ready, Room::Cold, Room::Down];
+
+impl Pool {
+    fn becomes(&self, room: Room) {
+        let index = ROOMS.iter().position(|other| *other == room).expect("a pool here is never full");
+        self.room.store(index as u8, Ordering::Relaxed);
+    }
+}
+
+impl Lend for Pool {
+    type Checkout = ();
+    type Lend = Ready<Result<(), Error>>;
+
+    fn room(&self) -> Room {
+        ROOMS[usize::from(self.room.load(Ordering::Relaxed))]
+    }
+
+    /// Nobody asks: the simulator lets calls wait for their connections.
+    fn lend(&self, _: Option<&CallContext>) -> Self::Lend {
+        ready(Ok(()))
     }
 }
 
@@ -83,15 +137,20 @@ where
     P::Picker: Picks<()>,
 {
     fn pick(&mut self, now: u64, _: &mut Rng, _: &Fleet) -> Option<Pick> {
-        self.at(now);
-        let choice = self.snapshot.pick(&(), None, None, &mut self.rng, now).ok()?;
-        let stats = self.snapshot.nodes()[choice.index].stats().clone();
-        let server = stats.key().as_str().parse().expect("keys are ids");
-        if self.sweep_at.is_none() {
-            self.sweep_at = Some(now + PERIOD.as_nanos() as u64);
+        self.begin(now, None)
+    }
+
+    fn another(&mut self, now: u64, _: &mut Rng, _: &Fleet, asked: &[ServerId]) -> Option<Pick> {
+        if asked.len() >= LENDERS {
+            return None;
         }
-        let flight = Flight::begin(stats, now)?;
-        Some(Pick { server, token: self.flights.insert(flight) as Token })
+        let mut refused = Tried::default();
+        for server in asked {
+            let key = endpoint(*server);
+            let node = self.snapshot.nodes().iter().find(|node| node.stats().key() == key.key());
+            node.into_iter().for_each(|node| refused.add(node.id()));
+        }
+        self.begin(now, Some(&refused))
     }
 
     fn end(&mut self, token: Token, now: u64, outcome: Outcome, report: Option<LoadReport>) {
@@ -103,6 +162,7 @@ where
         match outcome {
             Outcome::Ok => flight.end(Classified::Success),
             Outcome::Failed => flight.end(Classified::Failure),
+            Outcome::Unreachable => flight.unreachable(),
             Outcome::Cut => drop(flight),
         }
     }
@@ -110,10 +170,25 @@ where
     fn change(&mut self, now: u64, change: Change) {
         self.at(now);
         match change {
-            Change::Added(id) => drop(self.set.put(endpoint(id), Lent::new(()), &self.levels)),
+            Change::Added(id) => {
+                self.pools.resize_with(id as usize + 1, Pool::default);
+                self.set.put(endpoint(id), self.pools[id as usize].clone(), &self.levels);
+            }
             Change::Removed(id) => drop(self.set.remove(endpoint(id).key())),
         }
         self.snapshot = self.set.snapshot(&self.levels, &mut self.policy, Some(self.snapshot.picker()));
+    }
+
+    fn connection(&mut self, _: u64, server: ServerId, connection: Connection) {
+        self.pools[server as usize].becomes(match connection {
+            Connection::Up => Room::Ready,
+            Connection::Lost => Room::Cold,
+            Connection::Down => Room::Down,
+        });
+    }
+
+    fn ejected(&self) -> usize {
+        self.snapshot.nodes().iter().filter(|node| node.stats().is_ejected()).count()
     }
 
     fn reads_reports(&self) -> bool {
@@ -132,5 +207,41 @@ where
             self.sweep.run(&self.levels, stats(), now);
             self.detector.run(&self.levels, stats(), now);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn towline(servers: ServerId) -> Box<dyn Strategy> {
+        let mut towline = default(Rng::with_seed(1));
+        (0..servers).for_each(|id| towline.change(0, Change::Added(id)));
+        towline
+    }
+
+    #[test]
+    fn a_call_that_cannot_be_sent_asks_four_different_endpoints_and_no_more() {
+        let (mut towline, mut rng, fleet) = (towline(20), Rng::with_seed(1), Fleet::nobody());
+        let first = towline.pick(0, &mut rng, &fleet).expect("there are servers");
+        let mut asked = vec![first.server];
+        towline.end(first.token, 0, Outcome::Unreachable, None);
+        while let Some(pick) = towline.another(0, &mut rng, &fleet, &asked) {
+            assert!(!asked.contains(&pick.server), "{asked:?}");
+            asked.push(pick.server);
+            towline.end(pick.token, 0, Outcome::Unreachable, None);
+        }
+        assert_eq!(asked.len(), LENDERS);
+    }
+
+    #[test]
+    fn who_is_down_is_passed_over_while_anybody_is_not() {
+        let (mut towline, mut rng, fleet) = (towline(20), Rng::with_seed(1), Fleet::nobody());
+        (0..19).for_each(|id| towline.connection(0, id, Connection::Down));
+        let mut picks = (0..1_000).filter_map(|_| towline.pick(0, &mut rng, &fleet));
+        assert!(picks.all(|pick| pick.server == 19));
+        towline.connection(0, 3, Connection::Up);
+        let mut picks = (0..1_000).filter_map(|_| towline.pick(0, &mut rng, &fleet));
+        assert!(picks.all(|pick| pick.server == 19 || pick.server == 3));
     }
 }
