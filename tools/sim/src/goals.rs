@@ -30,7 +30,18 @@ impl Goal {
 
     /// Our worst seed is at most this, or at least where more is better.
     pub(crate) fn worst(what: impl Into<String>, case: &CaseResults, metric: Metric, limit: f64) -> Self {
-        let worst = case.whole(TOWLINE, metric).map(|spread| spread.worst(metric));
+        Self::worst_of(TOWLINE, what, case, metric, limit)
+    }
+
+    /// As above, for us in another setting.
+    pub(crate) fn worst_of(
+        ours: &str,
+        what: impl Into<String>,
+        case: &CaseResults,
+        metric: Metric,
+        limit: f64,
+    ) -> Self {
+        let worst = case.whole(ours, metric).map(|spread| spread.worst(metric));
         let held = |worst| if metric.larger_is_better() { worst >= limit } else { worst <= limit };
         Self::of_ours(what, worst.map(|worst| (held(worst), format!("worst seed {}", metric.show(worst)))))
     }

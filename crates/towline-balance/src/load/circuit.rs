@@ -60,10 +60,11 @@ impl Circuit {
     }
 
     /// Learns how many calls at a time each endpoint takes, from `least` to `most`, beginning with 20: additive increase,
-    /// multiplicative decrease. For every limit's worth of answers, while half of it is used, there is one more; when a
-    /// call is pushed back or given up late, a tenth less, once for all that were under way together. Late is beyond four
-    /// times the median latency of the set; with [`LoadMetric::in_flight`](crate::LoadMetric::in_flight), which measures
-    /// no latency, all that are given up count.
+    /// multiplicative decrease. For every limit's worth of answers in time, while half of it is used, there is one more; when a
+    /// call is pushed back, or most calls are late, 30 % less, once for all that were under way together. Late is what takes more than
+    /// four times the median latency that the set has without queues, the least of the last minute or so. With
+    /// [`LoadMetric::in_flight`](crate::LoadMetric::in_flight), which measures no latency, calls that are given up are
+    /// late.
     ///
     /// Other failures say nothing about load, and are for [`Outliers`](crate::Outliers).
     ///

@@ -151,6 +151,9 @@ pub struct Settings {
     pub fails_fast: bool,
 }
 
+/// What is usual grows by this with every sweep, twice in 70 s of sweeps: by then an overload is the rule.
+const FORGETS: f32 = 1.001;
+
 /// Groups of endpoints whose latencies are compared with each other.
 const PEERS: usize = 16;
 
@@ -159,11 +162,13 @@ const PEERS: usize = 16;
 pub(crate) struct Measure {
     median: AtomicU32,
     limit: AtomicU32,
+    usual: AtomicU32,
 }
 
 impl Default for Measure {
     fn default() -> Self {
-        Self { median: AtomicU32::new(0f32.to_bits()), limit: AtomicU32::new(f32::INFINITY.to_bits()) }
+        let (zero, infinite) = (0f32.to_bits(), f32::INFINITY.to_bits());
+        Self { median: AtomicU32::new(zero), limit: AtomicU32::new(infinite), usual: AtomicU32::new(infinite) }
     }
 }
 
@@ -180,7 +185,16 @@ impl Measure {
         f32::from_bits(self.limit.load(Ordering::Relaxed))
     }
 
+    /// The median where there are no queues: the least there was lately, in nanoseconds; infinite before there is one.
+    #[inline]
+    pub(crate) fn usual(&self) -> f32 {
+        f32::from_bits(self.usual.load(Ordering::Relaxed))
+    }
+
     fn set(&self, median: f32, limit: f32) {
+        if median > 0.0 {
+            self.usual.store((self.usual() * FORGETS).min(median).to_bits(), Ordering::Relaxed);
+        }
         self.median.store(median.to_bits(), Ordering::Relaxed);
         self.limit.store(limit.to_bits(), Ordering::Relaxed);
     }

@@ -8,6 +8,8 @@ use super::Nanos;
 
 /// The memory of the success rate: what is as old counts 37 %.
 const WINDOW: f32 = 10e9;
+/// And of how it is just now.
+const MOMENT: f32 = 1e9;
 
 /// Calls that have ended, ever.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,6 +24,8 @@ pub(crate) struct Ended {
 pub(crate) struct Window {
     pub(crate) calls: f32,
     pub(crate) failures: f32,
+    /// Calls and failures of the last moment.
+    moment: (f32, f32),
     seen: Ended,
     at: Nanos,
 }
@@ -29,25 +33,32 @@ pub(crate) struct Window {
 impl Window {
     /// Adds what has ended since the last time; and says how much that is.
     pub(crate) fn look(&mut self, ended: Ended, now: Nanos) -> (f32, f32) {
-        let keep = (-(now.saturating_sub(self.at) as f32) / WINDOW).exp();
+        let keep = |memory: f32| (-(now.saturating_sub(self.at) as f32) / memory).exp();
         let new = |now: u64, then: u64| now.saturating_sub(then) as f32;
         let calls = new(ended.calls, self.seen.calls);
         // Counted one after the other, so there may seem to be more failures than calls for a moment.
         let failures = new(ended.failures, self.seen.failures).min(calls);
-        self.calls = self.calls * keep + calls;
-        self.failures = self.failures * keep + failures;
+        self.calls = self.calls * keep(WINDOW) + calls;
+        self.failures = self.failures * keep(WINDOW) + failures;
+        self.moment = (self.moment.0 * keep(MOMENT) + calls, self.moment.1 * keep(MOMENT) + failures);
         (self.seen, self.at) = (ended, now);
         (calls, failures)
     }
 
     /// Forgets what was.
     pub(crate) fn clear(&mut self) {
-        (self.calls, self.failures) = (0.0, 0.0);
+        (self.calls, self.failures, self.moment) = (0.0, 0.0, (0.0, 0.0));
     }
 
     /// The share of the calls that failed.
     pub(crate) fn rate(&self) -> f32 {
         if self.calls > 0.0 { self.failures / self.calls } else { 0.0 }
+    }
+
+    /// The share that failed in the last moment; `None` when there was hardly a call.
+    pub(crate) fn just_now(&self) -> Option<f32> {
+        let (calls, failures) = self.moment;
+        (calls >= 0.5).then(|| failures / calls)
     }
 }
 

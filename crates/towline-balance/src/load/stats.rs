@@ -63,6 +63,8 @@ const LONGEST_PUSHBACK: Duration = Duration::from_secs(300);
 const SAMPLES: u64 = 3;
 /// A call that is older, in nanoseconds, and far above the set's latency, is a reason to ask for another.
 const LATE: f32 = 4.8e9;
+/// Times the usual latency that are late: for the queue, not for a call.
+const LATE_TIMES: f32 = 4.0;
 /// Tracked calls per median latency.
 const TRACKED: f32 = 16.0;
 /// Latencies within this factor of the median count as the median: what differs by less is noise, and would outweigh
@@ -456,9 +458,11 @@ impl Stats {
     fn adapt(&self, serial: u32, in_flight: u32, end: End, was_late: bool) {
         let Some(adaptive) = &self.levels.circuit.adaptive else { return };
         match end {
-            End::Outcome(Outcome::Success) => self.limit.answered(in_flight, adaptive),
             End::Outcome(Outcome::Pushback(_)) => self.limit.dropped(serial, self.begun() as u32, adaptive),
-            End::GivenUp if was_late => self.limit.dropped(serial, self.begun() as u32, adaptive),
+            End::Outcome(Outcome::Success) | End::GivenUp if was_late => {
+                self.limit.late(serial, self.begun() as u32, adaptive);
+            }
+            End::Outcome(Outcome::Success) => self.limit.answered(in_flight, adaptive),
             _ => {}
         }
     }
@@ -605,7 +609,11 @@ impl Flight {
             stats.count(self.began, now, end);
         }
         if levels.is_limited {
-            let was_late = !levels.is_timed() || took(self.began, now) > stats.measure().limit();
+            let was_late = if levels.is_timed() {
+                took(self.began, now) > LATE_TIMES * stats.measure().usual()
+            } else {
+                matches!(end, End::GivenUp)
+            };
             stats.adapt(self.serial, (before & IN_FLIGHT) as u32, end, was_late);
         }
     }

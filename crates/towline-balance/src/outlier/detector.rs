@@ -95,6 +95,7 @@ struct Look {
     new: (f32, f32),
     /// The rate of failures, if it is known.
     rate: Option<f32>,
+    just_now: Option<f32>,
     /// In a row.
     failures: u32,
     dials: u32,
@@ -146,6 +147,7 @@ impl Detector {
         Look {
             new,
             rate: (record.window.calls >= KNOWN).then(|| record.window.rate()),
+            just_now: record.window.just_now(),
             failures: seen.failures(),
             dials: seen.dials(),
             is_ejected: record.ejected.is_some(),
@@ -218,10 +220,14 @@ impl Detector {
             self.base.calls += look.new.0;
             self.base.failures += look.new.1;
         }
-        self.rates.iter_mut().for_each(|rate| *rate = (*rate - median).abs());
-        let deviation = lower_median(&mut self.rates).unwrap_or(0.0);
+        let usual = median + DEVIATIONS * self.deviation(median);
+        // What has just befallen all of them, before it shows in ten seconds.
+        self.rates.clear();
+        self.rates.extend(looks.iter().filter(|look| !look.is_ejected).filter_map(|look| look.just_now));
+        let median_now = lower_median(&mut self.rates).unwrap_or(0.0);
+        let just_now = median_now + DEVIATIONS * self.deviation(median_now);
         // One failure more than was seen: what has never failed in a hundred calls may yet fail in the next.
-        let seen = (self.base.failures + 1.0) / (self.base.calls + 1.0);
+        let seen = (self.base.failures + 1.0) / (self.base.calls + self.outliers.calls_without_knowledge());
         let known =
             looks.iter().filter(|look| look.rate.is_some() || look.is_ejected || look.failures + look.dials > 0);
         let (mut all, mut failing) = (0, 0);
@@ -229,7 +235,13 @@ impl Detector {
             all += 1;
             failing += usize::from(look.fails());
         }
-        Expected { median, chance: seen.max(median + DEVIATIONS * deviation), most_fail: failing * 2 > all }
+        Expected { median, chance: seen.max(usual).max(just_now), most_fail: failing * 2 > all }
+    }
+
+    /// The median absolute deviation of the rates.
+    fn deviation(&mut self, median: f32) -> f32 {
+        self.rates.iter_mut().for_each(|rate| *rate = (*rate - median).abs());
+        lower_median(&mut self.rates).unwrap_or(0.0)
     }
 
     /// Ejects who is an outlier, the clearest cases first, as far as the cap allows; and takes back who was ejected for what
@@ -296,6 +308,12 @@ impl Detector {
 }
 
 impl Outliers {
+    /// Before anything is known of the set one call in so many is expected to fail: as many failures in a row as are set are
+    /// enough then.
+    fn calls_without_knowledge(&self) -> f32 {
+        (ENOUGH / self.consecutive as f32).exp()
+    }
+
     /// By which rule an endpoint is to be ejected, if by any.
     fn suspect(&self, index: usize, look: &Look, record: &Record, expected: Expected) -> Option<Suspect> {
         let Expected { median, chance, most_fail } = expected;
@@ -306,8 +324,8 @@ impl Outliers {
         let suspect = |rule, evidence: f32| Some(Suspect { index, rule, evidence });
         if !most_fail && look.dials >= self.dials {
             suspect(EjectionRule::DialFailures, look.dials as f32)
-        } else if !most_fail && (look.failures >= self.consecutive || look.failures >= 2 && of_row >= ENOUGH) {
-            suspect(EjectionRule::ConsecutiveFailures, of_row.max(row))
+        } else if !most_fail && look.failures >= 2 && of_row >= ENOUGH {
+            suspect(EjectionRule::ConsecutiveFailures, of_row)
         } else if record.window.rate() >= median + self.success_margin && of_all >= ENOUGH {
             suspect(EjectionRule::SuccessRate, of_all)
         } else if !most_fail

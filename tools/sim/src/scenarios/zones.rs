@@ -12,6 +12,7 @@ use crate::figures::Metric;
 use crate::goals::Goal;
 use crate::plot::lines;
 use crate::results::Results;
+use crate::strategies::{TOWLINE, TOWLINE_ADAPTIVE};
 use crate::table::Table;
 
 pub(super) const SCENARIO: Scenario = Scenario {
@@ -94,7 +95,7 @@ fn name(fault: &str, load: f64) -> String {
 fn cases() -> Vec<Case> {
     let case = |fault, load| {
         let world = World::Calls(config(fault, load).into());
-        Case { name: name(fault, load), world, strategies: COMPARED.to_vec(), spans: Vec::new() }
+        Case { name: name(fault, load), world, strategies: [COMPARED, &[TOWLINE_ADAPTIVE]].concat(), spans: Vec::new() }
     };
     LOADS.into_iter().flat_map(|load| FAULTS.map(|fault| case(fault, load))).collect()
 }
@@ -120,6 +121,8 @@ fn goals(results: &Results) -> Vec<Goal> {
     let of = |fault, load| {
         let name = name(fault, load);
         let case = results.case(&name)?;
+        // Whoever has too much has to refuse some.
+        let ours = if load == ENOUGH { TOWLINE } else { TOWLINE_ADAPTIVE };
         let first = match load {
             ENOUGH => {
                 let what = format!("S10 {name}: success ≥ {SUCCESS_LIMIT} % from 1 s on");
@@ -127,11 +130,11 @@ fn goals(results: &Results) -> Vec<Goal> {
             }
             _ => {
                 let what = format!("S10 {name}: goodput ≥ {GOODPUT_LIMIT} % of the survivors' capacity");
-                Goal::worst(what, case, Metric::Goodput, GOODPUT_LIMIT)
+                Goal::worst_of(ours, what, case, Metric::Goodput, GOODPUT_LIMIT)
             }
         };
         let overshoot = format!("S10 {name}: overshoot on return ≤ {OVERSHOOT_LIMIT}");
-        Some([first, Goal::worst(overshoot, case, Metric::Overshoot, OVERSHOOT_LIMIT)])
+        Some([first, Goal::worst_of(ours, overshoot, case, Metric::Overshoot, OVERSHOOT_LIMIT)])
     };
     let cases = LOADS.into_iter().flat_map(|load| FAULTS.map(|fault| of(fault, load)));
     cases.flatten().flatten().collect()

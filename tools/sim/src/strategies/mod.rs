@@ -25,6 +25,8 @@ pub(crate) struct Named {
 pub(crate) const TOWLINE: &str = "towline";
 /// Ours, by what servers say about themselves.
 pub(crate) const TOWLINE_HOT_COLD: &str = "towline-hot-cold";
+/// Ours, with a limit of calls per server that is learned.
+pub(crate) const TOWLINE_ADAPTIVE: &str = "towline-adaptive";
 /// The bound that regret is against.
 pub(crate) const ORACLE: &str = "oracle";
 
@@ -32,6 +34,7 @@ pub(crate) const ORACLE: &str = "oracle";
 pub(crate) const ALL: &[Named] = &[
     Named { name: TOWLINE, make: towline::default },
     Named { name: "towline-in-flight", make: towline::in_flight },
+    Named { name: TOWLINE_ADAPTIVE, make: towline::adaptive },
     Named { name: TOWLINE_HOT_COLD, make: towline::hot_cold },
     Named { name: "random", make: |_| Box::new(blind::Random::default()) },
     Named { name: "round-robin", make: |rng| Box::new(blind::RoundRobin::new(rng)) },

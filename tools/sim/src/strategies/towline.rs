@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use slab::Slab;
 use towline_balance::core::{Clock, Detector, Flight, Levels, PERIOD, Set, Settings, Snapshot, Sweep};
-use towline_balance::{HotCold, LoadMetric, Outliers, P2c, SlowStart};
+use towline_balance::{Circuit, HotCold, LoadMetric, Outliers, P2c, SlowStart};
 use towline_core::{
     CallContext, Endpoint, Error, Lend, LoadReport as Reported, Outcome as Classified, Pick as Picks, Policy, Room,
     Target, Tried,
@@ -24,17 +24,23 @@ const LENDERS: usize = 4;
 
 /// As it is without settings.
 pub(super) fn default(rng: Rng) -> Box<dyn Strategy> {
-    Box::new(Towline::new(P2c::new(), LoadMetric::default(), rng, false))
+    Box::new(Towline::new(P2c::new(), LoadMetric::default(), Circuit::new(), rng, false))
 }
 
 /// Two choices by calls in flight alone.
 pub(super) fn in_flight(rng: Rng) -> Box<dyn Strategy> {
-    Box::new(Towline::new(P2c::new(), LoadMetric::in_flight(), rng, false))
+    Box::new(Towline::new(P2c::new(), LoadMetric::in_flight(), Circuit::new(), rng, false))
 }
 
 /// By what servers say about themselves.
 pub(super) fn hot_cold(rng: Rng) -> Box<dyn Strategy> {
-    Box::new(Towline::new(HotCold::new(), LoadMetric::default(), rng, true))
+    Box::new(Towline::new(HotCold::new(), LoadMetric::default(), Circuit::new(), rng, true))
+}
+
+/// With a limit of calls per server that is learned.
+pub(super) fn adaptive(rng: Rng) -> Box<dyn Strategy> {
+    let circuit = Circuit::new().adaptive(1, 100).expect("within range");
+    Box::new(Towline::new(P2c::new(), LoadMetric::default(), circuit, rng, false))
 }
 
 struct Towline<P: Policy> {
@@ -57,10 +63,10 @@ where
     P: Policy,
     P::Picker: Picks<()>,
 {
-    fn new(mut policy: P, metric: LoadMetric, mut rng: Rng, reads_reports: bool) -> Self {
+    fn new(mut policy: P, metric: LoadMetric, circuit: Circuit, mut rng: Rng, reads_reports: bool) -> Self {
         let mut rng = towline_core::Rng::with_seed(rng.u64(..));
         let detector = Detector::new(Outliers::default(), SlowStart::default(), rng.fork());
-        let settings = Settings { metric, is_watched: detector.is_on(), ..Settings::default() };
+        let settings = Settings { metric, circuit, is_watched: detector.is_on(), ..Settings::default() };
         let levels = Levels::new(settings, Clock::Manual(AtomicU64::new(0)));
         let set = Set::default();
         let snapshot = Snapshot::new(levels.clone(), Vec::new(), Vec::new(), &mut policy, None);
