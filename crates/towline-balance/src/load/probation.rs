@@ -20,7 +20,9 @@ struct Word {
     /// In ticks of 2^16 ns, 55 bits.
     next: u64,
     is_probing: bool,
-    /// Up to 255.
+    /// The last probe went well.
+    has_passed: bool,
+    /// Up to 127.
     failed: u64,
 }
 
@@ -28,11 +30,12 @@ const TICK: u32 = 16;
 
 impl Word {
     fn unpack(word: u64) -> Self {
-        Self { next: word >> 9, is_probing: word & 0x100 != 0, failed: word & 0xff }
+        Self { next: word >> 9, is_probing: word & 0x100 != 0, has_passed: word & 0x80 != 0, failed: word & 0x7f }
     }
 
     fn pack(self) -> u64 {
-        self.next << 9 | u64::from(self.is_probing) << 8 | self.failed.min(0xff)
+        let flags = u64::from(self.is_probing) << 8 | u64::from(self.has_passed) << 7;
+        self.next << 9 | flags | self.failed.min(0x7f)
     }
 
     /// The first tick after a pause that begins now.
@@ -66,10 +69,10 @@ impl Probation {
     pub(crate) fn failed(&self, now: Nanos) {
         self.change(|old| {
             if old.is_probing {
-                let new = Word { is_probing: false, failed: old.failed + 1, ..old };
+                let new = Word { is_probing: false, has_passed: false, failed: old.failed + 1, ..old };
                 Word { next: new.after_pause(now).min(old.next), ..new }
             } else {
-                Word { next: old.after_pause(now).max(old.next), ..old }
+                Word { next: old.after_pause(now).max(old.next), has_passed: false, ..old }
             }
         });
     }
@@ -85,10 +88,19 @@ impl Probation {
         self.change(|old| Word { next: if old.is_probing { now >> TICK } else { old.next }, is_probing: false, ..old });
     }
 
+    /// A probe went well: whether the one before did, too. If not, the next call is another.
+    pub(crate) fn is_confirmed(&self, now: Nanos) -> bool {
+        let has_passed = Word::unpack(self.0.load(Ordering::Relaxed)).has_passed;
+        if !has_passed {
+            self.change(|old| Word { next: now >> TICK, is_probing: false, has_passed: true, ..old });
+        }
+        has_passed
+    }
+
     /// It does well again. The pauses before were not for nothing: one that comes back soon begins with half of the
     /// failures.
     pub(crate) fn passed(&self) {
-        self.change(|old| Word { next: 0, is_probing: false, failed: old.failed.min(8) / 2 });
+        self.change(|old| Word { next: 0, is_probing: false, has_passed: false, failed: old.failed.min(8) / 2 });
     }
 
     fn change(&self, change: impl Fn(Word) -> Word) {

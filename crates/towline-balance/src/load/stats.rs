@@ -408,7 +408,11 @@ impl Stats {
             End::Outcome(Outcome::Success) => {
                 self.oldest.succeeded(began);
                 if was_bad && is_well && took <= limit {
-                    // A probe that went well: what was before it is over.
+                    // One fast answer of a slow endpoint may be luck; a second one hardly is.
+                    if self.standing(now) == Standing::OnProbation && !self.probation.is_confirmed(now) {
+                        return;
+                    }
+                    // What was before is over.
                     self.latency.restart(now, took.max(median));
                     return self.probation.passed();
                 }
