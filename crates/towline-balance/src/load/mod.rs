@@ -154,6 +154,9 @@ pub struct Settings {
 /// What is usual grows by this with every sweep, twice in 70 s of sweeps: by then an overload is the rule.
 const FORGETS: f32 = 1.001;
 
+/// Times the usual latency that the median is when a set has too much to do.
+const OVERLOADED: f32 = 4.0;
+
 /// Groups of endpoints whose latencies are compared with each other.
 const PEERS: usize = 16;
 
@@ -189,6 +192,11 @@ impl Measure {
     #[inline]
     pub(crate) fn usual(&self) -> f32 {
         f32::from_bits(self.usual.load(Ordering::Relaxed))
+    }
+
+    /// Whether they queue as a whole.
+    pub(crate) fn is_overloaded(&self) -> bool {
+        self.median() > OVERLOADED * self.usual()
     }
 
     fn set(&self, median: f32, limit: f32) {

@@ -365,14 +365,12 @@ impl Stats {
     }
 
     /// A call that was given up so late, and nobody has been answered meanwhile, is a failure: that was no impatience. Where
-    /// all peers do so, none of them is slow by comparison.
+    /// all have queues it is nobody's.
     fn unanswered(&self, began: Nanos, now: Nanos, end: End) -> End {
-        match end {
-            End::GivenUp if took(began, now) > self.measure().limit() && !self.oldest.is_proven_since(began) => {
-                End::Outcome(Outcome::Failure)
-            }
-            end => end,
-        }
+        let measure = self.measure();
+        let is_silent =
+            || took(began, now) > measure.limit() && !self.oldest.is_proven_since(began) && !measure.is_overloaded();
+        if matches!(end, End::GivenUp) && is_silent() { End::Outcome(Outcome::Failure) } else { end }
     }
 
     /// Counts how a call has ended; whether the endpoint is well as far as that call can say.

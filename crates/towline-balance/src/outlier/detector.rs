@@ -100,6 +100,8 @@ struct Look {
     failures: u32,
     dials: u32,
     is_ejected: bool,
+    /// Its peers queue as a whole.
+    are_overloaded: bool,
 }
 
 impl Look {
@@ -151,6 +153,7 @@ impl Detector {
             failures: seen.failures(),
             dials: seen.dials(),
             is_ejected: record.ejected.is_some(),
+            are_overloaded: stats.measure().is_overloaded(),
         }
     }
 
@@ -324,6 +327,9 @@ impl Outliers {
         let suspect = |rule, evidence: f32| Some(Suspect { index, rule, evidence });
         if !most_fail && look.dials >= self.dials {
             suspect(EjectionRule::DialFailures, look.dials as f32)
+        } else if look.are_overloaded {
+            // Who has too much to do refuses calls, or is too late. With fewer to do it there would be more of that.
+            None
         } else if !most_fail && look.failures >= 2 && of_row >= ENOUGH {
             suspect(EjectionRule::ConsecutiveFailures, of_row)
         } else if record.window.rate() >= median + self.success_margin && of_all >= ENOUGH {
