@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt, stream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, sleep};
 use tower::{Service, ServiceExt, service_fn};
 use towline_balance::{Balance, Change, Update};
@@ -79,6 +79,10 @@ struct State {
     takes: Duration,
     fails: bool,
     calls: usize,
+    /// So many at a time, if that matters.
+    slots: Option<Arc<Semaphore>>,
+    now: usize,
+    most: usize,
     report: Option<LoadReport>,
 }
 
@@ -91,6 +95,9 @@ impl Desk {
             takes: MS,
             fails: false,
             calls: 0,
+            slots: None,
+            now: 0,
+            most: 0,
             report: None,
         };
         Self { target, state: Arc::new(Lock::new(state)) }
@@ -123,6 +130,17 @@ impl Desk {
     pub(crate) fn answers(&self, takes: Duration, fails: bool) {
         let mut state = self.state.lock();
         (state.takes, state.fails) = (takes, fails);
+    }
+
+    /// So many calls at a time from now on, and how long each takes.
+    pub(crate) fn serves(&self, at_a_time: usize, takes: Duration) {
+        let mut state = self.state.lock();
+        (state.slots, state.takes) = (Some(Arc::new(Semaphore::new(at_a_time))), takes);
+    }
+
+    /// The most calls that there ever were at a time.
+    pub(crate) fn most(&self) -> usize {
+        self.state.lock().most
     }
 
     pub(crate) fn reports(&self, in_flight: u32, latency: Duration) {
@@ -174,11 +192,28 @@ impl Service<Message> for Counter {
     fn call(&mut self, _call: Message) -> Self::Future {
         let mut state = self.0.state.lock();
         state.calls += 1;
+        state.now += 1;
+        state.most = state.most.max(state.now);
         let (takes, fails, name) = (state.takes, state.fails, self.0.target.to_string());
+        let (slots, here) = (state.slots.clone(), Here(self.0.clone()));
         Box::pin(async move {
+            let _here = here;
+            let _slot = match &slots {
+                Some(slots) => Some(slots.acquire().await.unwrap()),
+                None => None,
+            };
             sleep(takes).await;
             if fails { Err(Error::new(Kind::Unavailable, Phase::Read)) } else { Ok(name) }
         })
+    }
+}
+
+/// A call that is there.
+struct Here(Desk);
+
+impl Drop for Here {
+    fn drop(&mut self) {
+        self.0.state.lock().now -= 1;
     }
 }
 
