@@ -46,7 +46,7 @@ fn lent_at_once<L: Lend, P, Req>(
     request: &Req,
     context: Option<&CallContext>,
     now: Nanos,
-) -> Result<Option<(L::Checkout, Lending<L>)>, AtLimit>
+) -> Result<Option<Lent<L>>, AtLimit>
 where
     P: Pick<Req>,
 {
@@ -60,6 +60,9 @@ where
     let lend = shared.reports.then(|| node.lend.clone());
     Ok(Some((checkout, Lending { flight, lend })))
 }
+
+/// What was lent, and who lent it.
+type Lent<L> = (<L as Lend>::Checkout, Lending<L>);
 
 /// An endpoint was at a limit after all: the next pick sees it.
 struct AtLimit;
@@ -311,14 +314,18 @@ where
             Some(refused) if refused.errors.len() >= LENDERS => Err(Nobody::NoCandidate),
             _ => snapshot.pick(request, context, refused.as_ref().map(|refused| &refused.by), rng, now),
         };
-        let next = match choice.map(|choice| (choice, lent_at_once(shared, snapshot, choice, request, context, now))) {
-            Ok((_, Ok(Some((checkout, lending))))) => return Ok(Next::Lent(checkout, lending)),
-            Ok((choice, Ok(None))) => ask_or_wait(shared, snapshot, Ok(choice), request, context, &mut refused, now),
-            Ok((_, Err(AtLimit))) => continue,
-            Err(nobody) => ask_or_wait(shared, snapshot, Err(nobody), request, context, &mut refused, now),
+        let lent = match choice {
+            Ok(choice) => lent_at_once(shared, snapshot, choice, request, context, now),
+            Err(_) => Ok(None),
         };
-        match next {
-            Ok(next) => return next,
+        match lent {
+            Ok(Some((checkout, lending))) => return Ok(Next::Lent(checkout, lending)),
+            Ok(None) => {
+                let next = ask_or_wait(shared, snapshot, choice, request, context, &mut refused, now);
+                if let Ok(next) = next {
+                    return next;
+                }
+            }
             Err(AtLimit) => {}
         }
     }

@@ -50,7 +50,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 use towline_core::{Error, Kind, Phase};
 
-use self::circuit::Adaptive;
 pub use self::circuit::Circuit;
 pub(crate) use self::record::{Ejected, Record};
 pub(crate) use self::stats::Standing;

@@ -8,9 +8,8 @@ pub(super) const ENOUGH: f32 = 13.8;
 /// `probability` (Chernoff's bound, "A Measure of Asymptotic Efficiency …", 1952: the relative entropy per call). Holds for
 /// any number of calls, two as well as a million, where a normal approximation would be far off.
 pub(super) fn against_chance(calls: f32, failures: f32, probability: f32) -> f32 {
-    let rate = (failures / calls).min(1.0);
-    // Also when there were no calls.
-    if !(rate > probability) {
+    let rate = if calls > 0.0 { (failures / calls).min(1.0) } else { 0.0 };
+    if rate <= probability {
         return 0.0;
     }
     let part = |seen: f32, expected: f32| if seen > 0.0 { seen * (seen / expected).ln() } else { 0.0 };

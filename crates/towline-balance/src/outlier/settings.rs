@@ -219,7 +219,7 @@ impl Default for SlowStart {
 /// # let _ = mode;
 /// # Ok::<(), towline_core::Error>(())
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PanicMode {
     /// In percent of the set.
     pub(crate) below: u32,
@@ -257,12 +257,6 @@ impl PanicMode {
     /// Whether so many of so many are too few.
     pub(crate) fn panics(&self, eligible: usize, endpoints: usize) -> bool {
         endpoints > 0 && (eligible == 0 || eligible * 100 < endpoints * self.below as usize)
-    }
-}
-
-impl Default for PanicMode {
-    fn default() -> Self {
-        Self { below: 0, fails_fast: false }
     }
 }
 

@@ -70,7 +70,7 @@ impl P2cPicker {
         if self.weights.are_equal() {
             // Both from one number, 32 bits each: no two of a million endpoints differ by more than a thousandth.
             let random = rng.next_u64();
-            let below = |part: u64, bound: usize| (part * bound as u64 >> 32) as usize;
+            let below = |part: u64, bound: usize| ((part * bound as u64) >> 32) as usize;
             let (first, second) = (below(random >> 32, len), below(random & 0xffff_ffff, len.saturating_sub(1)));
             return (first, if second >= first && len > 1 { second + 1 } else { second });
         }
