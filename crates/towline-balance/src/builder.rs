@@ -168,7 +168,12 @@ impl<P: Policy, A, T> BalanceBuilder<P, A, T> {
         let Common { metric, outliers, slow_start, circuit, panic_mode, .. } = self.common;
         let Common { when_unavailable, reports, warm, observers, mut rng, .. } = self.common;
         let detector = Detector::new(outliers, slow_start, rng.fork());
-        let settings = Settings { metric, circuit, is_watched: detector.is_on(), fails_fast: panic_mode.fails_fast };
+        let settings = Settings {
+            metric,
+            circuit,
+            is_watched: detector.is_on() || panic_mode.below > 0,
+            fails_fast: panic_mode.fails_fast,
+        };
         let shared = Arc::new(Shared {
             snapshot: ArcSwapOption::empty(),
             levels: Levels::new(settings, Clock::Tokio(Instant::now())),

@@ -308,11 +308,13 @@ where
     };
     let now = shared.levels.now();
     let mut refused = refused;
+    // Beside those that have refused, who was at a limit after all.
+    let mut not = refused.as_ref().map(|refused| refused.by).unwrap_or_default();
     for _ in 0..RACES {
         // When so many have refused it is time to wait, if the call may; otherwise it has failed already.
         let choice = match &refused {
             Some(refused) if refused.errors.len() >= LENDERS => Err(Nobody::NoCandidate),
-            _ => snapshot.pick(request, context, refused.as_ref().map(|refused| &refused.by), rng, now),
+            _ => snapshot.pick(request, context, Some(&not).filter(|not| !not.is_empty()), rng, now),
         };
         let lent = match choice {
             Ok(choice) => lent_at_once(shared, snapshot, choice, request, context, now),
@@ -327,6 +329,11 @@ where
                 }
             }
             Err(AtLimit) => {}
+        }
+        if let Ok(choice) = choice {
+            let stats = &snapshot.nodes()[choice.index].stats;
+            stats.leave_probe();
+            not.add(stats.id());
         }
     }
     Err(nobody(shared, snapshot, Nobody::Full))
@@ -350,6 +357,10 @@ where
     P: Pick<Req>,
 {
     progress::enter(Phase::Pick);
+    if choice.is_err() {
+        // No call begins that would ask for a look at the set, and without one nothing gets better.
+        shared.levels.touch();
+    }
     let waits = waits(shared);
     let mut refused = || refused.as_mut().map(|refused| std::mem::take(&mut **refused)).unwrap_or_default();
     match choice {
@@ -411,6 +422,9 @@ where
     let snapshot = snapshot.as_ref()?;
     let now = shared.levels.now();
     let choice = snapshot.pick(request, context, Some(not), rng, now).ok()?;
+    if let Some(other) = choice.other {
+        snapshot.nodes()[other].stats.leave_probe();
+    }
     if is_down(snapshot, choice.index) {
         return None;
     }

@@ -279,10 +279,16 @@ impl Judge<'_> {
     fn full<L>(&self, node: &Node<L>, room: Room, rng: &mut Rng) -> Fitness {
         let (stats, seen, panics) = (&node.stats, node.stats.seen(), self.levels.panics());
         let is_full = stats.is_full(room);
-        if seen.is_ejected() && (self.levels.fails_fast || !panics) {
+        if seen.is_ejected() {
             let is_idempotent = self.context.is_some_and(CallContext::is_idempotent);
             let may_probe = !is_full && !self.has_tried(node) && !node.is_weightless();
-            return if may_probe && stats.admits_probe(is_idempotent) { Fitness::Fit } else { Fitness::Ejected };
+            // Also in a panic: calls that are none say nothing about whether it is over.
+            if may_probe && stats.admits_probe(is_idempotent) {
+                return Fitness::Fit;
+            }
+            if self.levels.fails_fast || !panics {
+                return Fitness::Ejected;
+            }
         }
         if is_full {
             return Fitness::Full;
@@ -358,11 +364,17 @@ impl<L: Lend> Loads for At<'_, L> {
         node.is_weightless() || !self.levels.panics() && node.stats.is_avoided(node.stats.standing(self.now), self.now)
     }
 
-    fn is_available(&self, index: usize) -> bool {
+    fn availability(&self, index: usize) -> f64 {
         let node = &self.nodes[index];
-        !node.is_weightless()
-            && node.lend.room() != Room::Down
-            && !matches!(node.stats.standing(self.now), Standing::OnProbation | Standing::Ejected)
+        let is_away = node.is_weightless()
+            || node.lend.room() == Room::Down
+            || matches!(node.stats.standing(self.now), Standing::OnProbation | Standing::Ejected);
+        if is_away {
+            return 0.0;
+        }
+        // Who returns was there before, and the others have its calls meanwhile. Who is new takes nothing away.
+        let (_, ejections) = node.stats.ejected();
+        if ejections > 0 { f64::from(node.stats.share()) } else { 1.0 }
     }
 
     fn wants_probe(&self, index: usize) -> bool {

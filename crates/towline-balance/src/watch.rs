@@ -3,7 +3,6 @@
 
 use std::collections::HashSet;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -12,7 +11,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use towline_core::{EndpointId, Error, Event, Lend, Room};
 
 use crate::discover::guarded;
-use crate::load::{self, Nanos, Standing, Stats, Sweep};
+use crate::load::{self, Nanos, Standing, Sweep};
 use crate::outlier::{Detector, News, PanicMode};
 use crate::set::{Node, assess};
 use crate::shared::Shared;
@@ -128,9 +127,14 @@ impl Watch {
     }
 
     fn probation<L: Lend, P>(&mut self, shared: &Shared<L, P>, nodes: &[Node<L>], now: Nanos) {
-        let is_slow = |stats: &&Arc<Stats>| stats.standing(now) == Standing::OnProbation;
         for stats in nodes.iter().map(Node::stats) {
-            let event = match (is_slow(&stats), self.on_probation.contains(&stats.id())) {
+            let standing = stats.standing(now);
+            if standing == Standing::Ejected {
+                // Probation has not ended well; there was an event of its own.
+                self.on_probation.remove(&stats.id());
+                continue;
+            }
+            let event = match (standing == Standing::OnProbation, self.on_probation.contains(&stats.id())) {
                 (true, false) => {
                     self.on_probation.insert(stats.id());
                     let latency = Duration::from_nanos(stats.average(now).unwrap_or_default() as u64);

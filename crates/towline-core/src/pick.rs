@@ -35,11 +35,11 @@ pub trait Loads {
         false
     }
 
-    /// Whether the endpoint is there for its share of the calls: it has a weight, is up, and is not kept to single calls.
-    /// Steadier than [`is_avoided`](Self::is_avoided): one that is new and busy for a moment is available, and one whose
-    /// probe is due is not, until the probe has gone well.
-    fn is_available(&self, index: usize) -> bool {
-        !self.is_avoided(index)
+    /// What part of its share of the calls the endpoint can take, from 0 to 1: 0 if it has no weight, is down, ejected, or
+    /// kept to single calls; less than 1 when it has come back and starts slowly. Steadier than [`is_avoided`](Self::is_avoided): one that is new and
+    /// busy for a moment is available, and one whose probe is due is not, until the probe has gone well.
+    fn availability(&self, index: usize) -> f64 {
+        if self.is_avoided(index) { 0.0 } else { 1.0 }
     }
 
     /// Whether the endpoint is kept to single calls and the next is due: without one nobody finds out that it does well
@@ -49,7 +49,7 @@ pub trait Loads {
         false
     }
 
-    /// Changes whenever the answers of [`is_available`](Self::is_available) and [`wants_probe`](Self::wants_probe) may have
+    /// Changes whenever the answers of [`availability`](Self::availability) and [`wants_probe`](Self::wants_probe) may have
     /// changed: who has added them up looks again then, and not at every pick. Always 0 means never.
     fn epoch(&self) -> u64 {
         0
@@ -194,9 +194,9 @@ impl<'a> View<'a> {
         self.loads.is_avoided(self.place(index))
     }
 
-    /// See [`Loads::is_available`].
-    pub fn is_available(&self, index: usize) -> bool {
-        self.loads.is_available(self.place(index))
+    /// See [`Loads::availability`].
+    pub fn availability(&self, index: usize) -> f64 {
+        self.loads.availability(self.place(index))
     }
 
     /// See [`Loads::wants_probe`].
@@ -394,7 +394,7 @@ mod tests {
             assert_eq!(part.in_flight(index), place as u32);
             assert_eq!(part.latency(index), Some(Duration::from_secs(place as u64)));
             assert_eq!(part.reported(index).unwrap().in_flight, place as u32);
-            assert_eq!((part.is_avoided(index), part.is_available(index)), (place == 3, place != 3));
+            assert_eq!((part.is_avoided(index), part.availability(index) == 0.0), (place == 3, place == 3));
             assert_eq!(part.wants_probe(index), place == 5);
         }
         assert_eq!(part.recent().collect::<Vec<_>>(), [2, 1]);

@@ -78,8 +78,8 @@ impl Probation {
     }
 
     /// No probe before this pause is over: the server has asked for it.
-    pub(crate) fn hold(&self, now: Nanos, pause: Duration) {
-        let next = now.saturating_add(nanos(pause)) >> TICK;
+    pub(crate) fn hold(&self, now: Nanos, pause: Nanos) {
+        let next = now.saturating_add(pause) >> TICK;
         self.change(|old| Word { next: old.next.max(next), ..old });
     }
 
@@ -168,10 +168,10 @@ mod tests {
     fn a_server_that_asks_to_be_left_alone_is() {
         let probation = Probation::default();
         probation.failed(SECOND);
-        probation.hold(SECOND, Duration::from_secs(60));
+        probation.hold(SECOND, 60 * SECOND);
         assert!(!probation.is_due(60 * SECOND));
         assert!(probation.is_due(61 * SECOND));
-        probation.hold(61 * SECOND, Duration::ZERO);
+        probation.hold(61 * SECOND, 0);
         assert!(probation.is_due(61 * SECOND));
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use towline_core::EjectionRule;
 
 use super::Nanos;
+use super::status::Probe;
 
 /// The memory of the success rate: what is as old counts 37 %.
 const WINDOW: f32 = 10e9;
@@ -76,12 +77,15 @@ pub(crate) struct Record {
     /// Since when it gets calls: since it joined, or returned.
     pub(crate) in_service: Nanos,
     pub(crate) window: Window,
+    /// Calls and failures since it last did well: not chance, until it does well again.
+    pub(crate) open: (f32, f32),
     pub(crate) ejected: Option<Ejected>,
     /// How many times it was ejected lately.
     pub(crate) ejections: u32,
     /// When the last ejection ended, or was forgiven.
     pub(crate) well_since: Nanos,
-    /// Since when the probe is as it is.
+    /// The last probe that was seen, and since when it is as it is.
+    pub(crate) probe: Probe,
     pub(crate) probe_since: Nanos,
 }
 
@@ -90,9 +94,11 @@ impl Record {
         Self {
             in_service: now,
             window: Window::default(),
+            open: (0.0, 0.0),
             ejected: None,
             ejections: 0,
             well_since: now,
+            probe: Probe::default(),
             probe_since: now,
         }
     }

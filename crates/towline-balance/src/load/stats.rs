@@ -13,8 +13,8 @@ use super::oldest::{Oldest, Slot};
 use super::probation::Probation;
 use super::record::{Ejected, Ended, Record};
 use super::report::Report;
-use super::status::{Ejection, Seen, Status};
-use super::{Levels, Measure, Nanos, PEERS};
+use super::status::{Ejection, Probe, Seen, Status};
+use super::{Levels, Measure, Nanos, PEERS, nanos};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// What calls have left behind on one life of an endpoint. Outlives its removal for as long as calls are in flight: a
@@ -40,6 +40,8 @@ pub struct Stats {
     latency: Ewma,
     /// When the last failure was.
     failed_at: AtomicU64,
+    /// Until when it has asked to be left alone, by the clock.
+    held_until: AtomicU64,
     oldest: Oldest,
     probation: Probation,
     report: Report,
@@ -104,6 +106,7 @@ impl Stats {
             levels,
             latency: Ewma::default(),
             failed_at: AtomicU64::new(0),
+            held_until: AtomicU64::new(0),
             oldest: Oldest::default(),
             probation: Probation::default(),
             report: Report::default(),
@@ -186,6 +189,16 @@ impl Stats {
     pub(crate) fn ejected(&self) -> (Option<Ejected>, u32) {
         let record = self.record.lock();
         (record.ejected, record.ejections)
+    }
+
+    /// The probe that was given to this call goes to another.
+    pub(crate) fn leave_probe(&self) {
+        self.status.unclaim();
+    }
+
+    /// Until when it has asked to be left alone.
+    pub(crate) fn held_until(&self) -> Nanos {
+        self.held_until.load(Ordering::Relaxed)
     }
 
     /// What share of its calls it gets in slow start.
@@ -296,7 +309,7 @@ impl Stats {
     #[inline]
     pub(crate) fn admits(&self, now: Nanos) -> bool {
         if !self.levels.is_timed() {
-            return true;
+            return !self.status.get().is_pushed_back() || self.probation.begin(self.levels.clock.now());
         }
         match self.timed_standing(self.status.get(), now) {
             Standing::OnProbation => self.probation.begin(now),
@@ -383,7 +396,13 @@ impl Stats {
                 self.failed_at.fetch_max(now, Ordering::Relaxed);
                 return false;
             }
-            End::Outcome(Outcome::Pushback(_)) => {
+            End::Outcome(Outcome::Pushback(hint)) => {
+                // Rare enough to read the clock, for metrics without one.
+                let by_clock = if self.levels.is_timed() { now } else { self.levels.clock.now() };
+                let pause = nanos(hint.unwrap_or_default().min(LONGEST_PUSHBACK));
+                self.held_until.fetch_max(by_clock.saturating_add(pause), Ordering::Relaxed);
+                self.probation.failed(by_clock);
+                self.probation.hold(by_clock, pause);
                 self.status.pushed_back();
                 self.failed_at.fetch_max(now, Ordering::Relaxed);
             }
@@ -431,10 +450,7 @@ impl Stats {
                     return self.probation.inconclusive(now);
                 }
             }
-            End::Outcome(Outcome::Pushback(hint)) => {
-                self.probation.failed(now);
-                return self.probation.hold(now, hint.unwrap_or_default().min(LONGEST_PUSHBACK));
-            }
+            End::Outcome(Outcome::Pushback(_)) => return,
             End::Outcome(_) | End::Unreachable => self.latency.at_least(now, took, median, rate),
         }
         if self.standing(now) == Standing::OnProbation {
@@ -443,16 +459,16 @@ impl Stats {
     }
 
     /// How the probe of an ejected endpoint has ended.
-    fn probed(&self, began: Nanos, now: Nanos, end: End) {
+    fn probed(&self, probe: Probe, began: Nanos, now: Nanos, end: End) {
         match end {
             End::Outcome(Outcome::Success) => {
                 self.latency.restart(now, took(began, now).max(self.measure().median()));
                 self.probation.passed();
-                self.status.probe_passed(self.share() < 1.0);
+                self.status.probe_passed(probe, self.share() < 1.0);
             }
             // Whoever gave up, or asked the wrong thing, leaves the probe to the next.
-            End::GivenUp | End::Outcome(Outcome::Ignore) => self.status.probe_ended(Ejection::Due),
-            End::Outcome(_) | End::Unreachable => self.status.probe_ended(Ejection::Failed),
+            End::GivenUp | End::Outcome(Outcome::Ignore) => self.status.probe_ended(probe, Ejection::Due),
+            End::Outcome(_) | End::Unreachable => self.status.probe_ended(probe, Ejection::Failed),
         }
     }
 
@@ -501,7 +517,7 @@ pub struct Flight {
     /// How many had begun before it.
     serial: u32,
     /// Whether it is to find out if an ejected endpoint does well again.
-    is_probe: bool,
+    probe: Option<Probe>,
     /// Whether the endpoint has granted it yet: until then it was never there, once it is dropped.
     is_granted: bool,
     has_ended: bool,
@@ -528,8 +544,8 @@ impl Flight {
             None
         };
         levels.touch();
-        let (is_probe, serial) = (stats.status.begin(), (before >> IN_FLIGHT_BITS) as u32);
-        Some(Self { stats, began: now, slot, serial, is_probe, is_granted, has_ended: false })
+        let (probe, serial) = (stats.status.begin(), (before >> IN_FLIGHT_BITS) as u32);
+        Some(Self { stats, began: now, slot, serial, probe, is_granted, has_ended: false })
     }
 
     /// A call to the endpoint begins at `now`; `None` when the endpoint is at a limit.
@@ -592,8 +608,8 @@ impl Flight {
         if let Some(slot) = self.slot.take() {
             stats.oldest.end(slot);
         }
-        if self.is_probe {
-            stats.probed(self.began, now, end);
+        if let Some(probe) = self.probe {
+            stats.probed(probe, self.began, now, if never_was { end } else { stats.unanswered(self.began, now, end) });
         }
         let levels = &stats.levels;
         if never_was {

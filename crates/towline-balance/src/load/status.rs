@@ -18,6 +18,9 @@ const SLOW_START: u32 = 1 << 21;
 /// See [`Ejection`].
 const EJECTION: u32 = 0x7 << EJECTION_SHIFT;
 const EJECTION_SHIFT: u32 = 22;
+/// The number of the last probe of an ejection: which one ends, and whether the driver has seen it before.
+const PROBE: u32 = 0x7f << PROBE_SHIFT;
+const PROBE_SHIFT: u32 = 25;
 
 /// How far an endpoint is out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,10 +51,16 @@ impl Ejection {
         if index < Self::ALL.len() { Self::ALL[index] } else { Self::None }
     }
 
+    /// Who is not ejected has no probe.
     const fn put(self, word: u32) -> u32 {
-        word & !EJECTION | (self as u32) << EJECTION_SHIFT
+        let word = word & !EJECTION | (self as u32) << EJECTION_SHIFT;
+        if matches!(self, Self::None) { word & !PROBE } else { word }
     }
 }
+
+/// One of the probes of an endpoint, up to 128 of which are told apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Probe(u8);
 
 #[derive(Debug)]
 pub(crate) struct Status(AtomicU32);
@@ -102,6 +111,16 @@ impl Seen {
 
     pub(crate) fn ejection(self) -> Ejection {
         Ejection::of(self.0)
+    }
+
+    /// The number of the last probe.
+    pub(crate) fn probe(self) -> Probe {
+        Probe(((self.0 & PROBE) >> PROBE_SHIFT) as u8)
+    }
+
+    #[inline]
+    pub(crate) fn is_pushed_back(self) -> bool {
+        self.0 & PUSHBACK != 0
     }
 }
 
@@ -163,37 +182,49 @@ impl Status {
             Ejection::DueIfIdempotent => is_idempotent,
             _ => false,
         };
-        is_due && self.swap(seen, Ejection::Claimed)
+        let next = seen.0 & !PROBE | seen.0.wrapping_add(1 << PROBE_SHIFT) & PROBE;
+        is_due && self.swap(seen, Ejection::Claimed.put(next))
     }
 
-    /// A call begins: whether it is the probe that was claimed.
+    /// Whoever has claimed the probe does not begin it.
+    pub(crate) fn unclaim(&self) {
+        if self.get().is_ejected() {
+            self.step(Ejection::Claimed, Ejection::Due);
+        }
+    }
+
+    /// A call begins: which probe it is, if one was claimed.
     #[inline]
-    pub(crate) fn begin(&self) -> bool {
+    pub(crate) fn begin(&self) -> Option<Probe> {
         let seen = self.get();
-        seen.is_ejected() && seen.ejection() == Ejection::Claimed && self.swap(seen, Ejection::Probing)
+        if !seen.is_ejected() {
+            return None;
+        }
+        let begins = seen.ejection() == Ejection::Claimed && self.swap(seen, Ejection::Probing.put(seen.0));
+        begins.then(|| seen.probe())
     }
 
     /// The probe went well: it is ejected no more, and begins slowly.
-    pub(crate) fn probe_passed(&self, slow_start: bool) {
-        self.change(|word| match Ejection::of(word) {
-            Ejection::Probing => {
-                if slow_start {
-                    SLOW_START
-                } else {
-                    0
-                }
-            }
-            _ => word,
-        });
+    pub(crate) fn probe_passed(&self, probe: Probe, slow_start: bool) {
+        self.change(
+            |word| {
+                if Self::is_under_way(word, probe) { if slow_start { SLOW_START } else { 0 } } else { word }
+            },
+        );
     }
 
-    /// The probe has ended otherwise; should the driver have taken the endpoint back meanwhile, that counts.
-    pub(crate) fn probe_ended(&self, then: Ejection) {
-        self.step(Ejection::Probing, then);
+    /// The probe has ended otherwise; should the driver have taken the endpoint back meanwhile, or have given it up, that
+    /// counts.
+    pub(crate) fn probe_ended(&self, probe: Probe, then: Ejection) {
+        self.change(|word| if Self::is_under_way(word, probe) { then.put(word) } else { word });
     }
 
-    fn swap(&self, seen: Seen, to: Ejection) -> bool {
-        self.0.compare_exchange(seen.0, to.put(seen.0), Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    fn is_under_way(word: u32, probe: Probe) -> bool {
+        Ejection::of(word) == Ejection::Probing && Seen(word).probe() == probe
+    }
+
+    fn swap(&self, seen: Seen, to: u32) -> bool {
+        self.0.compare_exchange(seen.0, to, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
     fn change(&self, change: impl Fn(u32) -> u32) {
@@ -233,9 +264,9 @@ mod tests {
         assert!(!status.claim(false));
         assert!(status.claim(true));
         assert!(!status.claim(true), "claimed");
-        assert!(status.begin());
-        assert!(!status.begin(), "a second call is no probe");
-        status.probe_ended(Ejection::Due);
+        let probe = status.begin().expect("claimed");
+        assert_eq!(status.begin(), None, "a second call is no probe");
+        status.probe_ended(probe, Ejection::Due);
         assert!(status.claim(false), "whoever gives up leaves it to the next");
     }
 
@@ -244,13 +275,38 @@ mod tests {
         for now in [Ejection::None, Ejection::Out] {
             let status = Status::new(false);
             status.set_ejection(Ejection::Due);
-            assert!(status.claim(false) && status.begin());
+            assert!(status.claim(false));
+            let probe = status.begin().unwrap();
             status.set_ejection(now);
-            status.probe_ended(Ejection::Failed);
-            status.probe_passed(true);
+            status.probe_ended(probe, Ejection::Failed);
+            status.probe_passed(probe, true);
             assert_eq!(status.get().ejection(), now);
             assert!(!status.get().in_slow_start());
         }
+    }
+
+    #[test]
+    fn a_probe_that_was_given_up_does_not_end_the_next_one() {
+        let status = Status::new(false);
+        status.set_ejection(Ejection::Due);
+        assert!(status.claim(false));
+        let first = status.begin().unwrap();
+        // The driver has lost its patience.
+        status.step(Ejection::Probing, Ejection::Due);
+        assert!(status.claim(false));
+        let second = status.begin().unwrap();
+        status.probe_passed(first, false);
+        status.probe_ended(first, Ejection::Failed);
+        assert_eq!(status.get().ejection(), Ejection::Probing);
+        status.probe_passed(second, false);
+        assert_eq!(status.get(), Seen(0));
+        (0..300).for_each(|_| status.failed(false));
+        status.set_ejection(Ejection::Due);
+        for _ in 0..300 {
+            assert!(status.claim(false));
+            status.unclaim();
+        }
+        assert_eq!((status.get().ejection(), status.get().failures()), (Ejection::Due, 300));
     }
 
     #[test]
@@ -258,8 +314,8 @@ mod tests {
         let status = Status::new(false);
         (0..5).for_each(|_| status.failed(false));
         status.set_ejection(Ejection::Due);
-        assert!(status.claim(false) && status.begin());
-        status.probe_passed(true);
+        assert!(status.claim(false));
+        status.probe_passed(status.begin().unwrap(), true);
         let seen = status.get();
         assert!(seen.in_slow_start() && !seen.is_ejected() && seen.failures() == 0);
         status.set_slow_start(false);

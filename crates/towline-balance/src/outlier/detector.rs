@@ -28,6 +28,9 @@ const JITTER: f64 = 0.2;
 const MEMORY: f32 = 60e9;
 /// Calls without which a success rate is none.
 const KNOWN: f32 = 1.0;
+/// Looks in a row after which it is no accident that most of the set fails: in a set of two a row of two failures looks like
+/// that, beside one that is ejected.
+const CERTAIN: u32 = 3;
 /// Median absolute deviations that are not exceptional.
 const DEVIATIONS: f32 = 6.0;
 
@@ -55,15 +58,18 @@ pub struct Detector {
     outliers: Outliers,
     slow_start: SlowStart,
     rng: Rng,
-    /// How often the better half has failed.
+    /// How often those have failed that fail now and then.
     base: Base,
+    /// For how many looks most of the set has failed.
+    most_fail: u32,
+    did_most_fail: bool,
     rates: Vec<f32>,
     ages: Vec<Nanos>,
     suspects: Vec<Suspect>,
     news: Vec<News>,
 }
 
-/// Sums over the better half that decay.
+/// Sums that decay.
 #[derive(Debug, Default)]
 struct Base {
     calls: f32,
@@ -85,14 +91,20 @@ struct Expected {
     median: f32,
     /// The probability of a failure that chance has to explain.
     chance: f32,
-    /// Most of the set fails.
-    most_fail: bool,
+    /// For how many looks most of the set has failed.
+    most_fail: u32,
+}
+
+impl Expected {
+    fn most_fail(&self) -> bool {
+        self.most_fail > 0
+    }
 }
 
 /// What a look knows of one endpoint.
 struct Look {
-    /// Calls and failures since the last look.
-    new: (f32, f32),
+    /// Calls and failures that show what chance does.
+    chance: (f32, f32),
     /// The rate of failures, if it is known.
     rate: Option<f32>,
     just_now: Option<f32>,
@@ -114,7 +126,18 @@ impl Detector {
     /// By these settings; jitter is drawn from `rng`.
     pub fn new(outliers: Outliers, slow_start: SlowStart, rng: Rng) -> Self {
         let (rates, ages, suspects, news) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Self { outliers, slow_start, rng, base: Base::default(), rates, ages, suspects, news }
+        Self {
+            outliers,
+            slow_start,
+            rng,
+            base: Base::default(),
+            most_fail: 0,
+            did_most_fail: false,
+            rates,
+            ages,
+            suspects,
+            news,
+        }
     }
 
     /// Whether there is anything to look for.
@@ -141,13 +164,16 @@ impl Detector {
         let record = &mut *stats.record().lock();
         let new = record.window.look(stats.ended(), now);
         let seen = stats.seen();
+        let open = (record.open.0 + new.0, record.open.1 + new.1);
+        let is_well = !seen.fails_at_all() && record.ejected.is_none();
+        record.open = if is_well || record.ejected.is_some() { (0.0, 0.0) } else { open };
         if let Some(ejected) = record.ejected {
             self.advance(stats, record, ejected, now);
         } else {
             record.forgive(now, self.outliers.base);
         }
         Look {
-            new,
+            chance: if is_well { open } else { (0.0, 0.0) },
             rate: (record.window.calls >= KNOWN).then(|| record.window.rate()),
             just_now: record.window.just_now(),
             failures: seen.failures(),
@@ -159,12 +185,17 @@ impl Detector {
 
     /// What is next for an endpoint that is ejected.
     fn advance(&mut self, stats: &Arc<Stats>, record: &mut Record, ejected: Ejected, now: Nanos) {
-        let ejection = stats.seen().ejection();
+        let seen = stats.seen();
+        if seen.probe() != record.probe {
+            (record.probe, record.probe_since) = (seen.probe(), now);
+        }
+        let ejection = seen.ejection();
         let waited = |time: Duration| now.saturating_sub(record.probe_since) >= nanos(time);
         let next = match ejection {
             Ejection::None => {
                 // A probe went well.
-                self.take_back(stats, record, now);
+                (record.in_service, record.well_since) = (now, now);
+                self.take_back(stats, record);
                 return;
             }
             Ejection::Failed => {
@@ -174,21 +205,15 @@ impl Detector {
             Ejection::Out if now >= ejected.until => Ejection::DueIfIdempotent,
             Ejection::DueIfIdempotent if waited(IDEMPOTENT_FIRST) => Ejection::Due,
             Ejection::Claimed | Ejection::Probing if waited(PROBE_ENDS) => Ejection::Due,
-            // The time of a probe counts from when it is first seen.
-            Ejection::Out | Ejection::Due => {
-                record.probe_since = now;
-                return;
-            }
-            Ejection::DueIfIdempotent | Ejection::Claimed | Ejection::Probing => return,
+            Ejection::Out | Ejection::DueIfIdempotent | Ejection::Due | Ejection::Claimed | Ejection::Probing => return,
         };
         record.probe_since = now;
         stats.status().step(ejection, next);
     }
 
-    fn take_back(&mut self, stats: &Arc<Stats>, record: &mut Record, now: Nanos) {
+    fn take_back(&mut self, stats: &Arc<Stats>, record: &mut Record) {
         record.ejected = None;
         record.window.clear();
-        (record.in_service, record.well_since) = (now, now);
         self.news.push(News::Returned(stats.clone()));
     }
 
@@ -200,7 +225,9 @@ impl Detector {
         };
         let length = base.saturating_mul(record.ejections).min(longest).mul_f64(1.0 + JITTER * self.rng.unit());
         let since = record.ejected.map_or(now, |ejected| ejected.since);
-        record.ejected = Some(Ejected { rule, since, until: now.saturating_add(nanos(length)) });
+        // Whoever asked to be left alone for longer is.
+        let until = now.saturating_add(nanos(length)).max(stats.held_until());
+        record.ejected = Some(Ejected { rule, since, until });
         record.window.clear();
         if self.slow_start.is_on() {
             // For when it comes back.
@@ -219,9 +246,11 @@ impl Detector {
         self.base.at = now;
         self.base.calls *= keep;
         self.base.failures *= keep;
-        for look in looks.iter().filter(|look| look.rate.is_some_and(|rate| rate <= median)) {
-            self.base.calls += look.new.0;
-            self.base.failures += look.new.1;
+        // Who fails most of the time has nothing to say about chance, unless everybody does.
+        let counts = |look: &&Look| !look.is_ejected && look.rate.is_some_and(|rate| rate <= median.max(0.5));
+        for look in looks.iter().filter(counts) {
+            self.base.calls += look.chance.0;
+            self.base.failures += look.chance.1;
         }
         let usual = median + DEVIATIONS * self.deviation(median);
         // What has just befallen all of them, before it shows in ten seconds.
@@ -231,14 +260,10 @@ impl Detector {
         let just_now = median_now + DEVIATIONS * self.deviation(median_now);
         // One failure more than was seen: what has never failed in a hundred calls may yet fail in the next.
         let seen = (self.base.failures + 1.0) / (self.base.calls + self.outliers.calls_without_knowledge());
-        let known =
-            looks.iter().filter(|look| look.rate.is_some() || look.is_ejected || look.failures + look.dials > 0);
-        let (mut all, mut failing) = (0, 0);
-        for look in known {
-            all += 1;
-            failing += usize::from(look.fails());
-        }
-        Expected { median, chance: seen.max(usual).max(just_now), most_fail: failing * 2 > all }
+        // Of those without calls nothing is known: the others of a zone, backups. They are no reason to call the rest broken.
+        let failing = looks.iter().filter(|look| look.fails()).count();
+        self.most_fail = if failing * 2 > looks.len() { self.most_fail.saturating_add(1) } else { 0 };
+        Expected { median, chance: seen.max(usual).max(just_now), most_fail: self.most_fail }
     }
 
     /// The median absolute deviation of the rates.
@@ -255,16 +280,21 @@ impl Detector {
     {
         let mut ejected = 0;
         self.suspects.clear();
+        // Rows of failures from an outage of most say nothing about those who have had no call since.
+        let is_over = std::mem::replace(&mut self.did_most_fail, expected.most_fail()) && !expected.most_fail();
         for (index, (stats, look)) in endpoints.clone().zip(looks).enumerate() {
             let record = &mut *stats.record().lock();
             match record.ejected {
                 // Who fails more than the rest stays out: the rest is what it is compared with.
-                Some(Ejected { rule, .. }) if expected.most_fail && rule != EjectionRule::SuccessRate => {
+                Some(Ejected { rule, .. }) if expected.most_fail >= CERTAIN && rule != EjectionRule::SuccessRate => {
                     stats.status().set_ejection(Ejection::None);
-                    stats.set_share(1.0);
-                    self.take_back(stats, record, now);
+                    stats.status().is_well();
+                    // It was not its own doing.
+                    record.ejections = record.ejections.saturating_sub(1);
+                    self.take_back(stats, record);
                 }
                 Some(_) => ejected += 1,
+                None if is_over => stats.status().is_well(),
                 None => self.suspects.extend(self.outliers.suspect(index, look, record, expected)),
             }
         }
@@ -319,22 +349,22 @@ impl Outliers {
 
     /// By which rule an endpoint is to be ejected, if by any.
     fn suspect(&self, index: usize, look: &Look, record: &Record, expected: Expected) -> Option<Suspect> {
-        let Expected { median, chance, most_fail } = expected;
+        let Expected { median, chance, .. } = expected;
         let (calls, failures) = (record.window.calls, record.window.failures);
         let row = look.failures as f32;
         let of_row = against_chance(row, row, chance);
         let of_all = against_chance(calls, failures, chance);
         let suspect = |rule, evidence: f32| Some(Suspect { index, rule, evidence });
-        if !most_fail && look.dials >= self.dials {
+        if !expected.most_fail() && look.dials >= self.dials {
             suspect(EjectionRule::DialFailures, look.dials as f32)
         } else if look.are_overloaded {
             // Who has too much to do refuses calls, or is too late. With fewer to do it there would be more of that.
             None
-        } else if !most_fail && look.failures >= 2 && of_row >= ENOUGH {
+        } else if !expected.most_fail() && look.failures >= 2 && of_row >= ENOUGH {
             suspect(EjectionRule::ConsecutiveFailures, of_row)
         } else if record.window.rate() >= median + self.success_margin && of_all >= ENOUGH {
             suspect(EjectionRule::SuccessRate, of_all)
-        } else if !most_fail
+        } else if !expected.most_fail()
             && record.window.rate() >= self.failure_share
             && against_chance(calls, failures, 0.5) >= ENOUGH
         {

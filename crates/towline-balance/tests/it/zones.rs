@@ -131,7 +131,7 @@ async fn a_zone_that_is_ejected_spills_and_comes_back_slowly() {
     let balance = spawned(BalanceBuilder::new(Zones::new("here", P2c::new())), &zones).await;
     run(&balance, &zones, 20 * SECOND).await;
     zones[0].answers(0..10, MS, true);
-    run(&balance, &zones, SECOND).await;
+    run(&balance, &zones, 6 * SECOND).await;
     let ejected = balance.endpoints().iter().filter(|view| view.ejection.is_some()).count();
     assert_eq!(ejected, 10);
     let (failed, shares) = run(&balance, &zones, 5 * SECOND).await;

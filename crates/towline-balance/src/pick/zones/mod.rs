@@ -278,7 +278,7 @@ impl<P> ZonesPicker<P> {
             let (part, view) = (part(&mut levels, group), group.view(view));
             for (place, weight) in group.weights().enumerate() {
                 part.total += weight;
-                part.available += if view.is_available(place) { weight } else { 0.0 };
+                part.available += weight * view.availability(place);
             }
         }
         self.rule.settle(&mut levels);
@@ -365,6 +365,10 @@ impl<Req, P: Pick<Req>> Pick<Req> for ZonesPicker<P> {
 
     fn heeds_probation(&self, request: &Req, context: Option<&CallContext>) -> bool {
         self.groups.first().is_none_or(|group| group.picker.heeds_probation(request, context))
+    }
+
+    fn heeds_slow_start(&self, request: &Req, context: Option<&CallContext>) -> bool {
+        self.groups.first().is_none_or(|group| group.picker.heeds_slow_start(request, context))
     }
 
     fn taken(&self, request: &Req, context: Option<&CallContext>, view: View<'_>, index: usize, skipped: usize) {

@@ -41,9 +41,9 @@ impl Loads for Known {
         if self.away.contains(&index) && !self.due.contains(&index) { 1e9 } else { 0.0 }
     }
 
-    fn is_available(&self, index: usize) -> bool {
+    fn availability(&self, index: usize) -> f64 {
         self.looks.set(self.looks.get() + 1);
-        !self.away.contains(&index)
+        if self.away.contains(&index) { 0.0 } else { 1.0 }
     }
 
     fn wants_probe(&self, index: usize) -> bool {
@@ -336,8 +336,8 @@ fn zones_within_zones_see_the_loads_of_their_own_endpoints() {
         fn load(&self, index: usize) -> f64 {
             if index == 5 { 0.0 } else { 1.0 + index as f64 }
         }
-        fn is_available(&self, index: usize) -> bool {
-            index >= 4
+        fn availability(&self, index: usize) -> f64 {
+            if index >= 4 { 1.0 } else { 0.0 }
         }
     }
     let set = even(&[("b", 0, 2), ("here", 0, 2), ("here", 1, 2)]);
