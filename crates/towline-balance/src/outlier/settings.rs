@@ -13,8 +13,8 @@ use towline_core::{Error, Kind, Phase};
 /// | failure percentage | it fails so often, whatever the others do, and chance does not explain more than half | 85 % |
 /// | dial failures | so many attempts in a row could not reach it | 2 |
 ///
-/// Chance is what the better half of the set shows: where one call in a thousand fails, two in a row are one in a million,
-/// and that is enough. The time is [`base`](Self::base) times the number of ejections, up to five minutes, and a fifth more at random;
+/// Chance is how often endpoints fail that do well again afterwards: where that is one call in a thousand, two in a row are one
+/// in a million, and that is enough. The time is [`base`](Self::base) times the number of ejections, up to five minutes, and a fifth more at random;
 /// for dials, a second instead of the base. Each base in service without another ejection is forgiven one. Then a single call
 /// finds out whether the endpoint is back, an idempotent one if there is any within a second; and it [starts
 /// slowly](SlowStart).
