@@ -308,13 +308,16 @@ where
     };
     let now = shared.levels.now();
     let mut refused = refused;
-    // Beside those that have refused, who was at a limit after all.
-    let mut not = refused.as_ref().map(|refused| refused.by).unwrap_or_default();
+    // Those that have refused, and who was at a limit after all.
+    let mut not: Option<Tried> = None;
     for _ in 0..RACES {
         // When so many have refused it is time to wait, if the call may; otherwise it has failed already.
         let choice = match &refused {
             Some(refused) if refused.errors.len() >= LENDERS => Err(Nobody::NoCandidate),
-            _ => snapshot.pick(request, context, Some(&not).filter(|not| !not.is_empty()), rng, now),
+            _ => {
+                let not = not.as_ref().or(refused.as_ref().map(|refused| &refused.by));
+                snapshot.pick(request, context, not, rng, now)
+            }
         };
         let lent = match choice {
             Ok(choice) => lent_at_once(shared, snapshot, choice, request, context, now),
@@ -333,7 +336,8 @@ where
         if let Ok(choice) = choice {
             let stats = &snapshot.nodes()[choice.index].stats;
             stats.leave_probe();
-            not.add(stats.id());
+            let by = || refused.as_ref().map(|refused| refused.by).unwrap_or_default();
+            not.get_or_insert_with(by).add(stats.id());
         }
     }
     Err(nobody(shared, snapshot, Nobody::Full))

@@ -104,7 +104,7 @@ impl Fleet {
 
 #[test]
 fn a_row_of_failures_is_enough_when_chance_does_not_explain_it() {
-    for (known, enough) in [(1, 5), (20, 4), (100, 3), (2_000, 2)] {
+    for (known, enough) in [(2, 5), (20, 4), (100, 3), (2_000, 2)] {
         let mut fleet = Fleet::new(2, Outliers::new());
         fleet.calls(1, &".".repeat(known));
         fleet.look();
@@ -127,7 +127,7 @@ fn an_endpoint_that_fails_more_often_than_the_set_is_ejected_for_its_success_rat
     let mut fleet = Fleet::new(2, Outliers::new());
     fleet.healthy(1..2);
     fleet.look();
-    fleet.calls(0, &"f..".repeat(5));
+    fleet.calls(0, &"f..".repeat(6));
     assert_eq!(fleet.look(), ["0 success_rate"]);
     let mut fleet = Fleet::new(4, Outliers::new().success_rate(40).unwrap());
     fleet.healthy(1..4);
