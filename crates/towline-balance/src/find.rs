@@ -347,6 +347,8 @@ where
 const RACES: usize = 4;
 
 /// When nobody has lent at once.
+// Apart from what most calls need.
+#[inline(never)]
 fn ask_or_wait<L, P, Req>(
     shared: &Arc<Users<L, P>>,
     snapshot: &Snapshot<L, P>,

@@ -243,6 +243,15 @@ impl Stats {
         in_flight < circuit.in_flight.min(self.limit.get()) && waiting < circuit.pending
     }
 
+    /// A call that was counted and may not begin.
+    #[cold]
+    fn take_back(&self, is_granted: bool) {
+        self.calls.fetch_sub(CALL, Ordering::Relaxed);
+        if !is_granted {
+            self.pending.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
     /// The most calls that it may have in flight, `None` without a limit.
     pub(crate) fn limit(&self) -> Option<u32> {
         Some(self.levels.circuit.in_flight.min(self.limit.get())).filter(|limit| *limit != u32::MAX)
@@ -526,16 +535,13 @@ pub struct Flight {
 impl Flight {
     /// The endpoint is asked for a call at `now`, which waits for it unless it is granted already; `None` when the endpoint
     /// is at a limit.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn ask(stats: Arc<Stats>, now: Nanos, is_granted: bool) -> Option<Self> {
         let before = stats.calls.fetch_add(CALL, Ordering::Relaxed);
         let levels = &stats.levels;
         let waiting = if is_granted { 0 } else { stats.pending.fetch_add(1, Ordering::Relaxed) };
         if levels.is_limited && !stats.is_within_limits((before & IN_FLIGHT) as u32, waiting) {
-            stats.calls.fetch_sub(CALL, Ordering::Relaxed);
-            if !is_granted {
-                stats.pending.fetch_sub(1, Ordering::Relaxed);
-            }
+            stats.take_back(is_granted);
             return None;
         }
         let slot = if levels.is_timed() {
