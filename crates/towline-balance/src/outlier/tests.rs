@@ -303,7 +303,7 @@ fn an_endpoint_that_refuses_calls_while_all_have_too_much_to_do_is_not_ejected_f
             }
             fleet.look();
         };
-        (0..300).for_each(|_| answer(&mut fleet.after(SECOND), 10 * MS));
+        (0..300).for_each(|_| answer(fleet.after(SECOND), 10 * MS));
         (0..10).for_each(|_| answer(&mut fleet, takes));
         fleet.calls(0, "ffffffffff");
         fleet.look()

@@ -155,3 +155,22 @@ async fn an_adaptive_limit_keeps_the_queue_of_an_endpoint_short_and_grows_again(
     press(&balance, 60, 20 * SECOND).await;
     assert!(limit() > 50, "{}", limit());
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_says_it_has_room_and_has_calls_waiting_is_passed_over_too() {
+    for room in [Room::Ready, Room::Cold] {
+        let desks = Desks::default();
+        let balance = over(&desks, 2, LoadMetric::default(), Circuit::new().pending(1).unwrap()).await;
+        desks.of("a:1").hold(true);
+        desks.of("a:1").room(room);
+        let mut waiting = Vec::new();
+        while desks.of("a:1").waiting() == 0 {
+            let mut call = spawn(balance.clone().oneshot(Call::new(0)));
+            assert!(call.poll().is_pending());
+            waiting.push(call);
+        }
+        for _ in 0..20 {
+            assert_eq!(balance.clone().oneshot(Call::new(0)).await.unwrap(), "b:1");
+        }
+    }
+}

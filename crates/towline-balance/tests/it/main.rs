@@ -6,6 +6,7 @@ mod discovery;
 mod layers;
 mod load;
 mod outlier;
+mod panic;
 mod pickers;
 mod subset;
 mod support;

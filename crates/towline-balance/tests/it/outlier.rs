@@ -3,36 +3,36 @@
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_test::task::spawn;
 use tower::ServiceExt;
 use towline_balance::{
-    Balance, BalanceBuilder, EjectionView, LeastRequest, LoadMetric, Outliers, P2c, P2cPicker, PanicMode, RoundRobin,
+    AtResponse, Balance, BalanceBuilder, EjectionView, LeastRequest, LoadMetric, Outliers, P2c, P2cPicker, RoundRobin,
     SlowStart, WeightedRandom, fixed,
 };
-use towline_core::{Call, EjectionRule, Kind, Phase, Policy, Rng, Room, Sent, TokioExecutor};
+use towline_core::{Call, Classify, EjectionRule, Error, Outcome, Policy, Rng, TokioExecutor};
 use towline_test::cancel_at_every_poll;
 
 use crate::support::{Desk, Desks, MS, Message, SECOND, Seen, endpoints, refused, run};
 
 const NAMES: [&str; 10] = ["a:1", "b:1", "c:1", "d:1", "e:1", "f:1", "g:1", "h:1", "i:1", "j:1"];
 
-fn builder() -> BalanceBuilder<P2c> {
+pub(crate) fn builder() -> BalanceBuilder<P2c> {
     BalanceBuilder::new(P2c::new()).rng(Rng::with_seed(7))
 }
 
-async fn spawned<P: Policy>(builder: BalanceBuilder<P>, desks: &Desks, n: u8) -> Balance<Desk, P::Picker> {
+pub(crate) async fn spawned<P: Policy>(builder: BalanceBuilder<P>, desks: &Desks, n: u8) -> Balance<Desk, P::Picker> {
     let balance = builder.spawn(fixed(endpoints(n)), desks.make(), &TokioExecutor::current()).unwrap();
     balance.discovered().await;
     balance
 }
 
-async fn over(desks: &Desks, n: u8) -> Balance<Desk, P2cPicker> {
+pub(crate) async fn over(desks: &Desks, n: u8) -> Balance<Desk, P2cPicker> {
     spawned(builder(), desks, n).await
 }
 
 /// Failing so long that it is ejected.
-async fn ejected(balance: &Balance<Desk, P2cPicker>, desks: &Desks, name: &str) -> EjectionView {
+pub(crate) async fn ejected(balance: &Balance<Desk, P2cPicker>, desks: &Desks, name: &str) -> EjectionView {
     desks.of(name).answers(MS, true);
     for _ in 0..100 {
         run(balance, 200, 100 * MS).await;
@@ -43,12 +43,22 @@ async fn ejected(balance: &Balance<Desk, P2cPicker>, desks: &Desks, name: &str) 
     panic!("not ejected");
 }
 
+/// Two endpoints, the first of which is ejected, well again, and due for an idempotent probe.
+async fn due(desks: &Desks) -> Balance<Desk, P2cPicker> {
+    let balance = over(desks, 2).await;
+    run(&balance, 500, 20 * SECOND).await;
+    let remaining = ejected(&balance, desks, "a:1").await.remaining;
+    desks.of("a:1").answers(MS, false);
+    run(&balance, 500, remaining + 150 * MS).await;
+    balance
+}
+
 fn view<P>(balance: &Balance<Desk, P>, name: &str) -> Option<EjectionView> {
     let views = balance.endpoints();
     views.iter().find(|view| view.endpoint.key().as_str() == name).unwrap().ejection
 }
 
-fn is_ejected<P>(balance: &Balance<Desk, P>) -> Vec<bool> {
+pub(crate) fn is_ejected<P>(balance: &Balance<Desk, P>) -> Vec<bool> {
     balance.endpoints().iter().map(|view| view.ejection.is_some()).collect()
 }
 
@@ -188,11 +198,7 @@ async fn an_ejected_endpoint_gets_no_call_until_a_single_probe_and_returns_slowl
 #[tokio::test(start_paused = true)]
 async fn an_idempotent_call_is_the_first_to_probe() {
     let desks = Desks::default();
-    let balance = over(&desks, 2).await;
-    run(&balance, 500, 20 * SECOND).await;
-    let remaining = ejected(&balance, &desks, "a:1").await.remaining;
-    desks.of("a:1").answers(MS, false);
-    run(&balance, 500, remaining + 150 * MS).await;
+    let balance = due(&desks).await;
     let before = desks.of("a:1").calls();
     run(&balance, 500, 500 * MS).await;
     assert_eq!(desks.of("a:1").calls(), before, "none of these is idempotent");
@@ -206,11 +212,7 @@ async fn an_idempotent_call_is_the_first_to_probe() {
 #[tokio::test(start_paused = true)]
 async fn a_probe_that_is_dropped_at_any_poll_leaves_the_next_call_to_probe() {
     let desks = Desks::default();
-    let balance = over(&desks, 2).await;
-    run(&balance, 500, 20 * SECOND).await;
-    let remaining = ejected(&balance, &desks, "a:1").await.remaining;
-    desks.of("a:1").answers(MS, false);
-    run(&balance, 500, remaining + 150 * MS).await;
+    let balance = due(&desks).await;
     // At every poll of a call that waits for its endpoint to lend, and then of the call itself.
     for holds in [false, true] {
         desks.of("a:1").hold(holds);
@@ -236,11 +238,8 @@ async fn a_probe_that_is_dropped_at_any_poll_leaves_the_next_call_to_probe() {
 #[tokio::test(start_paused = true)]
 async fn a_probe_that_never_ends_leaves_the_next_after_five_seconds() {
     let desks = Desks::default();
-    let balance = over(&desks, 2).await;
-    run(&balance, 500, 20 * SECOND).await;
-    let remaining = ejected(&balance, &desks, "a:1").await.remaining;
+    let balance = due(&desks).await;
     desks.of("a:1").answers(Duration::from_secs(3_600), false);
-    run(&balance, 500, remaining + 150 * MS).await;
     let mut stuck = spawn(balance.clone().oneshot(Call::new(0).idempotent()));
     assert!(stuck.poll().is_pending());
     desks.of("a:1").answers(MS, false);
@@ -308,44 +307,6 @@ async fn with_ejection_switched_off_nobody_is_ejected() {
     assert!(balance.endpoints()[0].on_probation);
 }
 
-// F18
-#[tokio::test(start_paused = true)]
-async fn when_nobody_is_eligible_calls_go_to_the_ejected_or_fail_fast_as_set() {
-    for fails_fast in [false, true] {
-        let desks = Desks::default();
-        let mode = if fails_fast { PanicMode::fail_fast_below(0) } else { PanicMode::use_all_below(0) };
-        let balance = spawned(builder().panic_mode(mode.unwrap()), &desks, 2).await;
-        run(&balance, 500, 10 * SECOND).await;
-        ejected(&balance, &desks, "a:1").await;
-        desks.of("b:1").room(Room::Down);
-        let calls = desks.of("a:1").calls();
-        let error = balance.clone().oneshot(Call::new(0)).await.unwrap_err();
-        if fails_fast {
-            assert_eq!((error.kind(), error.phase(), error.sent()), (Kind::Unavailable, Phase::Pick, Sent::Never));
-            assert!(error.to_string().contains("1 are ejected and 1 down"), "{error}");
-        }
-        assert_eq!(desks.of("a:1").calls() - calls, usize::from(!fails_fast));
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn below_the_panic_threshold_all_are_used_and_it_is_observed() {
-    let (desks, seen) = (Desks::default(), Seen::default());
-    let builder = builder().panic_mode(PanicMode::use_all_below(60).unwrap()).observers(seen.observers());
-    let balance = spawned(builder, &desks, 4).await;
-    run(&balance, 500, 10 * SECOND).await;
-    ejected(&balance, &desks, "a:1").await;
-    assert_eq!(run(&balance, 500, SECOND).await, 0, "three of four are enough");
-    desks.of("b:1").room(Room::Down);
-    run(&balance, 500, 200 * MS).await;
-    assert!(run(&balance, 500, SECOND).await > 100, "two are not");
-    desks.of("b:1").room(Room::Ready);
-    run(&balance, 500, 200 * MS).await;
-    assert_eq!(run(&balance, 500, SECOND).await, 0);
-    let panics: Vec<_> = seen.take().into_iter().filter(|line| line.starts_with("Panic")).collect();
-    assert_eq!(panics, ["PanicBegan { eligible: 2, endpoints: 4 }", "PanicEnded"]);
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_driver_that_is_dropped_leaves_nobody_ejected() {
     let desks = Desks::default();
@@ -409,4 +370,69 @@ async fn a_call_is_dropped_at_every_poll_while_endpoints_are_ejected_and_nothing
     )
     .await;
     assert!(matches!(spawn(balance.clone().oneshot(Call::new(0))).poll(), Poll::Pending | Poll::Ready(Ok(_))));
+}
+
+// F24
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_is_given_up_late_has_failed() {
+    let desks = Desks::default();
+    let balance = over(&desks, 4).await;
+    run(&balance, 500, 20 * SECOND).await;
+    ejected(&balance, &desks, "a:1").await;
+    // It accepts calls and never answers.
+    desks.of("a:1").answers(Duration::from_secs(3_600), false);
+    let before = desks.of("a:1").calls();
+    for _ in 0..3_000 {
+        drop(timeout(SECOND, balance.clone().oneshot(Call::new(0))).await);
+        sleep(100 * MS).await;
+    }
+    let lost = desks.of("a:1").calls() - before;
+    assert!((2..6).contains(&lost) && balance.endpoints()[0].ejections > 3, "{lost} of 3000");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_asks_to_be_left_alone_is_not_ejected_and_is_left_alone_by_every_metric() {
+    for metric in [LoadMetric::default(), LoadMetric::in_flight()] {
+        let desks = Desks::default();
+        let builder = builder().load(metric).track(AtResponse::new(PushesBack));
+        let balance = builder.spawn(fixed(endpoints(3)), desks.make(), &TokioExecutor::current()).unwrap();
+        balance.discovered().await;
+        let run = async |length| {
+            let end = Instant::now() + length;
+            while Instant::now() < end {
+                drop(balance.clone().oneshot(Call::new(0)).await);
+            }
+        };
+        run(10 * SECOND).await;
+        desks.of("a:1").answers(MS, true);
+        run(SECOND).await;
+        desks.of("a:1").answers(MS, false);
+        let before = desks.of("a:1").calls();
+        run(58 * SECOND).await;
+        let view = &balance.endpoints()[0];
+        assert_eq!((desks.of("a:1").calls() - before, view.ejection), (0, None), "{metric:?}");
+        run(5 * SECOND).await;
+        assert!(desks.of("a:1").calls() - before > 300);
+    }
+}
+
+/// A failure asks for a minute.
+#[derive(Clone)]
+struct PushesBack;
+
+impl Classify<String> for PushesBack {
+    fn classify(&self, result: Result<&String, &Error>) -> Outcome {
+        if result.is_ok() { Outcome::Success } else { Outcome::Pushback(Some(60 * SECOND)) }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_ejected_was_not_well_again_when_its_probation_ended() {
+    let (desks, seen) = (Desks::default(), Seen::default());
+    let balance = spawned(builder().observers(seen.observers()), &desks, 4).await;
+    desks.of("a:1").answers(MS, true);
+    run(&balance, 500, 20 * SECOND).await;
+    assert!(is_ejected(&balance)[0]);
+    let lines = seen.take();
+    assert!(!lines.contains(&"passed a:1".to_owned()), "{lines:?}");
 }
