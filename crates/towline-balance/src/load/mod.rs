@@ -153,6 +153,11 @@ pub struct Settings {
 /// What is usual grows by this with every sweep, twice in 70 s of sweeps: by then an overload is the rule.
 const FORGETS: f32 = 1.001;
 
+/// What is usual follows by this part of the difference with every sweep, downwards …
+const FOLLOWS: f32 = 0.05;
+/// … and in the first ones, until so many, upwards as well.
+const YOUNG: u32 = 20;
+
 /// Times the usual latency that the median is when a set has too much to do.
 const OVERLOADED: f32 = 4.0;
 
@@ -187,7 +192,8 @@ impl Measure {
         f32::from_bits(self.limit.load(Ordering::Relaxed))
     }
 
-    /// The median where there are no queues: the least there was lately, in nanoseconds; infinite before there is one.
+    /// The median where there are no queues: about the least there was lately, in nanoseconds; infinite before there is
+    /// one.
     #[inline]
     pub(crate) fn usual(&self) -> f32 {
         f32::from_bits(self.usual.load(Ordering::Relaxed))
@@ -198,9 +204,15 @@ impl Measure {
         self.median() > OVERLOADED * self.usual()
     }
 
-    fn set(&self, median: f32, limit: f32) {
+    /// Sets what the `look`th sweep has found.
+    fn set(&self, median: f32, limit: f32, look: u32) {
         if median > 0.0 {
-            self.usual.store((self.usual() * FORGETS).min(median).to_bits(), Ordering::Relaxed);
+            let usual = self.usual();
+            let usual = if usual == f32::INFINITY { median } else { usual };
+            // One low median is chance, and so is the first.
+            let step = (median - usual) * FOLLOWS;
+            let usual = if look < YOUNG { usual + step } else { (usual + step).min(usual * FORGETS) };
+            self.usual.store(usual.to_bits(), Ordering::Relaxed);
         }
         self.median.store(median.to_bits(), Ordering::Relaxed);
         self.limit.store(limit.to_bits(), Ordering::Relaxed);

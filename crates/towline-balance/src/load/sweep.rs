@@ -24,6 +24,8 @@ const HOT_QUANTILE: f64 = 0.84;
 pub struct Sweep {
     /// By peers.
     latencies: [Vec<f32>; PEERS],
+    /// Sweeps that found any.
+    looks: [u32; PEERS],
     in_flight: Vec<u32>,
 }
 
@@ -37,7 +39,8 @@ impl Sweep {
             self.latencies[stats.peers()].extend(stats.average(now));
             self.in_flight.extend(stats.reported(now).map(|report| report.in_flight));
         }
-        for (latencies, measure) in self.latencies.iter_mut().zip(&levels.measures) {
+        let peers = self.latencies.iter_mut().zip(&mut self.looks).zip(&levels.measures);
+        for ((latencies, looks), measure) in peers {
             let (median, limit) = match median(latencies) {
                 None => (0.0, f32::INFINITY),
                 Some(median) => {
@@ -46,7 +49,8 @@ impl Sweep {
                     (median, (median * TIMES).max(median + deviation * DEVIATIONS))
                 }
             };
-            measure.set(median, limit);
+            measure.set(median, limit, *looks);
+            *looks = looks.saturating_add(u32::from(median > 0.0));
         }
         levels.hot.store(hot(&mut self.in_flight), Ordering::Relaxed);
         levels.epoch.fetch_add(1, Ordering::Release);

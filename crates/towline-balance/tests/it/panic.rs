@@ -50,10 +50,10 @@ async fn a_panic_that_fails_fast_ends_when_enough_are_up_again() {
     let desks = Desks::default();
     let balance = spawned(builder().panic_mode(PanicMode::fail_fast_below(60).unwrap()), &desks, 4).await;
     run(&balance, 500, SECOND).await;
-    ["a:1", "b:1"].map(|name| desks.of(name).room(Room::Down));
+    ["a:1", "b:1"].iter().for_each(|name| desks.of(name).room(Room::Down));
     run(&balance, 500, SECOND).await;
     assert_eq!(balance.clone().oneshot(Call::new(0)).await.unwrap_err().kind(), Kind::Unavailable);
-    ["a:1", "b:1"].map(|name| desks.of(name).room(Room::Ready));
+    ["a:1", "b:1"].iter().for_each(|name| desks.of(name).room(Room::Ready));
     run(&balance, 500, SECOND).await;
     assert_eq!(run(&balance, 500, SECOND).await, 0);
 }
@@ -68,7 +68,7 @@ async fn in_a_panic_those_that_are_ejected_are_probed_all_the_same() {
         ejected(&balance, &desks, "b:1").await;
         run(&balance, 500, SECOND).await;
         assert_eq!(is_ejected(&balance), [true, true, false, false]);
-        ["a:1", "b:1"].map(|name| desks.of(name).answers(MS, false));
+        ["a:1", "b:1"].iter().for_each(|name| desks.of(name).answers(MS, false));
         run(&balance, 500, 45 * SECOND).await;
         assert_eq!((is_ejected(&balance), run(&balance, 500, SECOND).await), (vec![false; 4], 0));
     }
@@ -93,7 +93,7 @@ async fn a_threshold_counts_also_where_nothing_else_is_watched() {
     let desks = Desks::default();
     let builder = builder().load(LoadMetric::in_flight()).outliers(Outliers::off()).slow_start(SlowStart::off());
     let balance = spawned(builder.panic_mode(PanicMode::fail_fast_below(60).unwrap()), &desks, 4).await;
-    ["a:1", "b:1", "c:1"].map(|name| desks.of(name).room(Room::Down));
+    ["a:1", "b:1", "c:1"].iter().for_each(|name| desks.of(name).room(Room::Down));
     run(&balance, 500, SECOND).await;
     assert_eq!(run(&balance, 500, SECOND).await, 499);
 }
