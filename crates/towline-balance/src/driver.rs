@@ -33,10 +33,10 @@ const RETRY: Backoff = Backoff::new(Duration::from_millis(10), Duration::from_se
 ///
 /// It ends with the last clone of the balancer and the last call that has yet to find an endpoint, or with [`Balance::close`](crate::Balance::close). A
 /// discovery stream that ends or panics is not polled again, and the last set stays. When the driver itself is dropped
-/// early, calls go on with the last set, and what is known of it as a whole stays as it was.
+/// early, calls go on with the last set; nobody is ejected any more, and what else is known of it as a whole stays as it was.
 ///
-/// It wakes for discovery, for endpoints that are being made or warmed, ten times a second while there are calls whose
-/// latency is measured, and forty times while calls wait for an endpoint to come up. Without calls it sleeps.
+/// It wakes for discovery, for endpoints that are being made or warmed, ten times a second while there are calls and
+/// anything is measured or watched, and forty times while calls wait for an endpoint to come up. Without calls it sleeps.
 pub struct Driver<D, M, P>
 where
     M: Service<Target>,

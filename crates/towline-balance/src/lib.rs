@@ -9,9 +9,10 @@
 //!                   └─ makes endpoints (a pool, usually)        └─ order() ▸ lend() ▸ call
 //! ```
 //!
-//! - **Eligible** is an endpoint that is not [`Room::Down`](towline_core::Room::Down), that the call has not
-//!   [tried](towline_core::CallContext::tried) before, and that is not on probation. When nobody is, the conditions are
-//!   given up, the last one first.
+//! - **Eligible** is an endpoint that is not [`Room::Down`](towline_core::Room::Down), at no limit of its [`Circuit`], not
+//!   ejected as an [outlier](Outliers), not [tried](towline_core::CallContext::tried) before by the call, not on probation,
+//!   and not in [slow start](SlowStart). When nobody is, the conditions are given up, the last one first, but for the limits;
+//!   [`PanicMode`] can have it otherwise.
 //! - **No request is consumed until an endpoint lends**: when one cannot, the call goes on to the next candidate; when the
 //!   first has no room, two are asked, and whichever lends first gets the call.
 //! - **When nobody can be reached** the call fails at once with what each endpoint said, or [waits](WhenUnavailable); the

@@ -83,7 +83,8 @@ pub struct LoadMetric {
 }
 
 impl LoadMetric {
-    /// Calls in flight, by weight. Reads no clock and is the cheapest; blind to an endpoint that fails fast.
+    /// Calls in flight, by weight. Reads no clock and is the cheapest. An endpoint that fails fast looks fast until it is
+    /// ejected; one that never answers is not told from one with long calls, and is not ejected.
     pub const fn in_flight() -> Self {
         Self { decay: None }
     }

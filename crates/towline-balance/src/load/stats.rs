@@ -1,21 +1,25 @@
-//! One life of an endpoint, counted; and a call that counts on it.
+//! One life of an endpoint, counted.
+
+mod flight;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use towline_core::sync::Lock;
-use towline_core::{EndpointId, EndpointKey, LoadReport, Outcome, Reported, Room};
+use towline_core::{EndpointId, EndpointKey, Outcome, Reported, Room};
 
 use super::ewma::Ewma;
 use super::limit::Limit;
-use super::oldest::{Oldest, Slot};
+use super::oldest::Oldest;
 use super::probation::Probation;
 use super::record::{Ejected, Ended, Record};
 use super::report::Report;
 use super::status::{Ejection, Probe, Seen, Status};
 use super::{Levels, Measure, Nanos, PEERS, nanos};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
+
+pub use self::flight::Flight;
 
 /// What calls have left behind on one life of an endpoint. Outlives its removal for as long as calls are in flight: a
 /// late event of an old life changes the old life's numbers and nobody else's.
@@ -513,147 +517,5 @@ enum End {
 impl fmt::Debug for Stats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Stats").field("key", &self.key).field("in_flight", &self.in_flight()).finish_non_exhaustive()
-    }
-}
-
-/// A call that counts on an endpoint until it is [ended](Flight::end). Dropped without that, it was given up: a lower
-/// bound of the endpoint's latency, nothing more.
-#[must_use = "a call counts for as long as its `Flight` lives"]
-pub struct Flight {
-    stats: Arc<Stats>,
-    began: Nanos,
-    slot: Option<Slot>,
-    /// How many had begun before it.
-    serial: u32,
-    /// Whether it is to find out if an ejected endpoint does well again.
-    probe: Option<Probe>,
-    /// Whether the endpoint has granted it yet: until then it was never there, once it is dropped.
-    is_granted: bool,
-    has_ended: bool,
-}
-
-impl Flight {
-    /// The endpoint is asked for a call at `now`, which waits for it unless it is granted already; `None` when the endpoint
-    /// is at a limit.
-    #[inline(always)]
-    pub(crate) fn ask(stats: Arc<Stats>, now: Nanos, is_granted: bool) -> Option<Self> {
-        let before = stats.calls.fetch_add(CALL, Ordering::Relaxed);
-        let levels = &stats.levels;
-        let waiting = if is_granted { 0 } else { stats.pending.fetch_add(1, Ordering::Relaxed) };
-        if levels.is_limited && !stats.is_within_limits((before & IN_FLIGHT) as u32, waiting) {
-            stats.take_back(is_granted);
-            return None;
-        }
-        let slot = if levels.is_timed() {
-            stats.oldest.begin(now, (stats.measure().median() / TRACKED) as Nanos)
-        } else {
-            None
-        };
-        levels.touch();
-        let (probe, serial) = (stats.status.begin(), (before >> IN_FLIGHT_BITS) as u32);
-        Some(Self { stats, began: now, slot, serial, probe, is_granted, has_ended: false })
-    }
-
-    /// A call to the endpoint begins at `now`; `None` when the endpoint is at a limit.
-    #[inline]
-    pub fn begin(stats: Arc<Stats>, now: Nanos) -> Option<Self> {
-        Self::ask(stats, now, true)
-    }
-
-    #[inline]
-    pub(crate) fn granted(&mut self) {
-        if !self.is_granted {
-            self.is_granted = true;
-            self.stats.pending.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-
-    /// Which endpoint.
-    #[inline]
-    pub fn stats(&self) -> &Stats {
-        &self.stats
-    }
-
-    /// The server said this about itself with its answer.
-    pub fn report(&self, report: LoadReport) {
-        let (stats, levels) = (&self.stats, &self.stats.levels);
-        // This call is counted in what the server said, or just ended: it is not there any more.
-        stats.report.store(levels.clock.now(), report, stats.in_flight().saturating_sub(1));
-        levels.reported(stats.index.load(Ordering::Relaxed) as usize);
-    }
-
-    /// The call has ended like this.
-    #[inline]
-    pub fn end(self, outcome: Outcome) {
-        let now = self.stats.levels.now();
-        self.end_at(now, Some(outcome));
-    }
-
-    /// As [`end`](Self::end), at a time of one's own; `None` when the caller gave it up.
-    #[inline]
-    pub fn end_at(mut self, now: Nanos, outcome: Option<Outcome>) {
-        self.finish(now, outcome.map_or(End::GivenUp, End::Outcome));
-    }
-
-    /// The endpoint could not be reached, so that there was no call.
-    pub fn unreachable(mut self) {
-        let now = self.stats.levels.now();
-        self.finish(now, End::Unreachable);
-    }
-
-    #[inline]
-    fn finish(&mut self, now: Nanos, end: End) {
-        self.has_ended = true;
-        let stats = &*self.stats;
-        // Who was only asked, and neither granted nor refused, is not counted among the calls.
-        let never_was = !self.is_granted && matches!(end, End::GivenUp);
-        if !self.is_granted {
-            stats.pending.fetch_sub(1, Ordering::Relaxed);
-        }
-        let before = stats.calls.fetch_sub(if never_was { CALL } else { 1 }, Ordering::Relaxed);
-        if let Some(slot) = self.slot.take() {
-            stats.oldest.end(slot);
-        }
-        if let Some(probe) = self.probe {
-            stats.probed(probe, self.began, now, if never_was { end } else { stats.unanswered(self.began, now, end) });
-        }
-        let levels = &stats.levels;
-        if never_was {
-            // If it was the probe, the next call may be one.
-            if levels.is_timed() {
-                stats.probation.inconclusive(now);
-            }
-            return;
-        }
-        if levels.is_timed() {
-            let was_bad = stats.standing(now) == Standing::OnProbation;
-            let is_well = stats.count(self.began, now, stats.unanswered(self.began, now, end));
-            stats.learn(self.began, now, end, was_bad, is_well);
-        } else {
-            stats.count(self.began, now, end);
-        }
-        if levels.is_limited {
-            let was_late = if levels.is_timed() {
-                took(self.began, now) > LATE_TIMES * stats.measure().usual()
-            } else {
-                matches!(end, End::GivenUp)
-            };
-            stats.adapt(self.serial, (before & IN_FLIGHT) as u32, end, was_late);
-        }
-    }
-}
-
-impl Drop for Flight {
-    fn drop(&mut self) {
-        if !self.has_ended {
-            let now = self.stats.levels.now();
-            self.finish(now, End::GivenUp);
-        }
-    }
-}
-
-impl fmt::Debug for Flight {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Flight").field("stats", &self.stats).finish_non_exhaustive()
     }
 }

@@ -22,7 +22,8 @@ use towline_core::{Error, Kind, Phase};
 /// While most of the set fails nobody is ejected but by comparison with the others, and who was is taken back: an outage of
 /// everything is not one endpoint's fault.
 ///
-/// What is a failure, [`Track`](crate::Track) and its classifier say.
+/// Looked at ten times a second, so a row that begins and ends in between is not seen. What is a failure,
+/// [`Track`](crate::Track) and its classifier say.
 ///
 /// ```
 /// use std::time::Duration;
