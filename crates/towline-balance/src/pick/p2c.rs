@@ -55,7 +55,8 @@ impl P2cPicker {
     }
 
     /// Draws the candidates for one call.
-    #[inline]
+    // Always inline, as `order`: moved out of a call, the order costs more than the draw.
+    #[inline(always)]
     pub fn draw<'a>(&'a self, view: View<'a>, rng: &mut Rng) -> P2cOrder<'a> {
         let (first, second) = self.pair(rng);
         // The generator is the caller's, and the order outlives the loan.
@@ -92,6 +93,7 @@ impl<Req> Pick<Req> for P2cPicker {
     where
         Req: 'a;
 
+    #[inline(always)]
     fn order<'a>(
         &'a self,
         _request: &'a Req,
