@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use proptest::prelude::*;
 use towline_core::{EndpointKey, Outcome, Rng};
 
 use super::{Detector, News, Outliers, SlowStart};
@@ -310,4 +311,54 @@ fn an_endpoint_that_refuses_calls_while_all_have_too_much_to_do_is_not_ejected_f
     };
     assert_eq!(ejected(20 * MS), ["0 consecutive_failures"]);
     assert!(ejected(60 * MS).is_empty());
+}
+
+/// What may happen to an endpoint.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Calls(usize, &'static str),
+    DialFails(usize),
+    /// Takes the probe, if one is due.
+    Probe(usize, bool),
+    Wait(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let calls = prop::sample::select(vec!["f", "fff", "ffffffffff", ".", "..........", "f.", "ff......"]);
+    prop_oneof![
+        4 => (0..6usize, calls).prop_map(|(endpoint, calls)| Step::Calls(endpoint, calls)),
+        1 => (0..6usize).prop_map(Step::DialFails),
+        1 => (0..6usize, any::<bool>()).prop_map(|(endpoint, well)| Step::Probe(endpoint, well)),
+        1 => (0..400u64).prop_map(Step::Wait),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    // F23
+    #[test]
+    fn no_sequence_of_outcomes_empties_the_set_or_goes_over_the_cap(
+        size in 1..7usize,
+        percent in 1..100u32,
+        steps in prop::collection::vec(step(), 1..200),
+    ) {
+        let outliers = Outliers::new().max_ejected(percent).unwrap();
+        let mut fleet = Fleet::new(size, outliers);
+        for step in steps {
+            match step {
+                Step::Calls(endpoint, calls) => fleet.calls(endpoint % size, calls),
+                Step::DialFails(endpoint) => fleet.dial_fails(endpoint % size),
+                Step::Probe(endpoint, well) => {
+                    if fleet.endpoints[endpoint % size].admits_probe(true) {
+                        fleet.calls(endpoint % size, if well { "." } else { "f" });
+                    }
+                }
+                Step::Wait(seconds) => drop(fleet.after(seconds * SECOND)),
+            }
+            fleet.look();
+            let ejected = fleet.is_ejected().len();
+            prop_assert!(ejected < size && ejected <= outliers.cap(size), "{ejected} of {size}");
+        }
+    }
 }
