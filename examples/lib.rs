@@ -50,7 +50,8 @@ impl Observer for Events {
             Event::Retrying { endpoint: Some(endpoint), .. } => {
                 self.count(endpoint.as_str(), |counts| counts.retries += 1);
             }
-            Event::SessionMoved { session, from, .. } => {
+            Event::SessionSpilled { session, home: Some(from), .. }
+            | Event::SessionMoved { session, from: Some(from), .. } => {
                 let session = SessionKey::as_bytes(session).to_vec();
                 self.count(from.as_str(), |counts| {
                     counts.moved_away.insert(session);

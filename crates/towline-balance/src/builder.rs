@@ -173,6 +173,7 @@ impl<P: Policy, A, T> BalanceBuilder<P, A, T> {
             circuit,
             is_watched: detector.is_on() || panic_mode.below > 0,
             fails_fast: panic_mode.fails_fast,
+            load_bound: self.policy.load_bound(),
         };
         let shared = Arc::new(Shared {
             snapshot: ArcSwapOption::empty(),

@@ -23,6 +23,8 @@ use crate::watch::Watch;
 
 /// Changes that are taken at once before they are published: a flood of them must not keep calls from seeing any.
 const BATCH: usize = 1_024;
+/// Between two times that a policy does what is due.
+const SHORTEST_UPKEEP: Duration = Duration::from_millis(10);
 /// Before discovery that has failed is asked again.
 const RETRY: Backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
 
@@ -58,6 +60,14 @@ where
     rng: Rng,
     warm: Warm<M::Response>,
     watch: Watch,
+    upkeep: Upkeep,
+}
+
+/// When the policy is to do what is due by the clock.
+enum Upkeep {
+    Now,
+    At(Pin<Box<Sleep>>),
+    Never,
 }
 
 // Stream and futures are boxed; nothing else is pinned.
@@ -97,6 +107,7 @@ where
             rng,
             warm: Warm::new(warm),
             watch,
+            upkeep: Upkeep::Now,
         }
     }
 
@@ -278,6 +289,27 @@ where
         Ok(Turn { changed, more: true })
     }
 
+    fn poll_upkeep(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
+        loop {
+            let is_due = match &mut self.upkeep {
+                Upkeep::Now => true,
+                Upkeep::At(timer) => timer.as_mut().poll(cx).is_ready(),
+                Upkeep::Never => false,
+            };
+            if !is_due {
+                return Ok(());
+            }
+            self.upkeep = match self.policy.upkeep() {
+                None => Upkeep::Never,
+                // A policy that wants to be asked without a pause must not keep everything else from its turn.
+                Some(pause) => {
+                    let pause = pause.max(SHORTEST_UPKEEP);
+                    Upkeep::At(guarded("the timer", || Box::pin(sleep(pause)))?)
+                }
+            };
+        }
+    }
+
     /// All that there is to do now.
     fn turn(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
         let turn = self.poll_discover(cx)?;
@@ -289,6 +321,7 @@ where
             cx.waker().wake_by_ref();
         }
         self.warm.poll(&self.set.nodes, cx);
+        self.poll_upkeep(cx)?;
         self.watch.poll(&self.shared, &self.set.nodes, cx)
     }
 }

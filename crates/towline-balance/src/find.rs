@@ -9,7 +9,7 @@ use tokio::sync::futures::OwnedNotified;
 use towline_core::{Access, CallContext, Error, Kind, Lend, Outcome, Phase, Pick, Rng, Room, Sent, Tried, progress};
 
 use crate::load::{Flight, Nanos};
-use crate::set::{Choice, Nobody, Node, Snapshot};
+use crate::set::{Choice, Nobody, Snapshot};
 use crate::shared::{Shared, Users, Waiting, WhenUnavailable, closed};
 
 /// How many endpoints in a row may fail to lend before the call fails with what they said.
@@ -55,7 +55,7 @@ where
     }
     let node = &snapshot.nodes()[choice.index];
     let Some(checkout) = node.lend.try_lend(context) else { return Ok(None) };
-    let flight = Flight::begin(node.stats.clone(), now).ok_or(AtLimit)?;
+    let flight = snapshot.begin(choice, now).ok_or(AtLimit)?;
     snapshot.taken(request, context, choice, now);
     let lend = shared.reports.then(|| node.lend.clone());
     Ok(Some((checkout, Lending { flight, lend })))
@@ -310,7 +310,7 @@ where
     let mut refused = refused;
     // Those that have refused, and who was at a limit after all.
     let mut not: Option<Tried> = None;
-    for _ in 0..RACES {
+    for race in 1..=RACES {
         // When so many have refused it is time to wait, if the call may; otherwise it has failed already.
         let choice = match &refused {
             Some(refused) if refused.errors.len() >= LENDERS => Err(Nobody::NoCandidate),
@@ -319,6 +319,7 @@ where
                 snapshot.pick(request, context, not, rng, now)
             }
         };
+        let choice = if race == RACES { choice.map(Choice::unbounded) } else { choice };
         let lent = match choice {
             Ok(choice) => lent_at_once(shared, snapshot, choice, request, context, now),
             Err(_) => Ok(None),
@@ -371,11 +372,15 @@ where
     let mut refused = || refused.as_mut().map(|refused| std::mem::take(&mut **refused)).unwrap_or_default();
     match choice {
         Ok(choice) if !(waits && is_down(snapshot, choice.index)) => {
-            let ask = |index: usize| ask(shared, &snapshot.nodes()[index], context, now);
+            let ask = |index: usize| ask(shared, snapshot, choice, index, context, now);
             let first = ask(choice.index).ok_or(AtLimit)?;
             snapshot.taken(request, context, choice, now);
             first.lending.iter().for_each(|lending| at(&lending.flight));
             Ok(Ok(Next::Waits(Waits::Asked(first, choice.other.and_then(ask)))))
+        }
+        Err(Nobody::Home(why)) => {
+            snapshot.refused(request, context, why);
+            Ok(Err(refused().into_error().unwrap_or_else(|| nobody(shared, snapshot, Nobody::Home(why)))))
         }
         // Whoever sheds load, or fails fast, does not wait.
         Err(why @ (Nobody::Full | Nobody::Panic)) => {
@@ -398,6 +403,8 @@ fn nobody<L: Lend, P>(shared: &Shared<L, P>, snapshot: &Snapshot<L, P>, why: Nob
         } else {
             "the policy has none for this request"
         }),
+        Nobody::Home(why) => Error::new(Kind::HomeUnavailable, Phase::Pick)
+            .with_message(format!("the endpoint of the call's session is {why}, and the session keeps to it")),
         Nobody::Full => Error::new(Kind::Overloaded, Phase::Pick).with_message(
             "every endpoint that could take the call is at a limit of its circuit: send less, or raise the limits",
         ),
@@ -434,7 +441,7 @@ where
     if is_down(snapshot, choice.index) {
         return None;
     }
-    let asked = ask(shared, &snapshot.nodes()[choice.index], context, now)?;
+    let asked = ask(shared, snapshot, choice, choice.index, context, now)?;
     snapshot.taken(request, context, choice, now);
     Some(asked)
 }
@@ -450,11 +457,13 @@ fn is_down<L: Lend, P>(snapshot: &Snapshot<L, P>, index: usize) -> bool {
 
 fn ask<L: Lend, P>(
     shared: &Shared<L, P>,
-    node: &Node<L>,
+    snapshot: &Snapshot<L, P>,
+    choice: Choice,
+    index: usize,
     context: Option<&CallContext>,
     now: Nanos,
 ) -> Option<Asked<L, L::Lend>> {
-    let flight = Flight::ask(node.stats.clone(), now, false)?;
+    let (node, flight) = (&snapshot.nodes()[index], snapshot.ask(choice, index, now, false)?);
     let lend = shared.reports.then(|| node.lend.clone());
     Some(Asked { lend: node.lend.lend(context), lending: Some(Lending { flight, lend }) })
 }

@@ -155,6 +155,6 @@ pub mod core {
     pub use crate::load::{Clock, Flight, Levels, Nanos, PERIOD, Settings, Stats, Sweep};
     pub use crate::members::Set;
     pub use crate::outlier::{Detector, News};
-    pub use crate::set::{Choice, Nobody, Node, Snapshot, assess};
+    pub use crate::set::{Choice, Nobody, Node, Snapshot, assess, weigh};
     pub use crate::subset::{Moves, Ring};
 }

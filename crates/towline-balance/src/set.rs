@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use towline_core::{
-    CallContext, EjectionRule, Endpoint, EndpointId, Lend, Loads, Member, Pick, Policy, Reported, Rng, Room, Tried,
-    View,
+    CallContext, EjectionRule, Endpoint, EndpointId, HomeLoss, Lend, Loads, Member, Pick, Policy, Reported, Rng, Room,
+    Terms, Tried, View,
 };
 
-use crate::load::{Ejected, Levels, Nanos, Standing, Stats};
+use crate::load::{Allowance, Ejected, Entry, Flight, Levels, Nanos, Rule, Standing, Stats};
 use crate::outlier::PanicMode;
 
 /// An immutable set of endpoints and a picker built for it.
@@ -54,6 +54,10 @@ impl<L> Node<L> {
         self.per_call == f64::INFINITY
     }
 
+    pub(crate) fn weight(&self) -> f64 {
+        1.0 / self.per_call
+    }
+
     /// What calls have left behind.
     pub fn stats(&self) -> &Arc<Stats> {
         &self.stats
@@ -69,6 +73,17 @@ pub struct Choice {
     pub other: Option<usize>,
     /// How many candidates went before it.
     skipped: usize,
+    /// How far the first may be filled, where loads are bounded.
+    allowance: Allowance,
+    /// Of the calls that are kept together with it.
+    key: Option<u64>,
+}
+
+impl Choice {
+    /// Whatever the bound says: it is for sharing calls, not for refusing them.
+    pub(crate) fn unbounded(self) -> Self {
+        Self { allowance: Allowance::Any, ..self }
+    }
 }
 
 /// How well an endpoint is suited to a call, the best first. A call takes the first candidate of the best kind that
@@ -77,6 +92,8 @@ pub struct Choice {
 enum Fitness {
     /// Up, not tried by an earlier attempt, with a weight, and to be called now.
     Fit,
+    /// As far above the mean as it may be.
+    Bounded,
     /// In slow start, and this call is not in its share.
     Slow,
     /// On probation, or new and busy.
@@ -102,14 +119,25 @@ pub enum Nobody {
     Full,
     /// Too few are eligible, and calls are to fail then.
     Panic,
+    /// Its home cannot take it, and nobody else may.
+    Home(HomeLoss),
 }
 
+#[derive(Clone, Copy)]
 struct Candidate {
     fitness: Fitness,
     /// How many went before it.
     skipped: usize,
     index: usize,
     room: Room,
+    allowance: Allowance,
+}
+
+impl Candidate {
+    /// The choice of this one and nobody beside it.
+    fn alone(self, key: Option<u64>) -> Choice {
+        Choice { index: self.index, other: None, skipped: self.skipped, allowance: self.allowance, key }
+    }
 }
 
 impl<L, P> fmt::Debug for Snapshot<L, P> {
@@ -135,6 +163,9 @@ impl<L, P> Snapshot<L, P> {
         for (index, (node, member)) in nodes.iter_mut().zip(&members).enumerate() {
             node.per_call = if all_zero { 1.0 } else { 1.0 / weight(member) };
             node.stats.moved_to(index, policy.peers(&member.endpoint));
+        }
+        if let Some(bound) = &levels.bound {
+            bound.set_of(nodes.iter().map(Node::weight));
         }
         let picker = policy.build(&members, last);
         Self { levels, members, nodes, picker }
@@ -184,22 +215,37 @@ impl<L: Lend, P> Snapshot<L, P> {
         }
         let at = self.at(now);
         let view = View::new(&self.members, &at);
+        let terms = self.picker.terms(request, context);
         let judge = Judge {
             now,
             context,
             tried: context.map(CallContext::tried).filter(|tried| !tried.is_empty()),
-            heeds_probation: self.picker.heeds_probation(request, context),
-            heeds_slow_start: self.picker.heeds_slow_start(request, context),
+            terms,
             levels: &self.levels,
+            rule: self.levels.bound.as_ref().map(|bound| bound.rule(terms.key)),
             is_plain: !self.levels.is_limited && !self.levels.panics(),
         };
         let mut order = self.picker.order(request, context, view, rng).enumerate().filter_map(|(skipped, index)| {
             let node =
                 self.nodes.get(index).filter(|node| refused.is_none_or(|refused| !refused.contains(node.id())))?;
             let room = node.lend.room();
-            Some(Candidate { fitness: judge.fitness(node, room, rng), skipped, index, room })
+            let (fitness, allowance) = judge.fitness(node, room, skipped == 0, rng);
+            Some(Candidate { fitness, skipped, index, room, allowance })
         });
-        let mut best = order.next().ok_or(Nobody::NoCandidate)?;
+        let Some(mut best) = order.next() else {
+            return Err(match refused {
+                _ if !terms.is_strict => Nobody::NoCandidate,
+                Some(refused) if !refused.is_empty() => Nobody::Home(HomeLoss::Overloaded),
+                _ => Nobody::Home(HomeLoss::Gone),
+            });
+        };
+        if terms.is_strict {
+            return match best.fitness {
+                Fitness::Bounded | Fitness::Full => Err(Nobody::Home(HomeLoss::Overloaded)),
+                Fitness::Ejected | Fitness::Down => Err(Nobody::Home(HomeLoss::Unready)),
+                _ => Ok(best.alone(terms.key)),
+            };
+        }
         let mut any_full = best.fitness == Fitness::Full;
         while best.fitness != Fitness::Fit {
             let Some(next) = order.next() else { break };
@@ -208,7 +254,7 @@ impl<L: Lend, P> Snapshot<L, P> {
                 best = next;
             }
         }
-        let Candidate { fitness, skipped, index, room } = best;
+        let Candidate { fitness, room, index, .. } = best;
         if fitness >= Fitness::Ejected {
             // What is too much for those that do well is not for the others.
             if any_full {
@@ -218,13 +264,35 @@ impl<L: Lend, P> Snapshot<L, P> {
                 return Err(Nobody::Panic);
             }
         }
-        let races = fitness == Fitness::Fit && room == Room::Full && self.picker.may_race(request, context);
+        let races = fitness == Fitness::Fit && room == Room::Full && terms.may_race;
         let other = if races {
             order.find(|other| other.fitness == Fitness::Fit && other.index != index).map(|other| other.index)
         } else {
             None
         };
-        Ok(Choice { index, other, skipped })
+        Ok(Choice { other, ..best.alone(terms.key) })
+    }
+
+    /// A call begins on the endpoint that was chosen; `None` when that is at a limit by now.
+    #[inline]
+    pub fn begin(&self, choice: Choice, now: Nanos) -> Option<Flight> {
+        self.ask(choice, choice.index, now, true)
+    }
+
+    /// As [`begin`](Self::begin), on either of the two that were chosen, which may have to be waited for.
+    #[inline]
+    pub(crate) fn ask(&self, choice: Choice, index: usize, now: Nanos, is_granted: bool) -> Option<Flight> {
+        let node = &self.nodes[index];
+        let entry = Entry { allowance: choice.allowance, key: choice.key, weight: node.weight() };
+        Flight::ask(node.stats.clone(), now, is_granted, entry)
+    }
+
+    /// Tells the picker that the call goes to nobody, since its home cannot take it.
+    pub(crate) fn refused<Req>(&self, request: &Req, context: Option<&CallContext>, why: HomeLoss)
+    where
+        P: Pick<Req>,
+    {
+        self.picker.refused(request, context, why);
     }
 
     /// Tells the picker that the call goes there.
@@ -242,22 +310,40 @@ struct Judge<'a> {
     now: Nanos,
     context: Option<&'a CallContext>,
     tried: Option<&'a Tried>,
-    heeds_probation: bool,
-    heeds_slow_start: bool,
+    terms: Terms,
     levels: &'a Levels,
+    /// Of the load bound.
+    rule: Option<Rule>,
     /// There are no limits, and no panic.
     is_plain: bool,
 }
 
 impl Judge<'_> {
     #[inline]
-    fn fitness<L>(&self, node: &Node<L>, room: Room, rng: &mut Rng) -> Fitness {
+    fn fitness<L>(&self, node: &Node<L>, room: Room, is_first: bool, rng: &mut Rng) -> (Fitness, Allowance) {
         if room == Room::Down {
-            Fitness::Down
+            (Fitness::Down, Allowance::Any)
         } else if self.is_plain && node.stats.seen().is_nothing() {
-            self.plain(node)
+            (self.plain(node), Allowance::Any)
+        } else if self.rule.is_none() {
+            (self.full(node, room, rng), Allowance::Any)
         } else {
-            self.full(node, room, rng)
+            self.bounded(node, room, is_first, rng)
+        }
+    }
+
+    #[inline(never)]
+    fn bounded<L>(&self, node: &Node<L>, room: Room, is_first: bool, rng: &mut Rng) -> (Fitness, Allowance) {
+        let fitness = self.full(node, room, rng);
+        match &self.rule {
+            // A probe of who is ejected is one call, and wanted.
+            Some(rule) if fitness == Fitness::Fit && !node.stats.seen().is_ejected() => {
+                match rule.allows(&node.stats, node.weight(), is_first) {
+                    Some(allowance) => (fitness, allowance),
+                    None => (Fitness::Bounded, Allowance::Any),
+                }
+            }
+            _ => (fitness, Allowance::Any),
         }
     }
 
@@ -267,7 +353,7 @@ impl Judge<'_> {
             Fitness::Tried
         } else if node.is_weightless() {
             Fitness::Weightless
-        } else if self.heeds_probation && !node.stats.admits(self.now) {
+        } else if self.terms.heeds_probation && !node.stats.admits(self.now) {
             Fitness::Avoided
         } else {
             Fitness::Fit
@@ -305,12 +391,20 @@ impl Judge<'_> {
 
     /// Whether it is in slow start, and this call not in its share.
     fn is_slow(&self, stats: &Stats, rng: &mut Rng) -> bool {
-        self.heeds_slow_start && stats.seen().in_slow_start() && rng.unit() >= f64::from(stats.share())
+        self.terms.heeds_slow_start && stats.seen().in_slow_start() && rng.unit() >= f64::from(stats.share())
     }
 
     #[inline]
     fn has_tried<L>(&self, node: &Node<L>) -> bool {
         self.tried.is_some_and(|tried| tried.contains(node.id()))
+    }
+}
+
+/// Says to the load bound, if there is one, who can take calls at present.
+pub fn weigh<L: Lend>(levels: &Levels, nodes: &[Node<L>]) {
+    if let Some(bound) = &levels.bound {
+        let is_there = |node: &&Node<L>| node.lend.room() != Room::Down && !node.stats.seen().is_ejected();
+        bound.set_of(nodes.iter().filter(is_there).map(Node::weight));
     }
 }
 

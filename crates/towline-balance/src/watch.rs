@@ -13,7 +13,7 @@ use towline_core::{EndpointId, Error, Event, Lend, Room};
 use crate::discover::guarded;
 use crate::load::{self, Nanos, Standing, Sweep};
 use crate::outlier::{Detector, News, PanicMode};
-use crate::set::{Node, assess};
+use crate::set::{Node, assess, weigh};
 use crate::shared::Shared;
 
 /// How often endpoints that are down are looked at while calls wait for them.
@@ -110,6 +110,7 @@ impl Watch {
                 News::Returned(stats) => Event::EndpointReturned { endpoint: stats.key() },
             });
         }
+        weigh(&shared.levels, nodes);
         self.panic(shared, nodes);
         self.probation(shared, nodes, now);
     }

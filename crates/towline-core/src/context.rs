@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::sync::after;
-use crate::{ConnectionPin, EndpointId, Report};
+use crate::{ConnectionPin, EndpointId, EndpointKey, Report, stable_hash};
 
 /// Who is calling, for stickiness: any bytes. Short keys (up to 38 bytes, a UUID's text for one) are kept in place.
 ///
@@ -83,12 +83,14 @@ pub struct Tried {
 }
 
 impl Tried {
-    /// Adds an endpoint; beyond four the oldest is forgotten.
+    /// Adds an endpoint; beyond four the oldest is forgotten. One that is there already was tried again because there was
+    /// no other: the round starts again with it.
     pub fn add(&mut self, id: EndpointId) {
-        if !self.contains(id) {
-            self.ids[usize::from(self.next) % self.ids.len()] = Some(id);
-            self.next = self.next.wrapping_add(1);
+        if self.contains(id) {
+            *self = Self::default();
         }
+        self.ids[usize::from(self.next) % self.ids.len()] = Some(id);
+        self.next = self.next.wrapping_add(1);
     }
 
     /// Whether the call has been to this endpoint.
@@ -103,6 +105,36 @@ impl Tried {
     }
 }
 
+/// The endpoint that a call asks for, by the [hash](stable_hash) of its key: what a signed token of a session says, or a
+/// caller who knows. It is heeded by policies that say so, and names nobody outside of their set.
+///
+/// ```
+/// use towline_core::{Call, EndpointKey, Home};
+///
+/// let home = Home::from(&EndpointKey::new("10.0.0.7:7000"));
+/// assert_eq!(Call::new("ping").with_home(home).context().home(), Some(home));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Home(u64);
+
+impl Home {
+    /// What [`to_u64`](Self::to_u64) has said.
+    pub const fn from_u64(hash: u64) -> Self {
+        Self(hash)
+    }
+
+    /// To be carried elsewhere.
+    pub const fn to_u64(self) -> u64 {
+        self.0
+    }
+}
+
+impl From<&EndpointKey> for Home {
+    fn from(key: &EndpointKey) -> Self {
+        Self(stable_hash(key.as_str().as_bytes()))
+    }
+}
+
 /// What travels with a call: its deadline, its session, whether it may be repeated, and where it has been.
 #[derive(Clone, Debug, Default)]
 pub struct CallContext {
@@ -110,7 +142,9 @@ pub struct CallContext {
     session: Option<SessionKey>,
     idempotent: bool,
     attempt: u32,
+    is_retried: bool,
     tried: Tried,
+    home: Option<Home>,
     pin: Option<ConnectionPin>,
     report: Option<Arc<Report>>,
 }
@@ -154,6 +188,26 @@ impl CallContext {
     /// Sets which attempt this is.
     pub fn set_attempt(&mut self, attempt: u32) {
         self.attempt = attempt;
+    }
+
+    /// Whether a retry layer further out sends this call again when it fails: a second one inside would multiply attempts.
+    pub fn is_retried(&self) -> bool {
+        self.is_retried
+    }
+
+    /// For retry layers: whoever is inside need not.
+    pub fn set_retried(&mut self) {
+        self.is_retried = true;
+    }
+
+    /// The endpoint that the call asks for.
+    pub fn home(&self) -> Option<Home> {
+        self.home
+    }
+
+    /// Asks for an endpoint.
+    pub fn set_home(&mut self, home: Option<Home>) {
+        self.home = home;
     }
 
     /// The endpoints that earlier attempts went to.
@@ -237,6 +291,13 @@ impl<M> Call<M> {
     #[must_use]
     pub fn with_deadline(mut self, at: Instant) -> Self {
         self.context.limit_deadline(at);
+        self
+    }
+
+    /// Asks for an endpoint, of policies that heed it.
+    #[must_use]
+    pub fn with_home(mut self, home: Home) -> Self {
+        self.context.home = Some(home);
         self
     }
 
@@ -372,6 +433,14 @@ mod tests {
         ids.iter().for_each(|id| tried.add(*id));
         assert!(!tried.contains(ids[0]));
         assert!(ids[1..].iter().all(|id| tried.contains(*id)));
+    }
+
+    #[test]
+    fn when_one_is_tried_again_the_round_starts_again() {
+        let ids: Vec<_> = (0..3).map(|_| EndpointId::fresh()).collect();
+        let mut tried = Tried::default();
+        ids.iter().chain(&ids[..1]).for_each(|id| tried.add(*id));
+        assert_eq!(ids.iter().map(|id| tried.contains(*id)).collect::<Vec<_>>(), [true, false, false]);
     }
 
     #[test]

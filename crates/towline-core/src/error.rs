@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::EndpointKey;
 
@@ -31,6 +32,8 @@ pub enum Kind {
     Closed,
     /// The connection that the call is pinned to is gone; no other will do.
     PinLost,
+    /// The endpoint of the call's session cannot take it; no other will do.
+    HomeUnavailable,
     /// The stream ended inside a message.
     UnexpectedEof,
     /// The transport failed.
@@ -56,9 +59,10 @@ pub enum Kind {
 impl Kind {
     /// Whether the same request can fare better elsewhere or later.
     ///
-    /// A request that is too large or misconfigured stays so, and one that is pinned to a connection has no other.
+    /// A request that is too large or misconfigured stays so, and one that is pinned to a connection, or kept
+    /// to an endpoint, has no other.
     pub fn is_transient(self) -> bool {
-        !matches!(self, Self::Config | Self::TooLarge | Self::Unencodable | Self::PinLost)
+        !matches!(self, Self::Config | Self::TooLarge | Self::Unencodable | Self::PinLost | Self::HomeUnavailable)
     }
 
     fn text(self) -> &'static str {
@@ -70,6 +74,7 @@ impl Kind {
             Self::NoEndpoints => "no endpoints",
             Self::Closed => "closed",
             Self::PinLost => "pinned connection lost",
+            Self::HomeUnavailable => "the session's endpoint cannot take the call",
             Self::UnexpectedEof => "the stream ended inside a message",
             Self::Io => "transport error",
             Self::Tls => "TLS handshake failed",
@@ -166,12 +171,21 @@ struct Inner {
     endpoint: Option<EndpointKey>,
     message: Option<Cow<'static, str>>,
     source: Option<Arc<dyn StdError + Send + Sync>>,
+    spent: Vec<(Phase, Duration)>,
 }
 
 impl Error {
     /// An error of this kind in this phase. Phases before [`Phase::Write`] mean [`Sent::Never`].
     pub fn new(kind: Kind, phase: Phase) -> Self {
-        Self(Box::new(Inner { kind, phase, sent: phase.sent(), endpoint: None, message: None, source: None }))
+        Self(Box::new(Inner {
+            kind,
+            phase,
+            sent: phase.sent(),
+            endpoint: None,
+            message: None,
+            source: None,
+            spent: Vec::new(),
+        }))
     }
 
     /// Our own error again when `error` is one, else [`Kind::Other`] with `error` as its source and
@@ -243,6 +257,13 @@ impl Error {
         self
     }
 
+    /// Says how long each phase of the call took.
+    #[must_use]
+    pub fn with_spent(mut self, spent: Vec<(Phase, Duration)>) -> Self {
+        self.0.spent = spent;
+        self
+    }
+
     /// What happened.
     pub fn kind(&self) -> Kind {
         self.0.kind
@@ -288,7 +309,7 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { kind, phase, sent, endpoint, message, source: _ } = &*self.0;
+        let Inner { kind, phase, sent, endpoint, message, source: _, spent } = &*self.0;
         f.write_str(message.as_deref().unwrap_or(kind.text()))?;
         if *phase == Phase::Build {
             return Ok(());
@@ -300,13 +321,17 @@ impl fmt::Display for Error {
         f.write_str(match sent {
             Sent::Never => "request not sent)",
             Sent::Maybe => "request may have been sent)",
-        })
+        })?;
+        for (index, (phase, took)) in spent.iter().enumerate() {
+            write!(f, "{} {} {took:?}", if index == 0 { ":" } else { "," }, phase.text())?;
+        }
+        Ok(())
     }
 }
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { kind, phase, sent, endpoint, message, source } = &*self.0;
+        let Inner { kind, phase, sent, endpoint, message, source, spent } = &*self.0;
         let mut out = f.debug_struct("Error");
         out.field("kind", kind).field("phase", phase).field("sent", sent);
         if let Some(endpoint) = endpoint {
@@ -314,6 +339,9 @@ impl fmt::Debug for Error {
         }
         if let Some(message) = message {
             out.field("message", message);
+        }
+        if !spent.is_empty() {
+            out.field("spent", spent);
         }
         if let Some(source) = source {
             out.field("source", source);

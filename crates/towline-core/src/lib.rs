@@ -25,6 +25,7 @@ mod context;
 mod endpoint;
 mod error;
 mod executor;
+mod hash;
 mod lend;
 mod observe;
 mod pick;
@@ -38,19 +39,23 @@ mod rng;
 #[doc(hidden)]
 pub mod sync;
 mod target;
+#[cfg(feature = "rt")]
+#[doc(hidden)]
+pub mod timer;
 mod unwrap_call;
 
-pub use self::backoff::Backoff;
+pub use self::backoff::{Backoff, Jitter};
 pub use self::classify::{ByError, Classify, Outcome};
-pub use self::context::{Access, Blind, Call, CallContext, Carried, HasContext, SessionKey, Tried};
+pub use self::context::{Access, Blind, Call, CallContext, Carried, HasContext, Home, SessionKey, Tried};
 pub use self::endpoint::{Endpoint, EndpointId, EndpointKey, Metadata, Weight};
 pub use self::error::{BoxError, Error, GiveBack, Kind, Phase, Rejected, Sent};
 #[cfg(feature = "rt")]
 pub use self::executor::TokioExecutor;
 pub use self::executor::{BoxTask, Executor, SharedExecutor};
+pub use self::hash::stable_hash;
 pub use self::lend::{Lend, Lent, Room};
 pub use self::observe::{EjectionRule, Event, Observer, Observers};
-pub use self::pick::{LoadReport, Loads, Member, Members, Pick, Policy, Reported, View};
+pub use self::pick::{HomeLoss, LoadReport, Loads, Member, Members, Pick, Policy, Reported, Terms, View};
 pub use self::pin::ConnectionPin;
 pub use self::poolable::{CloseReason, ConnectionId, Poolable, Sharing, State, Unwatched, UnwatchedFuture};
 pub use self::ready_call::ReadyCall;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{CloseReason, ConnectionId, EndpointKey, Error, SessionKey};
+use crate::{CloseReason, ConnectionId, EndpointKey, Error, HomeLoss, SessionKey};
 
 /// Something that happened in one of towline's crates.
 #[derive(Clone, Copy, Debug)]
@@ -74,15 +74,49 @@ pub enum Event<'a> {
         /// Where it failed, if it reached an endpoint.
         endpoint: Option<&'a EndpointKey>,
     },
-    /// A session's call went elsewhere than its home, because its home could not take it.
+    /// A session has another home from now on.
     SessionMoved {
         /// Whose.
         session: &'a SessionKey,
-        /// Its home.
-        from: &'a EndpointKey,
+        /// Its home until now; `None` when that is gone and its name is not known any more.
+        from: Option<&'a EndpointKey>,
+        /// Its home from now on.
+        to: &'a EndpointKey,
+        /// Why.
+        why: HomeLoss,
+    },
+    /// A session's call went elsewhere than its home, to which the next goes again.
+    SessionSpilled {
+        /// Whose.
+        session: &'a SessionKey,
+        /// Its home; `None` when it has none at present.
+        home: Option<&'a EndpointKey>,
         /// Where the call went.
         to: &'a EndpointKey,
+        /// Why.
+        why: HomeLoss,
     },
+    /// A session's call failed because its home could not take it, and nobody else may.
+    SessionRefused {
+        /// Whose.
+        session: &'a SessionKey,
+        /// Why.
+        why: HomeLoss,
+    },
+    /// A token that says where a session's calls go was forged, is from another key, or has expired. It was ignored.
+    TokenIgnored {
+        /// Whether it was a good one once.
+        is_stale: bool,
+    },
+    /// A second attempt was sent beside the first, which took long.
+    Hedged {
+        /// Where the first is.
+        endpoint: Option<&'a EndpointKey>,
+        /// How long it had been under way.
+        after: Duration,
+    },
+    /// A retry layer found itself inside another one, and left it to that.
+    NestedRetry,
     /// Discovery added an endpoint.
     EndpointAdded {
         /// Which.
@@ -261,9 +295,20 @@ fn trace(event: &Event<'_>) {
         Event::BudgetExhausted { endpoint } => {
             warn!(target: "towline", endpoint = name(*endpoint), "not retried: the retry budget is spent");
         }
-        Event::SessionMoved { session, from, to } => {
-            debug!(target: "towline", %session, %from, %to, "session moved");
+        Event::SessionMoved { session, from, to, why } => {
+            debug!(target: "towline", %session, from = name(*from), %to, %why, "session moved");
         }
+        Event::SessionSpilled { session, home, to, why } => {
+            debug!(target: "towline", %session, home = name(*home), %to, %why, "session's call went elsewhere");
+        }
+        Event::SessionRefused { session, why } => {
+            debug!(target: "towline", %session, %why, "session's call refused");
+        }
+        Event::TokenIgnored { is_stale } => debug!(target: "towline", is_stale, "token ignored"),
+        Event::Hedged { endpoint, after } => {
+            debug!(target: "towline", endpoint = name(*endpoint), ?after, "second attempt sent");
+        }
+        Event::NestedRetry => warn!(target: "towline", "a retry layer inside another: the inner one does not retry"),
         Event::EndpointAdded { endpoint } => debug!(target: "towline", %endpoint, "endpoint added"),
         Event::EndpointRemoved { endpoint } => debug!(target: "towline", %endpoint, "endpoint removed"),
         Event::ProbationBegan { endpoint, latency, median } => {

@@ -261,6 +261,21 @@ pub trait Policy: Send + 'static {
         let _ = endpoint;
         0
     }
+
+    /// No endpoint may have more calls in flight than so many times the mean by weight, the call that is let in included and
+    /// rounded up; `None` when that is nobody's concern. A number above 1. Asked once, when the balancer is made.
+    ///
+    /// The first candidate of a call may be filled up to the bound, others half-way to it, and so may calls of a
+    /// [key](Terms::key) that alone has half of what an endpoint may: what overflows leaves room for those at home.
+    fn load_bound(&self) -> Option<f64> {
+        None
+    }
+
+    /// Does what is due by the clock, and says how long until the next time, `None` for never. On the balancer's driver;
+    /// asked for the first time when that begins.
+    fn upkeep(&mut self) -> Option<Duration> {
+        None
+    }
 }
 
 /// Chooses endpoints for a request. Called by many tasks at once, on the path of every call: no lock, no
@@ -314,30 +329,89 @@ pub trait Pick<Req> {
         rng: &mut Rng,
     ) -> Self::Order<'a>;
 
-    /// Whether a call whose first choice has no room may go to whichever of its two best candidates has room first.
-    /// Pickers that keep calls of one kind together say no, and the call waits for its first choice alone.
-    fn may_race(&self, request: &Req, context: Option<&CallContext>) -> bool {
+    /// On which terms the call takes its candidates; [`Terms::BALANCED`] by default.
+    fn terms(&self, request: &Req, context: Option<&CallContext>) -> Terms {
         let _ = (request, context);
-        true
-    }
-
-    /// Whether a call goes past endpoints that fail or are far slower than the rest. Pickers that promise an endpoint,
-    /// or a share of the calls, say no.
-    fn heeds_probation(&self, request: &Req, context: Option<&CallContext>) -> bool {
-        let _ = (request, context);
-        true
-    }
-
-    /// Whether an endpoint that has just joined, or come back, is passed over for most calls at first. Pickers that promise
-    /// an endpoint say no.
-    fn heeds_slow_start(&self, request: &Req, context: Option<&CallContext>) -> bool {
-        let _ = (request, context);
-        true
+        Terms::BALANCED
     }
 
     /// The call takes the candidate at `index`, after passing over `skipped` that were not eligible.
     fn taken(&self, request: &Req, context: Option<&CallContext>, view: View<'_>, index: usize, skipped: usize) {
         let _ = (request, context, view, index, skipped);
+    }
+
+    /// The call fails, because its terms are [strict](Terms::is_strict) and its first candidate cannot take it.
+    fn refused(&self, request: &Req, context: Option<&CallContext>, why: HomeLoss) {
+        let _ = (request, context, why);
+    }
+}
+
+/// On which terms a call takes the candidates of a picker.
+///
+/// ```
+/// use towline_core::Terms;
+///
+/// assert!(Terms::BALANCED.may_race);
+/// assert!(!Terms::kept(7).heeds_probation);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Terms {
+    /// A call whose first choice has no room may go to whichever of its two best candidates has room first. Otherwise it
+    /// waits for its first choice alone.
+    pub may_race: bool,
+    /// It goes past endpoints that fail or are far slower than the rest.
+    pub heeds_probation: bool,
+    /// It mostly goes past endpoints that have just joined, or come back.
+    pub heeds_slow_start: bool,
+    /// It fails with [`Kind::HomeUnavailable`](crate::Kind::HomeUnavailable) rather than go past its first candidate.
+    pub is_strict: bool,
+    /// Calls with this number are kept together: they share an allowance of the [load bound](Policy::load_bound).
+    pub key: Option<u64>,
+}
+
+impl Terms {
+    /// Any endpoint will do, and the best one is wanted.
+    pub const BALANCED: Self =
+        Self { may_race: true, heeds_probation: true, heeds_slow_start: true, is_strict: false, key: None };
+
+    /// Every endpoint is promised its share, however it does at present.
+    pub const SHARED: Self = Self { heeds_probation: false, ..Self::BALANCED };
+
+    /// Calls of this number are promised an endpoint, as long as that can take them.
+    pub const fn kept(key: u64) -> Self {
+        Self { may_race: false, heeds_probation: false, heeds_slow_start: false, is_strict: false, key: Some(key) }
+    }
+
+    /// Rather nobody than anybody else.
+    #[must_use]
+    pub const fn strict(self) -> Self {
+        Self { is_strict: true, ..self }
+    }
+}
+
+/// Why a session's home does not get its call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum HomeLoss {
+    /// It is not in the set any more.
+    Gone,
+    /// It cannot be reached, or is ejected.
+    Unready,
+    /// It has as many calls as it may have.
+    Overloaded,
+    /// An earlier attempt of the call has failed there.
+    Tried,
+}
+
+impl fmt::Display for HomeLoss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Gone => "gone",
+            Self::Unready => "unready",
+            Self::Overloaded => "overloaded",
+            Self::Tried => "tried",
+        })
     }
 }
 

@@ -6,7 +6,7 @@
 //!
 //! A session's calls go elsewhere for two reasons only: its home is gone or cannot be reached, or the call has failed
 //! there already and is retried. They return as soon as the home does. Each is an
-//! [`Event::SessionMoved`](towline_core::Event::SessionMoved).
+//! [`Event::SessionSpilled`](towline_core::Event::SessionSpilled).
 //!
 //! ```
 //! use tower::ServiceBuilder;

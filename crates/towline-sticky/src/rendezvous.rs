@@ -1,8 +1,7 @@
 //! Highest random weight.
 
 use towline_balance::{P2cOrder, P2cPicker};
-use towline_core::{CallContext, Event, Members, Observers, Pick, Policy, Rng, View};
-use xxhash_rust::xxh3::xxh3_64;
+use towline_core::{CallContext, Event, HomeLoss, Members, Observers, Pick, Policy, Rng, Terms, View, stable_hash};
 
 /// Sends every session to the endpoint that scores best for it, and calls without a session by
 /// [`P2c`](towline_balance::P2c).
@@ -40,7 +39,7 @@ impl Policy for Rendezvous {
     fn build(&mut self, set: &Members, _last: Option<&RendezvousPicker>) -> RendezvousPicker {
         let hash = |member: &towline_core::Member| {
             let endpoint = &member.endpoint;
-            (xxh3_64(endpoint.key().as_str().as_bytes()), endpoint.weight().get())
+            (stable_hash(endpoint.key().as_str().as_bytes()), endpoint.weight().get())
         };
         RendezvousPicker {
             endpoints: set.iter().map(hash).collect(),
@@ -94,23 +93,15 @@ impl<Req> Pick<Req> for RendezvousPicker {
         rng: &mut Rng,
     ) -> RendezvousOrder<'a> {
         RendezvousOrder(match context.and_then(CallContext::session) {
-            Some(session) => Order::Session { picker: self, session: xxh3_64(session.as_bytes()), last: None },
+            Some(session) => Order::Session { picker: self, session: stable_hash(session.as_bytes()), last: None },
             None => Order::Any(self.fallback.draw(view, rng)),
         })
     }
 
-    // A session waits for its home.
-    fn may_race(&self, _request: &Req, context: Option<&CallContext>) -> bool {
-        context.and_then(CallContext::session).is_none()
-    }
-
-    // And stays there.
-    fn heeds_probation(&self, _request: &Req, context: Option<&CallContext>) -> bool {
-        context.and_then(CallContext::session).is_none()
-    }
-
-    fn heeds_slow_start(&self, _request: &Req, context: Option<&CallContext>) -> bool {
-        context.and_then(CallContext::session).is_none()
+    // A session waits for its home, and stays there.
+    fn terms(&self, _request: &Req, context: Option<&CallContext>) -> Terms {
+        let session = context.and_then(CallContext::session);
+        session.map_or(Terms::BALANCED, |session| Terms::kept(stable_hash(session.as_bytes())))
     }
 
     fn taken(&self, request: &Req, context: Option<&CallContext>, view: View<'_>, index: usize, skipped: usize) {
@@ -121,7 +112,8 @@ impl<Req> Pick<Req> for RendezvousPicker {
         let home = self.order(request, context, view, &mut Rng::with_seed(0)).next();
         if let Some(home) = home.filter(|home| *home != index) {
             let key = |index: usize| view.members()[index].endpoint.key();
-            self.observers.emit(Event::SessionMoved { session, from: key(home), to: key(index) });
+            let why = HomeLoss::Unready;
+            self.observers.emit(Event::SessionSpilled { session, home: Some(key(home)), to: key(index), why });
         }
     }
 }

@@ -54,8 +54,8 @@ struct Moves(Arc<Lock<Vec<(String, String, String)>>>);
 
 impl Observer for Moves {
     fn on(&self, event: &Event<'_>) {
-        if let Event::SessionMoved { session, from, to } = event {
-            self.0.lock().push((session.to_string(), from.to_string(), to.to_string()));
+        if let Event::SessionSpilled { session, home: Some(home), to, .. } = event {
+            self.0.lock().push((session.to_string(), home.to_string(), to.to_string()));
         }
     }
 }

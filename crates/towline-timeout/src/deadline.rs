@@ -10,9 +10,8 @@ use tower_layer::Layer;
 use tower_service::Service;
 use towline_core::progress::Progress;
 use towline_core::sync::after;
+use towline_core::timer::{Berth, Timer};
 use towline_core::{Access, BoxError, CallContext, Carried, Error, Kind, Phase, ReadyCall, Sent};
-
-use crate::parked::{Berth, Timer};
 
 /// Gives every call at most so long. See [`Deadline`].
 #[derive(Clone, Copy, Debug)]

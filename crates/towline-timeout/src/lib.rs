@@ -25,6 +25,5 @@
 //! [`CallContext`]: towline_core::CallContext
 
 mod deadline;
-mod parked;
 
 pub use self::deadline::{Deadline, DeadlineFuture, DeadlineLayer};

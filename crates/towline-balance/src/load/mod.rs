@@ -33,6 +33,7 @@
 //! A new endpoint has one call in flight until it has answered, as soon as there is a set to compare it with, and another
 //! for every median latency that its answer is late.
 
+mod bound;
 mod circuit;
 mod ewma;
 mod limit;
@@ -50,6 +51,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use towline_core::{Error, Kind, Phase};
 
+pub(crate) use self::bound::{Allowance, Bound, Entry, Rule};
 pub use self::circuit::Circuit;
 pub(crate) use self::record::{Ejected, Record};
 pub(crate) use self::stats::Standing;
@@ -149,6 +151,8 @@ pub struct Settings {
     pub is_watched: bool,
     /// Whether calls fail when too few endpoints are eligible.
     pub fails_fast: bool,
+    /// The policy's [`load_bound`](towline_core::Policy::load_bound).
+    pub load_bound: Option<f64>,
 }
 
 /// What is usual grows by this with every sweep, twice in 70 s of sweeps: by then an overload is the rule.
@@ -226,6 +230,8 @@ pub struct Levels {
     pub(crate) clock: Clock,
     pub(crate) metric: LoadMetric,
     pub(crate) circuit: Circuit,
+    pub(crate) bound: Option<Bound>,
+    /// Whether there is any limit at all.
     pub(crate) is_limited: bool,
     /// Whether the driver looks over the set even if nothing is timed.
     is_watched: bool,
@@ -255,12 +261,13 @@ pub struct Levels {
 impl Levels {
     /// Before any call.
     pub fn new(settings: Settings, clock: Clock) -> Arc<Self> {
-        let Settings { metric, circuit, is_watched, fails_fast } = settings;
+        let Settings { metric, circuit, is_watched, fails_fast, load_bound } = settings;
         Arc::new(Self {
             clock,
             metric,
             circuit,
-            is_limited: circuit.is_limited(),
+            bound: load_bound.map(Bound::new),
+            is_limited: circuit.is_limited() || load_bound.is_some(),
             is_watched,
             fails_fast,
             rate: metric.decay.map_or(0.0, |decay| 1.0 / nanos(decay) as f32),

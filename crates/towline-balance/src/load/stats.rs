@@ -16,7 +16,7 @@ use super::probation::Probation;
 use super::record::{Ejected, Ended, Record};
 use super::report::Report;
 use super::status::{Ejection, Probe, Seen, Status};
-use super::{Levels, Measure, Nanos, PEERS, nanos};
+use super::{Entry, Levels, Measure, Nanos, PEERS, nanos};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 pub use self::flight::Flight;
@@ -241,10 +241,12 @@ impl Stats {
                 || room != Room::Ready && self.pending.load(Ordering::Relaxed) >= circuit.pending)
     }
 
-    /// Whether one more call is, beside so many in flight and so many that wait.
-    fn is_within_limits(&self, in_flight: u32, waiting: u32) -> bool {
+    /// Whether one more call is, beside so many in flight and so many that wait. If so, the load bound has counted it.
+    fn is_within_limits(&self, in_flight: u32, waiting: u32, entry: Entry) -> bool {
         let circuit = &self.levels.circuit;
-        in_flight < circuit.in_flight.min(self.limit.get()) && waiting < circuit.pending
+        in_flight < circuit.in_flight.min(self.limit.get())
+            && waiting < circuit.pending
+            && self.levels.bound.as_ref().is_none_or(|bound| bound.enter(entry, in_flight))
     }
 
     /// A call that was counted and may not begin.

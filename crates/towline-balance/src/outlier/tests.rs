@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use towline_core::{EndpointKey, Outcome, Rng};
 
 use super::{Detector, News, Outliers, SlowStart};
-use crate::load::{Clock, Ejection, Flight, Levels, LoadMetric, Nanos, Settings, Stats, Sweep};
+use crate::load::{Clock, Ejection, Entry, Flight, Levels, LoadMetric, Nanos, Settings, Stats, Sweep};
 use crate::sync::AtomicU64;
 
 const SECOND: Nanos = 1_000_000_000;
@@ -54,7 +54,7 @@ impl Fleet {
     }
 
     fn dial_fails(&self, endpoint: usize) {
-        Flight::ask(self.endpoints[endpoint].clone(), self.now, false).unwrap().unreachable();
+        Flight::ask(self.endpoints[endpoint].clone(), self.now, false, Entry::default()).unwrap().unreachable();
     }
 
     fn after(&mut self, time: Nanos) -> &mut Self {

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use towline_core::{CallContext, Members, Pick, Policy, Rng, View};
+use towline_core::{CallContext, Members, Pick, Policy, Rng, Terms, View};
 
 use super::weighted_random::WeightedOrder;
 use crate::weights::Weights;
@@ -77,8 +77,8 @@ impl<Req> Pick<Req> for RoundRobinPicker {
     where
         Req: 'a;
 
-    fn heeds_probation(&self, _request: &Req, _context: Option<&CallContext>) -> bool {
-        false
+    fn terms(&self, _request: &Req, _context: Option<&CallContext>) -> Terms {
+        Terms::SHARED
     }
 
     fn order<'a>(

@@ -1,6 +1,6 @@
 //! At random, by weight.
 
-use towline_core::{CallContext, Members, Pick, Policy, Rng, View};
+use towline_core::{CallContext, Members, Pick, Policy, Rng, Terms, View};
 
 use super::turn::Turn;
 use crate::weights::Weights;
@@ -42,8 +42,8 @@ impl<Req> Pick<Req> for WeightedRandomPicker {
     where
         Req: 'a;
 
-    fn heeds_probation(&self, _request: &Req, _context: Option<&CallContext>) -> bool {
-        false
+    fn terms(&self, _request: &Req, _context: Option<&CallContext>) -> Terms {
+        Terms::SHARED
     }
 
     fn order<'a>(

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use towline_core::{LoadReport, Outcome};
 
 use super::{CALL, End, IN_FLIGHT, IN_FLIGHT_BITS, LATE_TIMES, Standing, Stats, TRACKED, took};
-use crate::load::Nanos;
 use crate::load::oldest::Slot;
 use crate::load::status::Probe;
+use crate::load::{Entry, Nanos};
 use crate::sync::Ordering;
 
 /// A call that counts on an endpoint until it is [ended](Flight::end). Dropped without that, it was given up: a lower
@@ -25,17 +25,19 @@ pub struct Flight {
     /// Whether the endpoint has granted it yet: until then it was never there, once it is dropped.
     is_granted: bool,
     has_ended: bool,
+    /// Of the calls that it is kept together with, for the load bound.
+    key: Option<u64>,
 }
 
 impl Flight {
     /// The endpoint is asked for a call at `now`, which waits for it unless it is granted already; `None` when the endpoint
     /// is at a limit.
     #[inline(always)]
-    pub(crate) fn ask(stats: Arc<Stats>, now: Nanos, is_granted: bool) -> Option<Self> {
+    pub(crate) fn ask(stats: Arc<Stats>, now: Nanos, is_granted: bool, entry: Entry) -> Option<Self> {
         let before = stats.calls.fetch_add(CALL, Ordering::Relaxed);
         let levels = &stats.levels;
         let waiting = if is_granted { 0 } else { stats.pending.fetch_add(1, Ordering::Relaxed) };
-        if levels.is_limited && !stats.is_within_limits((before & IN_FLIGHT) as u32, waiting) {
+        if levels.is_limited && !stats.is_within_limits((before & IN_FLIGHT) as u32, waiting, entry) {
             stats.take_back(is_granted);
             return None;
         }
@@ -46,13 +48,13 @@ impl Flight {
         };
         levels.touch();
         let (probe, serial) = (stats.status.begin(), (before >> IN_FLIGHT_BITS) as u32);
-        Some(Self { stats, began: now, slot, serial, probe, is_granted, has_ended: false })
+        Some(Self { stats, began: now, slot, serial, probe, is_granted, has_ended: false, key: entry.key })
     }
 
     /// A call to the endpoint begins at `now`; `None` when the endpoint is at a limit.
     #[inline]
     pub fn begin(stats: Arc<Stats>, now: Nanos) -> Option<Self> {
-        Self::ask(stats, now, true)
+        Self::ask(stats, now, true, Entry::default())
     }
 
     #[inline]
@@ -113,6 +115,9 @@ impl Flight {
             stats.probed(probe, self.began, now, if never_was { end } else { stats.unanswered(self.began, now, end) });
         }
         let levels = &stats.levels;
+        if let Some(bound) = &levels.bound {
+            bound.leave(self.key);
+        }
         if never_was {
             // If it was the probe, the next call may be one.
             if levels.is_timed() {
@@ -193,15 +198,15 @@ mod tests {
         let circuit = Circuit::new().in_flight(2).unwrap().pending(1).unwrap();
         let levels = Levels::new(Settings { circuit, ..Settings::default() }, Clock::Manual(AtomicU64::new(0)));
         let stats = Stats::new(EndpointKey::new("a"), levels);
-        let mut waits = Flight::ask(stats.clone(), 0, false).unwrap();
-        assert!(Flight::ask(stats.clone(), 0, false).is_none(), "one waits");
+        let mut waits = Flight::ask(stats.clone(), 0, false, Entry::default()).unwrap();
+        assert!(Flight::ask(stats.clone(), 0, false, Entry::default()).is_none(), "one waits");
         assert_eq!((stats.in_flight(), stats.begun()), (1, 1));
         waits.granted();
         waits.granted();
-        let second = Flight::ask(stats.clone(), 0, false).unwrap();
+        let second = Flight::ask(stats.clone(), 0, false, Entry::default()).unwrap();
         assert!(Flight::begin(stats.clone(), 0).is_none(), "two are in flight");
         drop((waits, second));
         assert_eq!((stats.in_flight(), stats.begun()), (0, 1), "the second was not granted");
-        assert!(Flight::ask(stats, 0, false).is_some());
+        assert!(Flight::ask(stats, 0, false, Entry::default()).is_some());
     }
 }

@@ -15,8 +15,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use towline_core::{CallContext, Endpoint, Error, Kind, Member, Members, Phase, Pick, Policy, Rng, SessionKey, View};
+use towline_core::{
+    CallContext, Endpoint, Error, HomeLoss, Kind, Member, Members, Phase, Pick, Policy, Rng, Terms, View,
+};
 
 pub use self::order::ZonesOrder;
 use self::shares::{Level, Rule};
@@ -150,6 +153,14 @@ impl<P: Policy> Policy for Zones<P> {
     fn peers(&self, endpoint: &Endpoint) -> u8 {
         let GroupKey { priority, is_elsewhere } = self.key(endpoint);
         priority.min(7) << 1 | u8::from(is_elsewhere)
+    }
+
+    fn load_bound(&self) -> Option<f64> {
+        self.policy.load_bound()
+    }
+
+    fn upkeep(&mut self) -> Option<Duration> {
+        self.policy.upkeep()
     }
 
     fn build(&mut self, set: &Members, last: Option<&Self::Picker>) -> Self::Picker {
@@ -328,14 +339,6 @@ fn part<'a, P>(levels: &'a mut [Level], group: &Group<P>) -> &'a mut shares::Par
     if group.key.is_elsewhere { &mut level.elsewhere } else { &mut level.here }
 }
 
-/// A session's randomness: the same every time (FNV-1a of 64 bits, by Fowler, Noll and Vo).
-fn seeded(session: &SessionKey) -> Rng {
-    const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
-    const PRIME: u64 = 0x0100_0000_01b3;
-    let hash = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(PRIME);
-    Rng::with_seed(session.as_bytes().iter().fold(OFFSET, hash))
-}
-
 impl<Req, P: Pick<Req>> Pick<Req> for ZonesPicker<P> {
     type Order<'a>
         = ZonesOrder<'a, P, Req>
@@ -351,24 +354,20 @@ impl<Req, P: Pick<Req>> Pick<Req> for ZonesPicker<P> {
         rng: &mut Rng,
     ) -> Self::Order<'a> {
         self.refresh(view);
-        let kept_together = context.and_then(CallContext::session).filter(|_| !self.may_race(request, context));
-        let mut rng = kept_together.map_or_else(|| rng.fork(), seeded);
+        // Calls that are kept together draw the same group every time.
+        let mut rng = self.terms(request, context).key.map_or_else(|| rng.fork(), Rng::with_seed);
         let point = rng.unit();
         let first = self.probe().unwrap_or_else(|| self.draw(point));
         ZonesOrder::new(&self.groups, first, request, context, view, rng)
     }
 
     // All pickers are of one policy: what they say about a request is the same.
-    fn may_race(&self, request: &Req, context: Option<&CallContext>) -> bool {
-        self.groups.first().is_none_or(|group| group.picker.may_race(request, context))
+    fn terms(&self, request: &Req, context: Option<&CallContext>) -> Terms {
+        self.groups.first().map_or(Terms::BALANCED, |group| group.picker.terms(request, context))
     }
 
-    fn heeds_probation(&self, request: &Req, context: Option<&CallContext>) -> bool {
-        self.groups.first().is_none_or(|group| group.picker.heeds_probation(request, context))
-    }
-
-    fn heeds_slow_start(&self, request: &Req, context: Option<&CallContext>) -> bool {
-        self.groups.first().is_none_or(|group| group.picker.heeds_slow_start(request, context))
+    fn refused(&self, request: &Req, context: Option<&CallContext>, why: HomeLoss) {
+        self.groups.iter().take(1).for_each(|group| group.picker.refused(request, context, why));
     }
 
     fn taken(&self, request: &Req, context: Option<&CallContext>, view: View<'_>, index: usize, skipped: usize) {

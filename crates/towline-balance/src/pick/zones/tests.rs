@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
-use towline_core::{Call, Endpoint, EndpointId, Loads, Weight};
+use towline_core::{Call, Endpoint, EndpointId, Loads, Weight, stable_hash};
 
 use super::*;
 use crate::{HotCold, LeastRequest, P2c, RoundRobin, WeightedRandom};
@@ -267,12 +267,9 @@ impl Pick<Call<()>> for HomesPicker {
         0..self.len + 1
     }
 
-    fn may_race(&self, _request: &Call<()>, context: Option<&CallContext>) -> bool {
-        context.and_then(CallContext::session).is_none()
-    }
-
-    fn heeds_probation(&self, _request: &Call<()>, context: Option<&CallContext>) -> bool {
-        context.and_then(CallContext::session).is_none()
+    fn terms(&self, _request: &Call<()>, context: Option<&CallContext>) -> Terms {
+        let session = context.and_then(CallContext::session);
+        session.map_or(Terms::BALANCED, |session| Terms::kept(stable_hash(session.as_bytes())))
     }
 
     fn taken(&self, _: &Call<()>, _: Option<&CallContext>, view: View<'_>, index: usize, skipped: usize) {
@@ -299,8 +296,8 @@ fn calls_of_a_session_stay_in_one_group_and_few_sessions_move_when_the_shares_do
     let moved = before.iter().zip(&after).filter(|(before, after)| before != after).count();
     assert!(moved.abs_diff(140) < 40, "{moved}");
     let call = Call::new(()).with_session("alice");
-    assert!(!picker.may_race(&call, Some(call.context())) && !picker.heeds_probation(&call, Some(call.context())));
-    assert!(picker.may_race(&call, None) && picker.heeds_probation(&call, None));
+    assert!(picker.terms(&call, Some(call.context())).key.is_some());
+    assert_eq!(picker.terms(&call, None), Terms::BALANCED);
 }
 
 #[test]
@@ -382,5 +379,5 @@ fn shares_and_factors_that_make_no_sense_are_refused() {
 fn a_set_of_nobody_has_no_candidates() {
     let picker = here().build(&[], None);
     assert_eq!(picker.order(&(), None, View::new(&[], &Known::default()), &mut Rng::with_seed(1)).next(), None);
-    assert!(Pick::<()>::may_race(&picker, &(), None) && Pick::<()>::heeds_probation(&picker, &(), None));
+    assert_eq!(Pick::<()>::terms(&picker, &(), None), Terms::BALANCED);
 }

@@ -1,4 +1,4 @@
-//! Timers that are parked between calls.
+//! Timers that are parked between calls, for layers that wait. Not part of the stable surface.
 //!
 //! Making a timer registers it with the runtime and dropping it takes that back; resetting one that is there costs a
 //! fraction. Each clone of a service parks one. A parked timer may still fire at the end of a call that has long been
@@ -11,8 +11,9 @@ use std::task::{Context, Poll};
 use tokio::runtime::{Handle, Id};
 use tokio::task::unconstrained;
 use tokio::time::{Instant, Sleep, sleep_until};
-use towline_core::sync::Lock;
-use towline_core::{Error, Kind, Phase};
+
+use crate::sync::Lock;
+use crate::{Error, Kind, Phase};
 
 /// A timer, and the runtime that drives it: on another, and when that has ended, it is of no use.
 #[derive(Debug)]
@@ -23,18 +24,18 @@ struct Parked {
 
 /// Where one clone of a service parks its timer.
 #[derive(Debug, Default)]
-pub(crate) struct Berth(Arc<Lock<Option<Parked>>>);
+pub struct Berth(Arc<Lock<Option<Parked>>>);
 
 impl Berth {
     /// A timer for `at`. Takes the parked one, or makes one, when it is first polled.
-    pub(crate) fn timer(&self, at: Instant) -> Timer {
+    pub fn timer(&self, at: Instant) -> Timer {
         Timer { berth: self.0.clone(), at, parked: None }
     }
 }
 
 /// A timer on loan; parked again when dropped.
 #[derive(Debug)]
-pub(crate) struct Timer {
+pub struct Timer {
     berth: Arc<Lock<Option<Parked>>>,
     at: Instant,
     parked: Option<Parked>,
@@ -44,7 +45,7 @@ impl Timer {
     /// # Errors
     ///
     /// [`Kind::Runtime`] when there is no tokio runtime to measure time with.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let runtime = Handle::try_current().map_err(|cause| {
             Error::new(Kind::Runtime, Phase::Call)
                 .with_message("no tokio runtime to keep a deadline with")
