@@ -284,6 +284,12 @@ impl Error {
         self.0.endpoint.as_ref()
     }
 
+    /// How long each phase of the call took, where a deadline ended it: in the order of [`Phase`], that of several attempts
+    /// added up. Empty otherwise.
+    pub fn spent(&self) -> &[(Phase, Duration)] {
+        &self.0.spent
+    }
+
     /// Whether time ran out.
     pub fn is_timeout(&self) -> bool {
         self.kind() == Kind::Timeout

@@ -13,6 +13,9 @@
 //! or gets an answer or an error that says it may have been, calls [`written`]; that is never taken back.
 
 use std::cell::RefCell;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::{EndpointId, EndpointKey, Phase, Sent};
 
@@ -34,6 +37,50 @@ pub struct Progress {
     handed_over: bool,
     written: bool,
     endpoint: Option<(EndpointId, EndpointKey)>,
+}
+
+/// How long a call spends in each phase, for the error that ends it. Time passes between polls; whoever polls a call says
+/// before each in which phase it was left.
+#[derive(Clone, Debug)]
+pub struct Times {
+    since: Instant,
+    /// In microseconds, up to 71 minutes each: every call carries them.
+    micros: [u32; PHASES.len()],
+}
+
+/// In their own order.
+const PHASES: [Phase; 10] = [
+    Phase::Call,
+    Phase::Build,
+    Phase::Pick,
+    Phase::Queue,
+    Phase::Resolve,
+    Phase::Dial,
+    Phase::Handshake,
+    Phase::Write,
+    Phase::Read,
+    Phase::Backoff,
+];
+
+impl Times {
+    /// Of a call that begins now.
+    pub fn from(start: Instant) -> Self {
+        Self { since: start, micros: [0; PHASES.len()] }
+    }
+
+    /// The call was in `phase` until `now`.
+    pub fn spent(&mut self, phase: Phase, now: Instant) {
+        let took = now.saturating_duration_since(self.since).as_micros();
+        let micros = &mut self.micros[phase as usize];
+        *micros = micros.saturating_add(u32::try_from(took).unwrap_or(u32::MAX));
+        self.since = now;
+    }
+
+    /// The phases that took any time, in the order of [`Phase`].
+    pub fn to_vec(&self) -> Vec<(Phase, Duration)> {
+        let times = PHASES.into_iter().zip(self.micros).filter(|(_, micros)| *micros > 0);
+        times.map(|(phase, micros)| (phase, Duration::from_micros(u64::from(micros)))).collect()
+    }
 }
 
 thread_local! {

@@ -8,14 +8,42 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
-use towline_core::progress::Progress;
+use towline_core::progress::{Progress, Times};
 use towline_core::sync::after;
 use towline_core::timer::{Berth, Timer};
 use towline_core::{Access, BoxError, CallContext, Carried, Error, Kind, Phase, ReadyCall, Sent};
 
-/// Gives every call at most so long. See [`Deadline`].
+/// Gives every call at most so long, all attempts and the pauses between them included. See [`Deadline`].
 #[derive(Clone, Copy, Debug)]
 pub struct DeadlineLayer<A = Carried> {
+    limit: Duration,
+    access: A,
+}
+
+/// Gives every attempt at most so long: to be used inside a retry layer, which goes elsewhere then. See [`Deadline`].
+///
+/// An attempt's limit only makes sense together with a deadline over the whole call, and shorter than that; whichever ends
+/// first counts. It is not a limit for the endpoint's sake: an attempt that timed out may have been executed, so only
+/// calls that may be repeated go again.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower::{ServiceBuilder, ServiceExt, service_fn};
+/// use towline_core::{Call, Error};
+/// use towline_timeout::{AttemptTimeoutLayer, DeadlineLayer};
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap().block_on(async {
+/// let service = ServiceBuilder::new()
+///     .layer(DeadlineLayer::new(Duration::from_secs(2)))
+///     // Retry stands here.
+///     .layer(AttemptTimeoutLayer::new(Duration::from_millis(300)))
+///     .service(service_fn(|_: Call<()>| std::future::pending::<Result<(), Error>>()));
+/// let error = service.oneshot(Call::new(())).await.unwrap_err();
+/// assert!(error.to_string().starts_with("attempt timeout of 300ms exceeded"), "{error}");
+/// # });
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct AttemptTimeoutLayer<A = Carried> {
     limit: Duration,
     access: A,
 }
@@ -38,35 +66,74 @@ impl<S, A: Clone> Layer<S> for DeadlineLayer<A> {
     type Service = Deadline<S, A>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Deadline { inner, limit: self.limit, access: self.access.clone(), berth: Berth::default() }
+        Deadline::new(inner, self.limit, Limits::Call, self.access.clone())
     }
+}
+
+impl AttemptTimeoutLayer {
+    /// A limit of this length, for requests that carry a [`CallContext`].
+    pub const fn new(limit: Duration) -> Self {
+        Self { limit, access: Carried }
+    }
+}
+
+impl<A> AttemptTimeoutLayer<A> {
+    /// Reaches the context through `access`; [`Blind`](towline_core::Blind) takes any request.
+    pub fn with_access<B>(self, access: B) -> AttemptTimeoutLayer<B> {
+        AttemptTimeoutLayer { limit: self.limit, access }
+    }
+}
+
+impl<S, A: Clone> Layer<S> for AttemptTimeoutLayer<A> {
+    type Service = Deadline<S, A>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Deadline::new(inner, self.limit, Limits::Attempt, self.access.clone())
+    }
+}
+
+/// What is limited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Limits {
+    Call,
+    Attempt,
 }
 
 /// A service whose calls end in time. Always ready; a clone of the inner service is readied in the call's future.
 ///
-/// A timeout drops the inner future, and what it held is free at once. Clones share nothing but the setting.
+/// The limit begins with `call`, covers waiting for readiness, and is written into the call's context as an absolute time,
+/// where it can only move forward: inner layers see it, and servers where the protocol has a place for it. A timeout drops
+/// the inner future, and what it held is free at once. Clones share nothing but the setting; each parks one timer.
 ///
 /// # Errors
 ///
-/// [`Kind::Timeout`] with the phase that was running; else the inner error, wrapped unless it is an [`Error`].
+/// [`Kind::Timeout`] with the phase that was running, the endpoint, and how long [each phase](Error::spent) took; else the
+/// inner error, wrapped unless it is an [`Error`].
 pub struct Deadline<S, A = Carried> {
     inner: S,
     limit: Duration,
+    limits: Limits,
     access: A,
     berth: Berth,
+}
+
+impl<S, A> Deadline<S, A> {
+    fn new(inner: S, limit: Duration, limits: Limits, access: A) -> Self {
+        Self { inner, limit, limits, access, berth: Berth::default() }
+    }
 }
 
 // The parked timer stays with the original: a clone may live on another task.
 impl<S: Clone, A: Clone> Clone for Deadline<S, A> {
     fn clone(&self) -> Self {
-        let Self { inner, limit, access, berth: _ } = self;
-        Self { inner: inner.clone(), limit: *limit, access: access.clone(), berth: Berth::default() }
+        let Self { inner, limit, limits, access, berth: _ } = self;
+        Self::new(inner.clone(), *limit, *limits, access.clone())
     }
 }
 
 impl<S: fmt::Debug, A> fmt::Debug for Deadline<S, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { inner, limit, access: _, berth: _ } = self;
+        let Self { inner, limit, limits: _, access: _, berth: _ } = self;
         f.debug_struct("Deadline").field("inner", inner).field("limit", limit).finish_non_exhaustive()
     }
 }
@@ -108,13 +175,18 @@ where
     fn call(&mut self, mut request: Req) -> Self::Future {
         let start = Instant::now();
         let own = after(start, self.limit);
-        let at = self.access.get(&request).and_then(CallContext::deadline).map_or(own, |theirs| theirs.min(own));
+        let theirs = self.access.get(&request).and_then(CallContext::deadline).filter(|theirs| *theirs < own);
+        let at = theirs.unwrap_or(own);
         self.access.edit(&mut request, |context| context.limit_deadline(at));
         DeadlineFuture {
             inner: Some(ReadyCall::new(self.inner.clone(), request)),
             timer: self.berth.timer(at),
             limit: at.saturating_duration_since(start),
+            // A deadline of the caller that comes before the end of an attempt is still the caller's.
+            limits: if theirs.is_some() { Limits::Call } else { self.limits },
             progress: Progress::default(),
+            times: Times::from(start),
+            was_polled: false,
         }
     }
 }
@@ -127,7 +199,10 @@ pin_project_lite::pin_project! {
         inner: Option<ReadyCall<S, Req>>,
         timer: Timer,
         limit: Duration,
+        limits: Limits,
         progress: Progress,
+        times: Times,
+        was_polled: bool,
     }
 }
 
@@ -145,6 +220,10 @@ where
                 .with_sent(Sent::Never)
                 .with_message("the deadline had passed before the call")));
         }
+        // Only a call that had to wait has a use for the clock.
+        if std::mem::replace(this.was_polled, true) {
+            this.times.spent(this.progress.phase(), Instant::now());
+        }
         // The answer first: when both are there, the caller gets it.
         let inner = this.inner.as_mut().as_pin_mut().expect("polled after completion");
         if let Poll::Ready(result) = this.progress.scope(|| inner.poll(cx)) {
@@ -155,7 +234,11 @@ where
         this.progress.scope(|| this.inner.set(None));
         let error = Error::new(Kind::Timeout, this.progress.phase())
             .with_sent(this.progress.sent())
-            .with_message(format!("deadline of {:?} exceeded", *this.limit));
+            .with_spent(this.times.to_vec())
+            .with_message(match this.limits {
+                Limits::Call => format!("deadline of {:?} exceeded", *this.limit),
+                Limits::Attempt => format!("attempt timeout of {:?} exceeded", *this.limit),
+            });
         Poll::Ready(Err(match this.progress.endpoint() {
             Some((_, endpoint)) => error.or_endpoint(endpoint),
             None => error,

@@ -5,7 +5,8 @@
 //! readied inside the future, under the deadline. The deadline also rides in the [`CallContext`], so inner layers see
 //! it and a retry that cannot finish is not begun; one that the caller has set already can only be earlier.
 //!
-//! The error says which phase was running, with which endpoint, and whether the request can have been sent.
+//! The error says which phase was running, with which endpoint, whether the request can have been sent, and how long each
+//! phase took. [`AttemptTimeoutLayer`] is the same for one attempt of a call, inside a retry layer.
 //!
 //! ```
 //! use std::time::Duration;
@@ -26,4 +27,4 @@
 
 mod deadline;
 
-pub use self::deadline::{Deadline, DeadlineFuture, DeadlineLayer};
+pub use self::deadline::{AttemptTimeoutLayer, Deadline, DeadlineFuture, DeadlineLayer};

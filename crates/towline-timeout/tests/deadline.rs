@@ -8,7 +8,7 @@ use tokio_test::task::spawn;
 use tower::{Layer, Service, ServiceExt, service_fn};
 use towline_core::{Blind, Call, EndpointId, EndpointKey, Error, HasContext, Kind, Phase, Sent, progress};
 use towline_test::StrictMock;
-use towline_timeout::DeadlineLayer;
+use towline_timeout::{AttemptTimeoutLayer, DeadlineLayer};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -35,6 +35,45 @@ async fn the_error_names_phase_endpoint_and_whether_the_request_was_sent() {
         assert_eq!(error.endpoint().unwrap().as_str(), "10.0.0.7:7000");
         assert!(error.to_string().contains("deadline of 1s exceeded"), "{error}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_error_says_how_long_each_phase_took() {
+    let stalls = service_fn(|_: Call<()>| async move {
+        progress::enter(Phase::Queue);
+        sleep(SECOND / 4).await;
+        progress::enter(Phase::Write);
+        progress::enter(Phase::Read);
+        sleep(SECOND / 2).await;
+        progress::enter(Phase::Backoff);
+        sleep(SECOND / 8).await;
+        progress::enter(Phase::Queue);
+        pending::<Result<(), Error>>().await
+    });
+    let error = DeadlineLayer::new(SECOND).layer(stalls).oneshot(Call::new(())).await.unwrap_err();
+    // The timer's millisecond goes to who was waiting.
+    let spent = [(Phase::Queue, 375), (Phase::Read, 500), (Phase::Backoff, 125)];
+    let rounded: Vec<_> = error.spent().iter().map(|(phase, took)| (*phase, took.as_millis() as u64)).collect();
+    assert_eq!(rounded, spent);
+    let text = error.to_string();
+    assert!(text.ends_with(": waiting for a connection 375ms, waiting for the response 500ms, waiting to retry 125ms"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_has_a_limit_of_its_own_and_the_earlier_one_counts() {
+    let stalls = service_fn(|call: Call<u64>| async move {
+        sleep(Duration::from_millis(*call.message())).await;
+        Ok::<_, Error>(call.context().deadline().unwrap())
+    });
+    let attempt = AttemptTimeoutLayer::new(SECOND / 2).layer(stalls);
+    let start = Instant::now();
+    assert_eq!(attempt.clone().oneshot(Call::new(100)).await.unwrap(), start + SECOND / 2);
+
+    let stack = DeadlineLayer::new(SECOND).layer(attempt);
+    let error = stack.clone().oneshot(Call::new(2_000)).await.unwrap_err();
+    assert!(error.to_string().starts_with("attempt timeout of 500ms exceeded"), "{error}");
+    let error = stack.oneshot(Call::new(2_000).with_timeout(SECOND / 4)).await.unwrap_err();
+    assert!(error.to_string().starts_with("deadline of 250ms exceeded"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
