@@ -241,6 +241,8 @@ impl<L: Lend, P> Snapshot<L, P> {
         };
         if terms.is_strict {
             return match best.fitness {
+                // The first has refused already.
+                _ if best.skipped > 0 => Err(Nobody::Home(HomeLoss::Overloaded)),
                 Fitness::Bounded | Fitness::Full => Err(Nobody::Home(HomeLoss::Overloaded)),
                 Fitness::Ejected | Fitness::Down => Err(Nobody::Home(HomeLoss::Unready)),
                 _ => Ok(best.alone(terms.key)),

@@ -1,6 +1,7 @@
 //! What the balancer guarantees, on the paused clock.
 
 mod balance;
+mod bound;
 mod circuit;
 mod discovery;
 mod layers;

@@ -163,7 +163,7 @@ mod tests {
     use towline_core::EndpointKey;
 
     use super::*;
-    use crate::load::{Circuit, Clock, Levels, LoadMetric, Settings};
+    use crate::load::{Allowance, Circuit, Clock, Levels, LoadMetric, Settings};
     use crate::sync::AtomicU64;
 
     /// An endpoint whose limit is learned, from 20 on.
@@ -208,5 +208,22 @@ mod tests {
         drop((waits, second));
         assert_eq!((stats.in_flight(), stats.begun()), (0, 1), "the second was not granted");
         assert!(Flight::ask(stats, 0, false, Entry::default()).is_some());
+    }
+
+    #[test]
+    fn a_call_that_comes_to_an_endpoint_at_its_bound_was_never_there() {
+        let settings = Settings { load_bound: Some(1.25), ..Settings::default() };
+        let levels = Levels::new(settings, Clock::Manual(AtomicU64::new(0)));
+        levels.bound.as_ref().unwrap().set_of([1.0; 5].into_iter());
+        let home = Entry { allowance: Allowance::Home, key: Some(1), weight: 1.0 };
+        let stats = Stats::new(EndpointKey::new("a"), levels.clone());
+        let held: Vec<_> = (0..10).map_while(|_| Flight::ask(stats.clone(), 0, true, home)).collect();
+        assert_eq!(held.len(), 1, "the mean of one call over five, rounded up");
+        let elsewhere = Stats::new(EndpointKey::new("b"), levels);
+        let others: Vec<_> = (0..3).map(|_| Flight::begin(elsewhere.clone(), 0).unwrap()).collect();
+        assert!(Flight::ask(stats.clone(), 0, true, home).is_some(), "two of five calls");
+        drop((held, others));
+        assert_eq!((stats.in_flight(), stats.begun()), (0, 2));
+        assert!(Flight::ask(stats, 0, true, home).is_some());
     }
 }
