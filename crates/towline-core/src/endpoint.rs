@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::num::NonZeroU64;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -47,13 +48,15 @@ impl fmt::Debug for EndpointKey {
 /// An endpoint that is removed and added again under the same key gets a new id, so a late event of its old
 /// life touches nobody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct EndpointId(u64);
+// Never zero, so that a call carries the ids of where it has been in half the room.
+pub struct EndpointId(NonZeroU64);
 
 impl EndpointId {
     /// An id that no other endpoint of this process has or had.
     pub fn fresh() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+        let next = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self(NonZeroU64::new(next).unwrap_or(NonZeroU64::MAX))
     }
 }
 

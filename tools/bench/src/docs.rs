@@ -95,5 +95,6 @@ fn heading(case: Case) -> &'static str {
         Case::CheckoutInstructions => "Instructions per checkout",
         Case::Balance => "Balancers",
         Case::BalanceInstructions => "Instructions per balanced call",
+        Case::Layers => "Retry and a limit of time",
     }
 }

@@ -1,5 +1,7 @@
 //! What a case has to say: lines of JSON for machines, tables and a picture for people.
 
+use std::borrow::Cow;
+
 use anyhow::Result;
 use serde::Serialize;
 
@@ -95,7 +97,7 @@ pub(crate) struct Report {
     /// An SVG document.
     pub(crate) chart: Option<String>,
     /// A sentence after the tables.
-    pub(crate) note: &'static str,
+    pub(crate) note: Cow<'static, str>,
 }
 
 impl Report {

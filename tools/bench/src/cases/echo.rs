@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::{Bench, EchoRound, names, pooled};
+use super::{Bench, EchoRound, names, pooled, stack};
 use crate::dial::Tcp;
 use crate::peers::Peer;
 use crate::plot::lines::{self, Panel};
@@ -30,8 +30,12 @@ pub(super) fn run(bench: &Bench) -> Result<Report> {
     let pooled = pooled::measure(bench)?;
     report.add_lines(&pooled)?;
     report.tables.push(pooled::table(&pooled));
+    let stacks = stack::measure(bench)?;
+    report.add_lines(&stacks.concat())?;
+    report.tables.extend([stack::summary(&stacks), stack::goals(&stacks)]);
+    details.extend(stack::details(&stacks));
     report.tables.append(&mut details);
-    report.note = pooled::NOTE;
+    report.note = format!("{}\n\n{}", pooled::NOTE, stack::NOTE).into();
     report.chart = Some(lines::draw("Echo over loopback TCP", "callers", "calls per second", &CONCURRENCIES, &panels));
     Ok(report)
 }

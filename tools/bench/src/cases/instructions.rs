@@ -16,7 +16,7 @@ const PAYLOAD: usize = 64;
 /// Calls of each caller in the shorter and in the longer run.
 const CALLS: [u64; 2] = [50, 250];
 /// The floors before those who are compared with them.
-const PEERS: [Peer; 8] = [
+const PEERS: [Peer; 12] = [
     Peer::FloorMultiplexed,
     Peer::TowlineMultiplexed,
     Peer::TokioTower,
@@ -25,6 +25,10 @@ const PEERS: [Peer; 8] = [
     Peer::FloorExclusive,
     Peer::TowlineExclusive,
     Peer::HyperHttp1,
+    Peer::FloorMux3,
+    Peer::TowlineStack3,
+    Peer::TowerStack3,
+    Peer::TonicBalanced3,
 ];
 
 pub(super) fn run(bench: &Bench) -> Result<Report> {
@@ -54,10 +58,11 @@ pub(super) fn run(bench: &Bench) -> Result<Report> {
     let panels = [
         Panel { title: "One connection for all callers".to_owned(), bars: bars(Peer::FloorMultiplexed) },
         Panel { title: "A connection per caller".to_owned(), bars: bars(Peer::FloorExclusive) },
+        Panel { title: "A stack over three servers".to_owned(), bars: bars(Peer::FloorMux3) },
     ];
     let unit = "in user mode, 64 callers, 64 B messages; fewer is better";
     report.chart = Some(bars::draw("Instructions of the client per call", unit, &panels));
-    report.note = "The kernel's share is not counted, nor the server.";
+    report.note = "The kernel's share is not counted, nor the server.".into();
     Ok(report)
 }
 

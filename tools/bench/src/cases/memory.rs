@@ -52,7 +52,7 @@ pub(super) fn run(bench: &Bench) -> Result<Report> {
         report.tables.push(table(transport, connections, &rows));
     }
     report.chart = Some(bars::draw("Idle connections", "resident bytes per connection; less is better", &panels));
-    report.note = "The sockets' buffers in the kernel are in no row.";
+    report.note = "The sockets' buffers in the kernel are in no row.".into();
     Ok(report)
 }
 
@@ -98,7 +98,7 @@ pub(crate) fn hold(words: &[String]) -> Result<()> {
     let addresses = child::addresses()?;
     child::settle()?;
     let cost = match (transport.as_str(), peer.as_str()) {
-        ("tcp", "tonic") => idle(connections, async || greeted(Tonic::connect(addresses.grpc).await?).await),
+        ("tcp", "tonic") => idle(connections, async || greeted(Tonic::connect(addresses.grpc[0]).await?).await),
         ("tcp", peer) => hold_over(&Tcp(&addresses), peer, connections),
         ("tls", peer) => hold_over(&Tls::new(&addresses)?, peer, connections),
         (transport, _) => bail!("no transport {transport:?}"),

@@ -1,14 +1,17 @@
 //! What can be measured.
 
 pub(crate) mod balance;
+pub(crate) mod batched;
 mod callgrind;
 pub(crate) mod checkout;
 pub(crate) mod echo;
 pub(crate) mod head_to_head;
 pub(crate) mod instructions;
+mod layers;
 pub(crate) mod memory;
 mod pooled;
 mod recorded;
+mod stack;
 pub(crate) mod tls;
 
 use std::time::Duration;
@@ -35,10 +38,11 @@ pub(crate) enum Case {
     CheckoutInstructions,
     Balance,
     BalanceInstructions,
+    Layers,
 }
 
 impl Case {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Echo,
         Self::Tls,
         Self::Memory,
@@ -48,6 +52,7 @@ impl Case {
         Self::CheckoutInstructions,
         Self::Balance,
         Self::BalanceInstructions,
+        Self::Layers,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -61,6 +66,7 @@ impl Case {
             Self::CheckoutInstructions => "checkout-instructions",
             Self::Balance => "balance",
             Self::BalanceInstructions => "balance-instructions",
+            Self::Layers => "layers",
         }
     }
 
@@ -89,6 +95,7 @@ impl Case {
             Self::CheckoutInstructions => checkout::instructions::run(bench, recorded),
             Self::Balance => balance::run(bench),
             Self::BalanceInstructions => balance::instructions::run(bench, recorded),
+            Self::Layers => layers::run(bench),
         }
     }
 }

@@ -83,7 +83,11 @@ pub(crate) struct Tonic(tonic::client::Grpc<Channel>);
 impl Tonic {
     pub(crate) async fn connect(address: SocketAddr) -> Result<Self> {
         let channel = Endpoint::from_shared(format!("http://{address}"))?.connect().await?;
-        Ok(Self(tonic::client::Grpc::new(channel)))
+        Ok(Self::over(channel))
+    }
+
+    pub(crate) fn over(channel: Channel) -> Self {
+        Self(tonic::client::Grpc::new(channel))
     }
 }
 

@@ -3,7 +3,9 @@
 pub(crate) mod balancers;
 pub(crate) mod floor;
 mod http;
+pub(crate) mod layers;
 pub(crate) mod pools;
+mod stacks;
 pub(crate) mod tokio_tower;
 pub(crate) mod towline;
 
@@ -25,6 +27,10 @@ pub(crate) enum Peer {
     HyperHttp1,
     HyperHttp2,
     Tonic,
+    FloorMux3,
+    TowlineStack3,
+    TowerStack3,
+    TonicBalanced3,
 }
 
 impl Peer {
@@ -49,6 +55,10 @@ impl Peer {
             Self::HyperHttp1 => "hyper-http1",
             Self::HyperHttp2 => "hyper-http2",
             Self::Tonic => "tonic",
+            Self::FloorMux3 => "floor-mux3",
+            Self::TowlineStack3 => "towline-stack3",
+            Self::TowerStack3 => "tower-stack3",
+            Self::TonicBalanced3 => "tonic-balance-list3",
         }
     }
 
@@ -56,6 +66,7 @@ impl Peer {
     pub(crate) fn floor(self) -> Self {
         match self {
             Self::FloorExclusive | Self::TowlineExclusive | Self::HyperHttp1 => Self::FloorExclusive,
+            Self::FloorMux3 | Self::TowlineStack3 | Self::TowerStack3 | Self::TonicBalanced3 => Self::FloorMux3,
             _ => Self::FloorMultiplexed,
         }
     }
@@ -92,7 +103,11 @@ impl Peer {
             Self::TokioTower => visitor.visit(tokio_tower::Shared::all(dial.by_hand().await?, callers)),
             Self::HyperHttp1 => visitor.visit(vec![Hyper::new(addresses.http1, false)?; callers]),
             Self::HyperHttp2 => visitor.visit(vec![Hyper::new(addresses.http2, true)?; callers]),
-            Self::Tonic => visitor.visit(vec![Tonic::connect(addresses.grpc).await?; callers]),
+            Self::Tonic => visitor.visit(vec![Tonic::connect(addresses.grpc[0]).await?; callers]),
+            Self::FloorMux3 => visitor.visit(stacks::InTurn::all(&addresses.backends, callers, D::READ_ROOM).await?),
+            Self::TowlineStack3 => visitor.visit(vec![stacks::Towline::connect(&addresses.backends).await?; callers]),
+            Self::TowerStack3 => visitor.visit(vec![stacks::Tower::connect(&addresses.backends).await?; callers]),
+            Self::TonicBalanced3 => visitor.visit(vec![stacks::tonic(&addresses.grpc)?; callers]),
         })
     }
 }

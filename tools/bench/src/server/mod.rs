@@ -18,6 +18,9 @@ use crate::child;
 /// The name in the certificate of the TLS server.
 pub(crate) const TLS_NAME: &str = "localhost";
 
+/// Servers that stacks spread their calls over.
+pub(crate) const BACKENDS: usize = 3;
+
 /// Where each protocol is served.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Addresses {
@@ -27,7 +30,10 @@ pub(crate) struct Addresses {
     pub(crate) framed_tls: SocketAddr,
     pub(crate) http1: SocketAddr,
     pub(crate) http2: SocketAddr,
-    pub(crate) grpc: SocketAddr,
+    /// gRPC, on as many ports as there are backends.
+    pub(crate) grpc: Vec<SocketAddr>,
+    /// As `framed`, on ports of their own.
+    pub(crate) backends: Vec<SocketAddr>,
     /// The authority that signed the TLS server's certificate.
     pub(crate) root_pem: String,
 }
@@ -39,20 +45,27 @@ pub(crate) fn serve() -> Result<()> {
     runtime.block_on(async {
         let authority = Authority::new("towline bench");
         let acceptor = authority.certify(&[TLS_NAME]).acceptor()?;
-        let grpc = bind().await?;
+        let (mut backends, mut grpc) = (Vec::new(), Vec::new());
+        for _ in 0..BACKENDS {
+            backends.push(listen(framed::serve).await?);
+            let listener = bind().await?;
+            grpc.push(listener.local_addr()?);
+            tokio::spawn(http::serve_grpc(listener));
+        }
         let addresses = Addresses {
             framed: listen(framed::serve).await?,
             framed_tls: listen(move |stream| framed::serve_tls(acceptor.clone(), stream)).await?,
             http1: listen(http::serve_http1).await?,
             http2: listen(http::serve_http2).await?,
-            grpc: grpc.local_addr()?,
+            grpc,
+            backends,
             root_pem: authority.pem().to_owned(),
         };
         let mut stdout = std::io::stdout();
         serde_json::to_writer(&mut stdout, &addresses)?;
         writeln!(stdout)?;
         stdout.flush()?;
-        http::serve_grpc(grpc).await
+        std::future::pending().await
     })
 }
 

@@ -7,10 +7,10 @@ use anyhow::{Context, Result, bail};
 use super::Load;
 use super::peers::{BalancePeer, Visit};
 use crate::args::Recorded;
+use crate::cases::batched::Callee;
 use crate::cases::recorded::{self, Counted};
 use crate::cases::{Bench, Case, runtime};
 use crate::child::BALANCE;
-use crate::peers::balancers::Balancer;
 use crate::report::Report;
 
 const LOAD: Load = Load { endpoints: 100, tasks: 1 };
@@ -45,7 +45,7 @@ struct Calls(u64);
 impl Visit for Calls {
     type Output = ();
 
-    async fn visit<B: Balancer>(self, balancers: Vec<B>) -> Result<()> {
+    async fn visit<B: Callee>(self, balancers: Vec<B>) -> Result<()> {
         for mut balancer in balancers {
             for request in 0..self.0 {
                 black_box(balancer.call(request).await?);

@@ -1,38 +1,26 @@
 //! Spreading calls over endpoints that answer at once: what a balancer costs when there is nothing to wait for.
-//!
-//! As in case `checkout`, the clock is read once per batch of calls; latencies are of one call in many.
 
 mod change;
 pub(crate) mod instructions;
 mod peers;
 
-use std::hint::black_box;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use tokio::runtime::Runtime;
-use tokio::task::yield_now;
-use tokio::time::Instant;
 
 use self::peers::{BalancePeer, Visit};
-use super::{Bench, WORKERS, workers};
+use super::batched::Callee;
+use super::{Bench, WORKERS, batched, workers};
 use crate::cores;
-use crate::measure::{Outcome, Plan, Round, Sample, interleave};
-use crate::peers::balancers::Balancer;
+use crate::measure::{Outcome, Plan, Round, interleave};
 use crate::plot::bars::{self, Bar, Panel};
 use crate::report::{Extra, Report, Row, Table, rounded, thousands};
-use crate::usage;
 
 const ENDPOINTS: [usize; 4] = [3, 100, 1_000, 10_000];
 const TASKS: [usize; 2] = [1, 64];
-/// Calls between two readings of the clock; then others get their turn.
-const BATCH: u64 = 512;
-/// One call in so many is timed: a prime, so as not to keep step with anything.
-const TIMED: u64 = 61;
 /// Long enough for the two or three allocations of each task to be none per call.
 const COUNTED: Duration = Duration::from_millis(400);
-/// Timed calls of a task, with room to spare.
-const TIMES: usize = 1 << 12;
 
 /// Of the floor's speed, at every size and with every number of tasks.
 const GOAL_SPEED: f64 = 0.4;
@@ -90,7 +78,7 @@ Not all rows do the same. The floor picks two endpoints at random and takes the 
 more: it knows neither dead nor slow endpoints, retries nothing and gives no request back. towline-balance counts calls \
 in flight, towline-balance-ewma has the default metric, which reads the clock twice per call. tower's balancer counts calls in \
 flight too; it is not `Clone`, so one task owns it, or tasks share it through a buffer. Allocations are counted on one \
-thread. A change is one poll of the driver, off the path of calls.";
+thread. A change is one poll of the driver, off the path of calls.".into();
     Ok(report)
 }
 
@@ -111,7 +99,7 @@ fn contended(bench: &Bench, workers: &Runtime, load: Load) -> Result<Vec<Row>> {
 fn measure(runtime: &Runtime, plan: &Plan, load: Load) -> Result<Vec<(BalancePeer, Outcome)>> {
     interleave(runtime, plan, &BalancePeer::with(load.tasks), |peer| {
         // Drivers and workers start on the runtime that they are measured on.
-        runtime.block_on(peer.open(load, Calls(load)))
+        runtime.block_on(peer.open(load, Calls))
     })
 }
 
@@ -143,66 +131,13 @@ fn rows(load: Load, measured: &[(BalancePeer, Outcome)]) -> Vec<Row> {
 }
 
 /// A round of calls through whatever balancers it is shown.
-struct Calls(Load);
+struct Calls;
 
 impl Visit for Calls {
     type Output = Round<'static>;
 
-    async fn visit<B: Balancer>(self, balancers: Vec<B>) -> Result<Round<'static>> {
-        let Self(load) = self;
-        Ok(Box::new(move |runtime, plan, latencies| {
-            let warmed_up = runtime.block_on(all(balancers, load, plan.warm_up))?;
-            let work = || runtime.block_on(all(warmed_up.balancers, load, plan.time));
-            let (Made { calls, timed, .. }, used) = usage::measure(work)?;
-            timed.into_iter().for_each(|time| latencies.saturating_record(time.as_nanos() as u64));
-            Ok(Sample { calls, used })
-        }))
-    }
-}
-
-/// What tasks have done.
-struct Made<B> {
-    /// To go on with.
-    balancers: Vec<B>,
-    calls: u64,
-    timed: Vec<Duration>,
-}
-
-/// Runs the tasks of a load.
-async fn all<B: Balancer>(balancers: Vec<B>, load: Load, time: Duration) -> Result<Made<B>> {
-    let began = Instant::now();
-    let tasks: Vec<_> = balancers.into_iter().map(|balancer| tokio::spawn(one(balancer, load, began, time))).collect();
-    let mut all = Made { balancers: Vec::with_capacity(tasks.len()), calls: 0, timed: Vec::new() };
-    for task in tasks {
-        let (balancer, calls, mut timed) = task.await.context("a task panicked")??;
-        all.balancers.push(balancer);
-        all.calls += calls;
-        all.timed.append(&mut timed);
-    }
-    Ok(all)
-}
-
-async fn one<B: Balancer>(
-    mut balancer: B,
-    load: Load,
-    began: Instant,
-    time: Duration,
-) -> Result<(B, u64, Vec<Duration>)> {
-    let mut calls = 0;
-    let mut timed = Vec::with_capacity(if load.is_contended() { TIMES } else { 0 });
-    loop {
-        for index in 0..BATCH {
-            let request = calls + index;
-            let asked = (load.is_contended() && request % TIMED == 0).then(Instant::now);
-            let answer = black_box(balancer.call(request).await?);
-            timed.extend(asked.map(|asked| asked.elapsed()));
-            ensure!(answer == request, "call {request} got the answer of {answer}");
-        }
-        calls += BATCH;
-        yield_now().await;
-        if began.elapsed() >= time {
-            return Ok((balancer, calls, timed));
-        }
+    async fn visit<B: Callee>(self, balancers: Vec<B>) -> Result<Round<'static>> {
+        Ok(batched::round(balancers))
     }
 }
 

@@ -4,9 +4,10 @@ use anyhow::{Result, ensure};
 use towline_balance::LoadMetric;
 
 use super::Load;
+use crate::cases::batched::Callee;
 use crate::peers::balancers::tower::{buffered, owned};
 use crate::peers::balancers::towline::{settle, towline};
-use crate::peers::balancers::{Balancer, Floor, Through};
+use crate::peers::balancers::{Floor, Through};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BalancePeer {
@@ -20,7 +21,7 @@ pub(super) enum BalancePeer {
 /// What to do with the balancers of a row, one per task, whatever their type.
 pub(super) trait Visit {
     type Output;
-    fn visit<B: Balancer>(self, balancers: Vec<B>) -> impl Future<Output = Result<Self::Output>>;
+    fn visit<B: Callee>(self, balancers: Vec<B>) -> impl Future<Output = Result<Self::Output>>;
 }
 
 impl BalancePeer {

@@ -82,7 +82,7 @@ Not all rows do the same. The floors lend and take back, nothing more. hyper-uti
 makes another connection, so nobody waits in it for long, and a dial costs nothing here. \
 deadpool's unmanaged pool lends what it was given and makes nothing. bb8 and deadpool's managed pool run without \
 their checks, bb8 without ages, and deadpool without deadlines. towline's pool has its defaults: it watches idle \
-connections, knows their age, and whoever waits does so under a deadline. Allocations are counted on one thread.";
+connections, knows their age, and whoever waits does so under a deadline. Allocations are counted on one thread.".into();
     Ok(report)
 }
 

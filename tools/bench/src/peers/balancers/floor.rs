@@ -9,7 +9,8 @@ use anyhow::{Context, Result};
 use arc_swap::ArcSwap;
 use towline_core::Rng;
 
-use super::{Balancer, Noop};
+use super::Noop;
+use crate::cases::batched::Callee;
 
 pub(crate) struct Floor {
     endpoints: Arc<ArcSwap<Vec<Arc<Endpoint>>>>,
@@ -65,7 +66,7 @@ impl Floor {
     }
 }
 
-impl Balancer for Floor {
+impl Callee for Floor {
     async fn call(&mut self, request: u64) -> Result<u64> {
         let busy = self.pick().context("there are no endpoints")?;
         let mut service = busy.0.service;

@@ -16,11 +16,7 @@ use anyhow::{Error, Result};
 use tokio::time::Instant;
 
 pub(crate) use self::floor::Floor;
-
-/// What spreads calls over endpoints, or one task's share of it.
-pub(crate) trait Balancer: Send + 'static {
-    fn call(&mut self, request: u64) -> impl Future<Output = Result<u64>> + Send;
-}
+use crate::cases::batched::Callee;
 
 /// An endpoint: answers at once with the request, which the compiler cannot know.
 #[derive(Clone, Copy, Debug, Default)]
@@ -60,7 +56,7 @@ fn spin(time: Duration) {
 #[derive(Clone, Debug)]
 pub(crate) struct Through<S>(pub(crate) S);
 
-impl<S> Balancer for Through<S>
+impl<S> Callee for Through<S>
 where
     S: Service<u64, Response = u64, Error: Into<BoxError>, Future: Send> + Send + 'static,
 {
