@@ -39,10 +39,12 @@ pub struct Progress {
     endpoint: Option<(EndpointId, EndpointKey)>,
 }
 
-/// How long a call spends in each phase, for the error that ends it. Time passes between polls; whoever polls a call says
-/// before each in which phase it was left.
+/// How long a call spends in each phase, for the error that ends it. Time passes between polls, so whoever polls a call says
+/// after each in which phase it was left; the clock is read when that is another one than before, and so hardly ever.
 #[derive(Clone, Debug)]
 pub struct Times {
+    /// Since when the call has been in this phase; `None` before the first poll.
+    phase: Option<Phase>,
     since: Instant,
     /// In microseconds, up to 71 minutes each: every call carries them.
     micros: [u32; PHASES.len()],
@@ -65,19 +67,36 @@ const PHASES: [Phase; 10] = [
 impl Times {
     /// Of a call that begins now.
     pub fn from(start: Instant) -> Self {
-        Self { since: start, micros: [0; PHASES.len()] }
+        Self { phase: None, since: start, micros: [0; PHASES.len()] }
     }
 
-    /// The call was in `phase` until `now`.
-    pub fn spent(&mut self, phase: Phase, now: Instant) {
+    /// A poll has left the call in `phase`.
+    #[inline]
+    pub fn left_in(&mut self, phase: Phase) {
+        if self.phase != Some(phase) {
+            self.enter(phase);
+        }
+    }
+
+    fn enter(&mut self, phase: Phase) {
+        if let Some(last) = self.phase.replace(phase) {
+            self.spent(last);
+        }
+    }
+
+    fn spent(&mut self, phase: Phase) {
+        let now = Instant::now();
         let took = now.saturating_duration_since(self.since).as_micros();
         let micros = &mut self.micros[phase as usize];
         *micros = micros.saturating_add(u32::try_from(took).unwrap_or(u32::MAX));
         self.since = now;
     }
 
-    /// The phases that took any time, in the order of [`Phase`].
-    pub fn to_vec(&self) -> Vec<(Phase, Duration)> {
+    /// The phases that took any time until now, in the order of [`Phase`].
+    pub fn to_vec(&mut self) -> Vec<(Phase, Duration)> {
+        if let Some(phase) = self.phase {
+            self.spent(phase);
+        }
         let times = PHASES.into_iter().zip(self.micros).filter(|(_, micros)| *micros > 0);
         times.map(|(phase, micros)| (phase, Duration::from_micros(u64::from(micros)))).collect()
     }

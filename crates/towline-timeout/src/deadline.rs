@@ -186,7 +186,6 @@ where
             limits: if theirs.is_some() { Limits::Call } else { self.limits },
             progress: Progress::default(),
             times: Times::from(start),
-            was_polled: false,
         }
     }
 }
@@ -202,7 +201,6 @@ pin_project_lite::pin_project! {
         limits: Limits,
         progress: Progress,
         times: Times,
-        was_polled: bool,
     }
 }
 
@@ -220,15 +218,12 @@ where
                 .with_sent(Sent::Never)
                 .with_message("the deadline had passed before the call")));
         }
-        // Only a call that had to wait has a use for the clock.
-        if std::mem::replace(this.was_polled, true) {
-            this.times.spent(this.progress.phase(), Instant::now());
-        }
         // The answer first: when both are there, the caller gets it.
         let inner = this.inner.as_mut().as_pin_mut().expect("polled after completion");
         if let Poll::Ready(result) = this.progress.scope(|| inner.poll(cx)) {
             return Poll::Ready(result.map_err(Error::wrap));
         }
+        this.times.left_in(this.progress.phase());
         ready!(this.timer.poll(cx))?;
         // Dropped within the scope, so that a request which has left since the last poll is still reported.
         this.progress.scope(|| this.inner.set(None));

@@ -1,23 +1,36 @@
-//! A span for every call; nothing without the feature `tracing`.
+//! A span for every call; nothing without the feature `tracing`, and next to nothing while nobody listens.
 
 use towline_core::{CallContext, Error};
 
 #[cfg(feature = "tracing")]
-pub(crate) struct CallSpan(tracing::Span);
+pub(crate) struct CallSpan(Option<tracing::Span>);
 
 #[cfg(feature = "tracing")]
 impl CallSpan {
+    #[inline]
     pub(crate) fn new(context: &CallContext) -> Self {
-        let session = context.session().map(tracing::field::display);
-        Self(tracing::debug_span!(target: "towline", "call", session, error = tracing::field::Empty))
+        // A disabled span is not free: it is made, entered and left.
+        let is_heard = tracing::level_filters::LevelFilter::current() >= tracing::Level::DEBUG;
+        Self(is_heard.then(|| Self::span(context)))
     }
 
+    fn span(context: &CallContext) -> tracing::Span {
+        let session = context.session().map(tracing::field::display);
+        tracing::debug_span!(target: "towline", "call", session, error = tracing::field::Empty)
+    }
+
+    #[inline]
     pub(crate) fn enter<R>(&self, poll: impl FnOnce() -> R) -> R {
-        self.0.in_scope(poll)
+        match &self.0 {
+            Some(span) => span.in_scope(poll),
+            None => poll(),
+        }
     }
 
     pub(crate) fn failed(&self, error: &Error) {
-        self.0.record("error", tracing::field::display(error));
+        if let Some(span) = &self.0 {
+            span.record("error", tracing::field::display(error));
+        }
     }
 }
 
