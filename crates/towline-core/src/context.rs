@@ -83,6 +83,8 @@ pub struct Tried {
 }
 
 impl Tried {
+    const NOBODY: Self = Self { ids: [None; 4], next: 0 };
+
     /// Adds an endpoint; beyond four the oldest is forgotten. One that is there already was tried again because there was
     /// no other: the round starts again with it.
     pub fn add(&mut self, id: EndpointId) {
@@ -136,13 +138,22 @@ impl From<&EndpointKey> for Home {
 }
 
 /// What travels with a call: its deadline, its session, whether it may be repeated, and where it has been.
+///
+/// A call is moved many times on its way, so what few calls have (attempts before this one, a pin, a report, an endpoint that
+/// they ask for) is in a box of its own, made when it is first set.
 #[derive(Clone, Debug, Default)]
 pub struct CallContext {
     deadline: Option<Instant>,
     session: Option<SessionKey>,
     idempotent: bool,
-    attempt: u32,
     is_retried: bool,
+    attempt: u32,
+    rare: Option<Box<Rare>>,
+}
+
+/// What few calls have.
+#[derive(Clone, Debug, Default)]
+struct Rare {
     tried: Tried,
     home: Option<Home>,
     pin: Option<ConnectionPin>,
@@ -150,17 +161,24 @@ pub struct CallContext {
 }
 
 impl CallContext {
+    fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
     /// When the caller stops waiting.
+    #[inline]
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline
     }
 
     /// Moves the deadline forward to `at`; a later deadline than the present one changes nothing.
+    #[inline]
     pub fn limit_deadline(&mut self, at: Instant) {
         self.deadline = Some(self.deadline.map_or(at, |old| old.min(at)));
     }
 
     /// Who is calling.
+    #[inline]
     pub fn session(&self) -> Option<&SessionKey> {
         self.session.as_ref()
     }
@@ -171,6 +189,7 @@ impl CallContext {
     }
 
     /// Whether the call may be repeated although it may have been executed. False by default.
+    #[inline]
     pub fn is_idempotent(&self) -> bool {
         self.idempotent
     }
@@ -191,6 +210,7 @@ impl CallContext {
     }
 
     /// Whether a retry layer further out sends this call again when it fails: a second one inside would multiply attempts.
+    #[inline]
     pub fn is_retried(&self) -> bool {
         self.is_retried
     }
@@ -202,42 +222,46 @@ impl CallContext {
 
     /// The endpoint that the call asks for.
     pub fn home(&self) -> Option<Home> {
-        self.home
+        self.rare.as_ref().and_then(|rare| rare.home)
     }
 
     /// Asks for an endpoint.
     pub fn set_home(&mut self, home: Option<Home>) {
-        self.home = home;
+        self.rare().home = home;
     }
 
     /// The endpoints that earlier attempts went to.
+    #[inline]
     pub fn tried(&self) -> &Tried {
-        &self.tried
+        const NOBODY: &Tried = &Tried::NOBODY;
+        self.rare.as_ref().map_or(NOBODY, |rare| &rare.tried)
     }
 
     /// The endpoints that earlier attempts went to, to add to.
     pub fn tried_mut(&mut self) -> &mut Tried {
-        &mut self.tried
+        &mut self.rare().tried
     }
 
     /// The connection that the call has to use, if it is pinned.
+    #[inline]
     pub fn pin(&self) -> Option<&ConnectionPin> {
-        self.pin.as_ref()
+        self.rare.as_ref().and_then(|rare| rare.pin.as_ref())
     }
 
     /// Pins the call to one connection.
     pub fn set_pin(&mut self, pin: Option<ConnectionPin>) {
-        self.pin = pin;
+        self.rare().pin = pin;
     }
 
     /// Where the stack notes who served the call, if the caller asked.
+    #[inline]
     pub fn report(&self) -> Option<&Arc<Report>> {
-        self.report.as_ref()
+        self.rare.as_ref().and_then(|rare| rare.report.as_ref())
     }
 
     /// Asks for a report.
     pub fn set_report(&mut self, report: Arc<Report>) {
-        self.report = Some(report);
+        self.rare().report = Some(report);
     }
 }
 
@@ -297,21 +321,21 @@ impl<M> Call<M> {
     /// Asks for an endpoint, of policies that heed it.
     #[must_use]
     pub fn with_home(mut self, home: Home) -> Self {
-        self.context.home = Some(home);
+        self.context.set_home(Some(home));
         self
     }
 
     /// Pins the call to the connection of the calls before it that carried this pin.
     #[must_use]
     pub fn with_pin(mut self, pin: &ConnectionPin) -> Self {
-        self.context.pin = Some(pin.clone());
+        self.context.set_pin(Some(pin.clone()));
         self
     }
 
     /// Asks who serves the call; read it from [`CallContext::report`], cloned before the call is sent.
     #[must_use]
     pub fn with_report(mut self) -> Self {
-        self.context.report = Some(Arc::default());
+        self.context.set_report(Arc::default());
         self
     }
 
