@@ -51,7 +51,9 @@
 
 mod body;
 mod error;
+mod extensions;
 mod goodbye;
+mod grpc_timeout;
 mod http1;
 mod http2;
 mod make;
@@ -63,6 +65,8 @@ use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 
 pub use self::body::ResponseBody;
+pub use self::extensions::InExtensions;
+pub use self::grpc_timeout::{GrpcTimeout, GrpcTimeoutLayer};
 pub use self::http1::{Http1, Http1Future, Http1Layer, MakeHttp1};
 pub use self::http2::{Http2, Http2Config, Http2Future, Http2Layer, MakeHttp2};
 pub use self::make::MakeFuture;
