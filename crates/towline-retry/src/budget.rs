@@ -86,7 +86,11 @@ impl Budget {
 
     pub(crate) fn withdraw_at(&self, now: Instant) -> Option<Permit> {
         let since = now.saturating_duration_since(*self.0.epoch.get_or_init(|| now));
-        self.0.reserve.withdraw(nanos(since)).then(|| Permit(Some(self.clone())))
+        self.withdraw_nanos(nanos(since))
+    }
+
+    pub(crate) fn withdraw_nanos(&self, now: u64) -> Option<Permit> {
+        self.0.reserve.withdraw(now).then(|| Permit(Some(self.clone())))
     }
 
     /// Takes back a token that was spent for nothing.

@@ -24,6 +24,18 @@ impl<Req, F> Leg<Req, F> {
         Self::Waiting { request: Some(request) }
     }
 
+    /// The request, while it has not been handed over.
+    pub(crate) fn request(&self) -> Option<&Req> {
+        match self {
+            Self::Waiting { request } => request.as_ref(),
+            Self::Calling { .. } | Self::Over => None,
+        }
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(self, Self::Over)
+    }
+
     /// Readies `service`, calls it, and waits for the answer. What the attempt has held is dropped with the answer.
     pub(crate) fn poll<S>(
         mut self: Pin<&mut Self>,

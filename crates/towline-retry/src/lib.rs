@@ -13,6 +13,9 @@
 //! Of several retry layers around one another only the outermost retries; the others let calls through, and say so
 //! ([`Event::NestedRetry`](towline_core::Event::NestedRetry)).
 //!
+//! [`HedgeLayer`] is for calls that do not fail but take long: these are sent a second time, elsewhere, and answered by whichever
+//! attempt succeeds first. Put it inside the retry layer, and give both the same budget.
+//!
 //! ```
 //! use std::sync::atomic::{AtomicU32, Ordering};
 //! use tower::{ServiceBuilder, ServiceExt, service_fn};
@@ -39,6 +42,7 @@
 
 mod budget;
 mod decide;
+mod hedge;
 mod leg;
 mod policy;
 mod retry;
@@ -46,6 +50,7 @@ mod retry;
 mod tower_policy;
 
 pub use self::budget::{Budget, Permit};
+pub use self::hedge::{Hedge, HedgeFuture, HedgeLayer, HedgePolicy, HedgeStats};
 pub use self::policy::{RetryPolicy, RetryStats};
 pub use self::retry::{Retry, RetryFuture, RetryLayer};
 #[cfg(feature = "tower")]
@@ -56,4 +61,5 @@ pub use self::tower_policy::{Pause, TowerPolicy};
 pub mod core {
     pub use crate::budget::Reserve;
     pub use crate::decide::{Again, Ended, Rules, Stop};
+    pub use crate::hedge::Hedging;
 }

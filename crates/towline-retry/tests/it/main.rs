@@ -1,6 +1,7 @@
 //! What retries and hedges guarantee, on the paused clock.
 
 mod cancel;
+mod hedge;
 mod retry;
 mod storm;
 #[cfg(feature = "tower")]
