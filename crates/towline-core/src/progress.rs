@@ -12,7 +12,7 @@
 //! responsibility by entering [`Phase::Write`], or it comes [`back`] unsent. And whoever knows that a byte was accepted,
 //! or gets an answer or an error that says it may have been, calls [`written`]; that is never taken back.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -32,22 +32,33 @@ use crate::{EndpointId, EndpointKey, Phase, Sent};
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct Progress {
+    facts: Facts,
+    endpoint: Option<(EndpointId, EndpointKey)>,
+}
+
+/// What is reported often.
+#[derive(Clone, Copy, Debug, Default)]
+struct Facts {
     phase: Phase,
     /// With somebody of whom nobody knows what they do with it.
     handed_over: bool,
     written: bool,
-    endpoint: Option<(EndpointId, EndpointKey)>,
 }
 
 /// How long a call spends in each phase, for the error that ends it. Time passes between polls, so whoever polls a call says
 /// after each in which phase it was left; the clock is read when that is another one than before, and so hardly ever.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Times {
-    /// Since when the call has been in this phase; `None` before the first poll.
+    /// In which a poll has left the call; `None` before the first.
     phase: Option<Phase>,
-    since: Instant,
-    /// In microseconds, up to 71 minutes each: every call carries them.
-    micros: [u32; PHASES.len()],
+    /// What was before that phase, for the few calls of which a poll says something new.
+    before: Option<Box<Before>>,
+}
+
+#[derive(Clone, Debug)]
+struct Before {
+    until: Instant,
+    spent: [Duration; PHASES.len()],
 }
 
 /// In their own order.
@@ -65,83 +76,106 @@ const PHASES: [Phase; 10] = [
 ];
 
 impl Times {
-    /// Of a call that begins now.
-    pub fn from(start: Instant) -> Self {
-        Self { phase: None, since: start, micros: [0; PHASES.len()] }
-    }
-
-    /// A poll has left the call in `phase`.
+    /// A poll has left the call, which began at `start`, in `phase`.
     #[inline]
-    pub fn left_in(&mut self, phase: Phase) {
+    pub fn left_in(&mut self, phase: Phase, start: Instant) {
         if self.phase != Some(phase) {
-            self.enter(phase);
+            self.enter(phase, start);
         }
     }
 
-    fn enter(&mut self, phase: Phase) {
+    fn enter(&mut self, phase: Phase, start: Instant) {
         if let Some(last) = self.phase.replace(phase) {
-            self.spent(last);
+            self.spent(last, start);
         }
     }
 
-    fn spent(&mut self, phase: Phase) {
+    fn spent(&mut self, phase: Phase, start: Instant) {
+        let nothing = || Box::new(Before { until: start, spent: [Duration::ZERO; PHASES.len()] });
+        let before = self.before.get_or_insert_with(nothing);
         let now = Instant::now();
-        let took = now.saturating_duration_since(self.since).as_micros();
-        let micros = &mut self.micros[phase as usize];
-        *micros = micros.saturating_add(u32::try_from(took).unwrap_or(u32::MAX));
-        self.since = now;
+        before.spent[phase as usize] += now.saturating_duration_since(before.until);
+        before.until = now;
     }
 
     /// The phases that took any time until now, in the order of [`Phase`].
-    pub fn to_vec(&mut self) -> Vec<(Phase, Duration)> {
+    pub fn to_vec(&mut self, start: Instant) -> Vec<(Phase, Duration)> {
         if let Some(phase) = self.phase {
-            self.spent(phase);
+            self.spent(phase, start);
         }
-        let times = PHASES.into_iter().zip(self.micros).filter(|(_, micros)| *micros > 0);
-        times.map(|(phase, micros)| (phase, Duration::from_micros(u64::from(micros)))).collect()
+        let spent = self.before.iter().flat_map(|before| PHASES.into_iter().zip(before.spent));
+        spent.filter(|(_, took)| !took.is_zero()).collect()
     }
 }
 
+/// The innermost open scope of the future that is being polled on this thread.
+struct Current {
+    /// `None` when no scope is open.
+    facts: Cell<Option<Facts>>,
+    endpoint: RefCell<Option<(EndpointId, EndpointKey)>>,
+}
+
 thread_local! {
-    /// The innermost open scope of the future that is being polled on this thread.
-    static CURRENT: RefCell<Option<Progress>> = const { RefCell::new(None) };
+    static CURRENT: Current = const { Current { facts: Cell::new(None), endpoint: RefCell::new(None) } };
 }
 
 impl Progress {
     /// A scope that begins in `phase`.
     pub fn starting(phase: Phase) -> Self {
-        Self { phase, ..Self::default() }
+        Self { facts: Facts { phase, ..Facts::default() }, endpoint: None }
     }
 
     /// Runs `poll` with this as the place that [`enter`] and [`at`] report to. What is reported is passed on to
     /// the scope around this one.
+    // On the path of every poll of every call: what is open changes places with what is opened, and nothing is moved or dropped.
+    #[inline]
     pub fn scope<R>(&mut self, poll: impl FnOnce() -> R) -> R {
         /// Restores the outer scope even when `poll` panics.
-        struct Restore<'a> {
+        struct Close<'a> {
+            /// Its endpoint is the outer scope's meanwhile.
             own: &'a mut Progress,
-            outer: Option<Progress>,
+            outer: Option<Facts>,
         }
-        impl Drop for Restore<'_> {
+        impl Drop for Close<'_> {
+            #[inline]
             fn drop(&mut self) {
-                let inner = CURRENT.try_with(|current| current.replace(self.outer.take()));
-                *self.own = inner.ok().flatten().unwrap_or_default();
-                with_current(|outer| outer.absorb(self.own));
+                let _gone = CURRENT.try_with(|current| self.own.close(self.outer, current));
             }
         }
-        let mine = std::mem::take(self);
-        let outer = CURRENT.try_with(|current| current.replace(Some(mine))).ok().flatten();
-        let _restore = Restore { own: self, outer };
+        let outer = CURRENT.try_with(|current| {
+            std::mem::swap(&mut *current.endpoint.borrow_mut(), &mut self.endpoint);
+            current.facts.replace(Some(self.facts))
+        });
+        // While a thread ends there is no scope, and nobody left to tell.
+        let Ok(outer) = outer else { return poll() };
+        let _close = Close { own: self, outer };
         poll()
+    }
+
+    #[inline]
+    fn close(&mut self, outer: Option<Facts>, current: &Current) {
+        self.facts = current.facts.get().unwrap_or_default();
+        let mut endpoint = current.endpoint.borrow_mut();
+        std::mem::swap(&mut *endpoint, &mut self.endpoint);
+        current.facts.set(outer.map(|outer| Facts { written: outer.written | self.facts.written, ..self.facts }));
+        if outer.is_none() {
+            return;
+        }
+        if let Some((id, _)) = &self.endpoint {
+            if endpoint.as_ref().is_none_or(|(outer, _)| outer != id) {
+                endpoint.clone_from(&self.endpoint);
+            }
+        }
     }
 
     /// The phase last entered.
     pub fn phase(&self) -> Phase {
-        self.phase
+        self.facts.phase
     }
 
     /// Whether somebody has reported that the request was written, or may have been.
     pub fn was_written(&self) -> bool {
-        self.written
+        self.facts.written
     }
 
     /// The endpoint last picked.
@@ -151,21 +185,10 @@ impl Progress {
 
     /// Whether a byte of the request can have left, in any attempt. [`Sent::Maybe`] when nobody inside reported.
     pub fn sent(&self) -> Sent {
-        match self.phase {
-            _ if self.written || self.handed_over => Sent::Maybe,
+        match self.facts.phase {
+            _ if self.facts.written || self.facts.handed_over => Sent::Maybe,
             Phase::Call | Phase::Read => Sent::Maybe,
             _ => Sent::Never,
-        }
-    }
-
-    fn absorb(&mut self, inner: &Self) {
-        self.phase = inner.phase;
-        self.handed_over = inner.handed_over;
-        self.written |= inner.written;
-        if let Some((id, _)) = &inner.endpoint {
-            if self.endpoint.as_ref().is_none_or(|(own, _)| own != id) {
-                self.endpoint.clone_from(&inner.endpoint);
-            }
         }
     }
 }
@@ -173,11 +196,11 @@ impl Progress {
 /// Reports that the call has entered `phase`. Does nothing outside a scope.
 #[inline]
 pub fn enter(phase: Phase) {
-    with_current(|progress| {
-        progress.phase = phase;
+    with_facts(|facts| {
+        facts.phase = phase;
         match phase {
-            Phase::Call => progress.handed_over = true,
-            Phase::Write => progress.handed_over = false,
+            Phase::Call => facts.handed_over = true,
+            Phase::Write => facts.handed_over = false,
             _ => {}
         }
     });
@@ -187,37 +210,39 @@ pub fn enter(phase: Phase) {
 /// and [`enter`] of [`Phase::Call`] in one. Does nothing outside a scope.
 #[inline]
 pub fn handed_over(id: EndpointId, key: &EndpointKey) {
-    with_current(|progress| {
-        progress.phase = Phase::Call;
-        progress.handed_over = true;
-        progress.endpoint = Some((id, key.clone()));
-    });
+    enter(Phase::Call);
+    at(id, key);
 }
 
 /// Reports that the request has come back unsent. Does nothing outside a scope.
 #[inline]
 pub fn back() {
-    with_current(|progress| progress.handed_over = false);
+    with_facts(|facts| facts.handed_over = false);
 }
 
 /// Reports that a byte of the request can have left. Does nothing outside a scope.
 #[inline]
 pub fn written() {
-    with_current(|progress| progress.written = true);
+    with_facts(|facts| facts.written = true);
 }
 
 /// Reports that the call goes to this endpoint. Does nothing outside a scope.
 #[inline]
 pub fn at(id: EndpointId, key: &EndpointKey) {
-    with_current(|progress| progress.endpoint = Some((id, key.clone())));
+    let _gone = CURRENT.try_with(|current| {
+        if current.facts.get().is_some() {
+            *current.endpoint.borrow_mut() = Some((id, key.clone()));
+        }
+    });
 }
 
 #[inline]
-fn with_current(report: impl FnOnce(&mut Progress)) {
+fn with_facts(report: impl FnOnce(&mut Facts)) {
     // While a thread ends this is gone before what reports to it, and there is nobody left to tell.
     let _gone = CURRENT.try_with(|current| {
-        if let Some(progress) = current.borrow_mut().as_mut() {
-            report(progress);
+        if let Some(mut facts) = current.facts.get() {
+            report(&mut facts);
+            current.facts.set(Some(facts));
         }
     });
 }
@@ -274,6 +299,6 @@ mod tests {
         let mut progress = Progress::default();
         let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| progress.scope(|| panic!("inside"))));
         assert!(caught.is_err());
-        assert!(CURRENT.with(|current| current.borrow().is_none()));
+        assert!(CURRENT.with(|current| current.facts.get().is_none() && current.endpoint.borrow().is_none()));
     }
 }

@@ -99,6 +99,15 @@ enum Limits {
     Attempt,
 }
 
+impl Limits {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Call => "deadline",
+            Self::Attempt => "attempt timeout",
+        }
+    }
+}
+
 /// A service whose calls end in time. Always ready; a clone of the inner service is readied in the call's future.
 ///
 /// The limit begins with `call`, covers waiting for readiness, and is written into the call's context as an absolute time,
@@ -181,11 +190,12 @@ where
         DeadlineFuture {
             inner: Some(ReadyCall::new(self.inner.clone(), request)),
             timer: self.berth.timer(at),
-            limit: at.saturating_duration_since(start),
+            start,
+            at,
             // A deadline of the caller that comes before the end of an attempt is still the caller's.
             limits: if theirs.is_some() { Limits::Call } else { self.limits },
             progress: Progress::default(),
-            times: Times::from(start),
+            times: Times::default(),
         }
     }
 }
@@ -197,7 +207,8 @@ pin_project_lite::pin_project! {
         #[pin]
         inner: Option<ReadyCall<S, Req>>,
         timer: Timer,
-        limit: Duration,
+        start: Instant,
+        at: Instant,
         limits: Limits,
         progress: Progress,
         times: Times,
@@ -213,7 +224,7 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        if this.limit.is_zero() {
+        if this.at <= this.start {
             return Poll::Ready(Err(Error::new(Kind::Timeout, Phase::Call)
                 .with_sent(Sent::Never)
                 .with_message("the deadline had passed before the call")));
@@ -223,17 +234,14 @@ where
         if let Poll::Ready(result) = this.progress.scope(|| inner.poll(cx)) {
             return Poll::Ready(result.map_err(Error::wrap));
         }
-        this.times.left_in(this.progress.phase());
+        this.times.left_in(this.progress.phase(), *this.start);
         ready!(this.timer.poll(cx))?;
         // Dropped within the scope, so that a request which has left since the last poll is still reported.
         this.progress.scope(|| this.inner.set(None));
         let error = Error::new(Kind::Timeout, this.progress.phase())
             .with_sent(this.progress.sent())
-            .with_spent(this.times.to_vec())
-            .with_message(match this.limits {
-                Limits::Call => format!("deadline of {:?} exceeded", *this.limit),
-                Limits::Attempt => format!("attempt timeout of {:?} exceeded", *this.limit),
-            });
+            .with_spent(this.times.to_vec(*this.start))
+            .with_message(format!("{} of {:?} exceeded", this.limits.name(), *this.at - *this.start));
         Poll::Ready(Err(match this.progress.endpoint() {
             Some((_, endpoint)) => error.or_endpoint(endpoint),
             None => error,
@@ -243,9 +251,6 @@ where
 
 impl<S: Service<Req>, Req> fmt::Debug for DeadlineFuture<S, Req> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DeadlineFuture")
-            .field("limit", &self.limit)
-            .field("progress", &self.progress)
-            .finish_non_exhaustive()
+        f.debug_struct("DeadlineFuture").field("at", &self.at).field("progress", &self.progress).finish_non_exhaustive()
     }
 }
