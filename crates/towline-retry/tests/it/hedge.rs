@@ -305,6 +305,51 @@ async fn there_is_no_second_attempt_that_would_begin_after_the_deadline() {
     assert_eq!(hedge.clone().oneshot(call).await.unwrap(), "b");
 }
 
+/// Ready, but for the clones that are made while it is not: those never are.
+#[derive(Debug)]
+struct Moody {
+    is_ready: bool,
+    shared: Arc<Lock<bool>>,
+}
+
+impl Clone for Moody {
+    fn clone(&self) -> Self {
+        Self { is_ready: *self.shared.lock(), shared: self.shared.clone() }
+    }
+}
+
+impl Service<Call<u64>> for Moody {
+    type Response = &'static str;
+    type Error = Error;
+    type Future = Pin<Box<dyn Future<Output = Answer> + Send>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        if self.is_ready { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+
+    fn call(&mut self, _call: Call<u64>) -> Self::Future {
+        Box::pin(async {
+            sleep(10 * MS).await;
+            Ok("pong")
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_waits_for_readiness_is_hedged_and_neither_attempt_is_without_its_request() {
+    let mood = Arc::new(Lock::new(true));
+    let hedge = HedgeLayer::new().layer(Moody { is_ready: true, shared: mood.clone() });
+    for _ in 0..250 {
+        hedge.clone().oneshot(read()).await.unwrap();
+    }
+    let mut service = hedge.clone();
+    *mood.lock() = false;
+    let call = service.call(read());
+    *mood.lock() = true;
+    assert_eq!(call.await.unwrap(), "pong");
+    assert_eq!((hedge.stats().hedges, hedge.stats().won), (1, 1));
+}
+
 /// Begins `calls` calls, a millisecond apart, and waits for all of them.
 async fn load(hedge: &Hedge<Fleet>, calls: usize) {
     let mut running = Vec::new();
