@@ -2,4 +2,6 @@
 
 mod bound;
 mod hash;
+mod home_first;
 mod support;
+mod table;
