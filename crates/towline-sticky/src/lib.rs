@@ -12,6 +12,8 @@ mod stats;
 mod table;
 #[cfg(test)]
 mod testing;
+#[cfg(feature = "token")]
+mod token;
 
 pub use self::affinity::{Affinity, AffinityOrder, AffinityPicker};
 pub use self::hash::{Maglev, MaglevOrder, MaglevPicker, Rendezvous, RendezvousOrder, RendezvousPicker};
@@ -20,3 +22,5 @@ pub use self::layer::{Sticky, StickyLayer};
 pub use self::sessions::WhenHomeFails;
 pub use self::stats::{ByLoss, StickyCounts, StickyStats};
 pub use self::table::{SessionTable, SessionTableOrder, SessionTablePicker};
+#[cfg(feature = "token")]
+pub use self::token::{Token, TokenError, TokenFuture, TokenLayer, TokenService, Tokens};

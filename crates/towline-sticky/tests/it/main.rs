@@ -5,3 +5,5 @@ mod hash;
 mod home_first;
 mod support;
 mod table;
+#[cfg(feature = "token")]
+mod token;
