@@ -2,4 +2,8 @@
 
 mod bound;
 mod hash;
+mod home_first;
 mod support;
+mod table;
+#[cfg(feature = "token")]
+mod token;
