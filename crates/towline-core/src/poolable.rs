@@ -16,7 +16,7 @@ pub enum Sharing {
     Exclusive,
     /// Up to `limit`; the pool lends what [`Poolable::share`] returns.
     Shared {
-        /// The most calls in flight, at least 1.
+        /// The most calls in flight; 0 while it takes none.
         limit: usize,
     },
 }
@@ -178,7 +178,8 @@ pub trait Poolable: Send + 'static {
     /// peer: FIN, RST and bytes that nobody asked for make it `Closed` and wake the task.
     ///
     /// Of a [shared](Sharing::Shared) connection the pool asks one handle, and counts the calls itself: there,
-    /// changes between `Idle` and `Busy` may come without a wake-up.
+    /// changes between `Idle` and `Busy` may come without a wake-up. A limit that has risen wakes the task too, though the
+    /// state is the same: somebody may wait for it.
     ///
     /// Does not block. Like all methods of this trait it is called under the pool's lock; only
     /// [`abort`](Self::abort) is not.

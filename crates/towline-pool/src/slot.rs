@@ -50,7 +50,7 @@ pub(crate) struct Slot<C> {
     /// Absent while an exclusive connection is lent.
     pub(crate) connection: Option<C>,
     pub(crate) waker: Waker,
-    /// Calls that it carries at once.
+    /// Calls that it carries at once; none while a shared one is full of what the pool does not count.
     pub(crate) limit: usize,
     /// Shared and busy, though no call of the pool is on it: a response is still being read, as HTTP/2 bodies are.
     pub(crate) reading: bool,
@@ -103,8 +103,8 @@ impl<C: Poolable> Slot<C> {
         self.trimmed = true;
     }
 
-    /// Looks at a connection that is not lent exclusively: pending while it can take calls, else what it has become.
-    /// From then on it rings when that changes.
+    /// Looks at a connection that is not lent exclusively, and at its limit: pending while it can take calls, else what it
+    /// has become. From then on it rings when that changes.
     pub(crate) fn watch(&mut self) -> Poll<State> {
         self.ring.rearm();
         let Some(connection) = self.connection.as_mut() else { return Poll::Ready(State::Closed) };
@@ -123,6 +123,8 @@ impl<C: Poolable> Slot<C> {
                 }
                 _ => {
                     self.reading = !self.exclusive && self.in_use == 0 && seen == State::Busy;
+                    // After it was asked to ring: what rises from here on is heard.
+                    self.learn_limit();
                     return Poll::Pending;
                 }
             }
@@ -140,6 +142,6 @@ pub(crate) fn look(connection: &mut impl Poolable, seen: State, cx: &mut Context
 pub(crate) fn limit_of(connection: &impl Poolable) -> usize {
     match connection.sharing() {
         Sharing::Exclusive => 1,
-        Sharing::Shared { limit } => limit.max(1),
+        Sharing::Shared { limit } => limit,
     }
 }

@@ -122,7 +122,8 @@ impl<C: Poolable> Core<C> {
         self.dial_ended(effects);
         let limit = limit_of(&connection);
         let exclusive = connection.sharing() == Sharing::Exclusive;
-        self.capacity = Some(limit);
+        // At least one, where a peer takes none for now: a dial is expected to serve somebody.
+        self.capacity = Some(limit.max(1));
         self.shared += usize::from(!exclusive);
         self.reach.opened();
         // Connections that were opened together are not to end together.

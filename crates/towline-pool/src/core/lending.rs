@@ -1,5 +1,6 @@
 //! Handing connections out, and the queue of those who wait for one.
 
+use std::cmp::Reverse;
 use std::task::Waker;
 
 use tokio::time::Instant;
@@ -129,7 +130,8 @@ impl<C: Poolable> Core<C> {
         self.hunger.as_ref().is_some_and(|hunger| hunger.get() != Want::Nobody)
     }
 
-    /// A connection with room that is still alive: of exclusive ones by the idle order, of shared ones the least busy.
+    /// A connection with room that is still alive: of exclusive ones by the idle order, of shared ones the one with most
+    /// room left.
     pub(super) fn take_free(&mut self, now: impl Fn() -> Instant + Copy, effects: &mut Effects<C>) -> Option<Grant<C>> {
         loop {
             let index = match self.next_idle() {
@@ -137,7 +139,7 @@ impl<C: Poolable> Core<C> {
                 None if self.shared == 0 => return None,
                 None => {
                     let with_room = self.slots.iter().filter(|(_, slot)| !slot.exclusive && slot.has_room());
-                    with_room.min_by_key(|(_, slot)| slot.in_use)?.0
+                    with_room.min_by_key(|(_, slot)| Reverse(slot.limit - slot.in_use))?.0
                 }
             };
             if let Some(grant) = self.take(index, now, effects) {

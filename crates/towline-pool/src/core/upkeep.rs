@@ -64,8 +64,7 @@ impl<C: Poolable> Core<C> {
         }
         let (limit, reading) = (slot.limit, slot.reading);
         if self.check(index, || now, effects) {
-            let slot = &mut self.slots[index];
-            slot.learn_limit();
+            let slot = &self.slots[index];
             if slot.limit > limit || (reading && slot.is_idle()) {
                 self.becomes_free(index, || now, effects);
             }
