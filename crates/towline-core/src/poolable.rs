@@ -197,8 +197,10 @@ pub trait Poolable: Send + 'static {
     /// idle for two seconds.
     fn trim(&mut self) {}
 
-    /// Ends a [`Sharing::Shared`] connection with the calls in flight on it, which fail: the pool is closed, and their
-    /// time is over. (Calls on an exclusive connection are ended by dropping them.)
+    /// Ends the connection with what is under way on it, which fails: the pool is closed, and its time is over.
+    ///
+    /// Asked of a [`Sharing::Shared`] connection with its calls, and of an exclusive one that came back and whose response
+    /// is still being read. (A call on an exclusive connection is ended by dropping it.)
     fn abort(&mut self) {}
 
     /// Why it is `Draining` or `Closed`, once it is.

@@ -121,6 +121,10 @@ impl<B: Send + 'static> Poolable for Http1<B> {
         }
     }
 
+    fn abort(&mut self) {
+        self.users.status.abort();
+    }
+
     fn close_reason(&self) -> CloseReason {
         self.users.status.over().unwrap_or(CloseReason::Failed)
     }

@@ -177,6 +177,15 @@ impl Status {
         });
     }
 
+    /// The connection ends at once, with whatever is under way.
+    pub(super) fn abort(&self) {
+        self.change(|inner| {
+            inner.end_with(CloseReason::Shutdown);
+            inner.cut = true;
+            inner.task = Task::Cut;
+        });
+    }
+
     // === The call and the response's body ===
 
     /// Begins a call; `last` when it says itself that none follows.
@@ -310,7 +319,7 @@ impl Status {
         });
     }
 
-    pub(super) fn task(&self) -> Task {
+    pub(crate) fn task(&self) -> Task {
         self.0.lock().task
     }
 }

@@ -13,7 +13,7 @@ use towline_core::{CloseReason, State};
 
 use crate::error::Task;
 
-pub(super) struct Link(Lock<Inner>);
+pub(crate) struct Link(Lock<Inner>);
 
 struct Inner {
     /// Calls that the peer allows, and we do.
@@ -248,10 +248,11 @@ impl Link {
         });
     }
 
-    pub(super) fn task(&self) -> Task {
+    pub(crate) fn task(&self) -> Task {
         let inner = self.0.lock();
         match inner.over {
             _ if inner.lost => Task::Lost,
+            _ if inner.cut => Task::Cut,
             Some(_) => Task::Ended,
             None => Task::Runs,
         }
@@ -271,7 +272,7 @@ impl Stream {
         self.link.change(|inner| inner.reading += 1);
     }
 
-    pub(super) fn link(&self) -> &Link {
+    pub(crate) fn link(&self) -> &Link {
         &self.link
     }
 }

@@ -592,3 +592,21 @@ async fn many_callers_on_few_connections_never_mix_answers() {
     }
     assert!(handle.stats().live <= 4);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_closed_pool_cuts_a_response_that_is_being_read_once_its_time_is_over() {
+    let (dials, mut peers) = net();
+    let (mut handle, closings) = pool(http1(dials), 1).await;
+    let call = tokio::spawn(handle.call(get("/")));
+    let mut peer = peers.recv().await.unwrap();
+    request(&mut peer).await;
+    say(&mut peer, "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf").await;
+    let mut response = call.await.unwrap().unwrap();
+    assert_eq!(response.frame().await.unwrap().unwrap().into_data().unwrap(), "half");
+
+    handle.close().await;
+    let error = timeout(Duration::from_secs(1), read(response)).await.expect("the body was cut").unwrap_err();
+    assert_eq!((error.kind(), error.phase(), error.sent()), (Kind::Closed, Phase::Read, Sent::Maybe), "{error:?}");
+    assert_eq!(closings.seen(), [CloseReason::Shutdown]);
+    assert_eq!(rest(&mut peer).await, b"");
+}

@@ -182,7 +182,19 @@ async fn aborting_ends_the_connection_with_its_calls() {
     let _body = server.call().await.head();
     let response = call.await.unwrap().unwrap();
     connection.abort();
-    assert!(timeout(Duration::from_secs(1), read(response)).await.unwrap().is_err());
+    let error = timeout(Duration::from_secs(1), read(response)).await.unwrap().unwrap_err();
+    assert_eq!((error.kind(), error.phase(), error.sent()), (Kind::Closed, Phase::Read, Sent::Maybe));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_response_that_its_peer_cuts_short_says_so() {
+    let (connection, mut server) = pair(1).await;
+    let call = tokio::spawn(connection.clone().call(get("/reading")));
+    let _body = server.call().await.head();
+    let response = call.await.unwrap().unwrap();
+    server.hang_up().await;
+    let error = timeout(Duration::from_secs(1), read(response)).await.unwrap().unwrap_err();
+    assert_eq!((error.kind(), error.sent()), (Kind::UnexpectedEof, Sent::Maybe), "{error:?}");
 }
 
 // F5
