@@ -22,6 +22,9 @@ use crate::limits::Limits;
 use crate::shared::Shared;
 use crate::sync::Ordering;
 
+/// How often the driver goes on at once, because dials or checks have ended, before others have their turn.
+const ROUNDS: u32 = 32;
+
 pub(crate) struct Driver<M: Service<T>, T>
 where
     M::Response: Poolable,
@@ -248,7 +251,7 @@ where
         this.bell.register(cx.waker());
         // Held for the time of this poll: if it becomes the last, dropping it calls this task again.
         let Some(shared) = this.shared.upgrade() else { return Poll::Ready(()) };
-        loop {
+        for _ in 0..ROUNDS {
             let now = Instant::now();
             let (closed, live) = this.look(&shared, now);
             // Nobody else holds it but the checks that this task runs.
@@ -283,6 +286,8 @@ where
                 return Poll::Pending;
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 

@@ -182,7 +182,7 @@ impl<C: Poolable> Core<C> {
         let slot = &mut self.slots[index];
         let connection = if slot.exclusive { slot.connection.take() } else { slot.connection.as_ref()?.share() };
         let Some(connection) = connection else {
-            self.close(index, CloseReason::Failed, now(), effects);
+            self.close_gone(index, now(), effects);
             return None;
         };
         slot.in_use += 1;

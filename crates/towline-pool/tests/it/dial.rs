@@ -12,7 +12,7 @@ use towline_core::{Backoff, CloseReason, Error, Kind, Lend, Phase, Poolable, Roo
 use towline_pool::{Pool, PoolBuilder};
 use towline_test::{ScriptedMaker, settle};
 
-use crate::support::{capped, check, handle, refused};
+use crate::support::{capped, check, handle, pool_of, refused};
 
 #[tokio::test(start_paused = true)]
 async fn warm_connects_ahead_and_reports_what_failed() {
@@ -281,9 +281,9 @@ async fn a_connection_that_fails_its_call_does_not_fail_other_waiters() {
     }
 }
 
-/// A connection on which the peer talks first.
-struct Banner;
-impl Poolable for Banner {
+/// A connection that is dead when it comes, for whatever reason.
+struct DeadOnArrival(CloseReason);
+impl Poolable for DeadOnArrival {
     fn sharing(&self) -> Sharing {
         Sharing::Exclusive
     }
@@ -291,25 +291,36 @@ impl Poolable for Banner {
         Poll::Ready(State::Closed)
     }
     fn close_reason(&self) -> CloseReason {
-        CloseReason::Stray
+        self.0
     }
 }
 #[tokio::test(start_paused = true)]
-async fn a_backend_that_talks_first_is_dialled_under_backoff() {
-    let dials = Arc::new(std::sync::atomic::AtomicUsize::new(0));
-    let count = dials.clone();
-    let make = tower::service_fn(move |_: &'static str| {
-        count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        async move {
-            sleep(Duration::from_millis(1)).await;
-            Ok::<_, Error>(Banner)
-        }
-    });
-    let mut pool: Pool<_, &'static str> = PoolBuilder::new().build(make).unwrap();
-    let handle = pool.call("endpoint").await.unwrap();
-    let _ = handle.lend(None).await.map(drop);
-    let dials = dials.load(std::sync::atomic::Ordering::Relaxed);
-    assert!(dials < 50, "one waiter made {dials} dials");
+async fn a_maker_of_dead_connections_is_asked_under_backoff_whatever_they_died_of() {
+    for reason in CloseReason::ALL {
+        let dials = Arc::<AtomicUsize>::default();
+        let count = dials.clone();
+        let connect = move || {
+            count.fetch_add(1, Ordering::Relaxed);
+            DeadOnArrival(reason)
+        };
+        let handle = pool_of(PoolBuilder::new(), connect).await;
+        let error = handle.lend(None).await.map(drop).unwrap_err();
+        assert_eq!((error.kind(), error.sent()), (Kind::Unavailable, Sent::Never), "{reason}");
+        sleep(Duration::from_secs(60)).await;
+        let dials = dials.load(Ordering::Relaxed);
+        assert!((10..200).contains(&dials), "{reason}: {dials} dials in a minute");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pool_with_much_to_dial_gives_others_their_turn() {
+    // Each carries no call, so that the waiter needs another.
+    let make = ScriptedMaker::shared(0);
+    let handle = capped(10_000, &make).await;
+    let mut waits = spawn(handle.lend(None));
+    assert!(waits.poll().is_pending());
+    tokio::task::yield_now().await;
+    assert!((1..5_000).contains(&make.dials()), "{} dials at one go", make.dials());
 }
 
 #[tokio::test]
