@@ -51,10 +51,10 @@
 
 mod body;
 mod error;
-mod goodbye;
 mod http1;
 mod http2;
 mod make;
+mod moment;
 
 use std::pin::Pin;
 
