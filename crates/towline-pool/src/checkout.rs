@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tower_service::Service;
-use towline_core::{CallContext, ConnectionId, Error, GiveBack, Kind, Phase, Poolable};
+use towline_core::{CallContext, CloseReason, ConnectionId, Error, GiveBack, Kind, Phase, Poolable};
 
 use crate::call::PooledCall;
 use crate::core::Use;
@@ -112,7 +112,7 @@ impl<'a, C: Poolable> Checkout<'a, C> {
     /// For what the pool cannot know, such as a server that answers, and says that it is shutting down. A checkout that was
     /// called as a `Service` has given its connection to that call; to poison it afterwards, call the connection itself.
     pub fn poison(&mut self) {
-        self.how.poisoned = true;
+        self.how.end = Some(CloseReason::Poisoned);
     }
 
     /// A call on the connection succeeded, so its endpoint is well, and dials need no backoff any more. The pool knows

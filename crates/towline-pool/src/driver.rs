@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tower_service::Service;
 use towline_core::sync::{Lock, after};
-use towline_core::{BoxError, ConnectionId, Error, Event, Kind, Phase, Poolable, ReadyCall, Sent};
+use towline_core::{BoxError, ConnectionId, Error, Event, Kind, Phase, Poolable, ReadyCall, Sent, Sharing};
 
 use crate::bell::Bell;
 use crate::check::{BoxCheck, HealthCheck};
@@ -197,15 +197,18 @@ where
 impl<M, T> Dial<M, T>
 where
     M: Service<T>,
+    M::Response: Poolable,
     M::Error: Into<BoxError>,
 {
-    fn poll(&mut self, limits: Limits, cx: &mut Context<'_>) -> Poll<Result<M::Response, Error>> {
+    /// The connection, and how it is shared.
+    fn poll(&mut self, limits: Limits, cx: &mut Context<'_>) -> Poll<Result<(M::Response, Sharing), Error>> {
         let future = match &mut self.future {
             Ok(future) => future.as_mut(),
             Err(panicked) => return Poll::Ready(Err(panicked.clone())),
         };
         match guard(|| future.poll(cx)) {
-            Ok(Poll::Ready(result)) => Poll::Ready(result.map_err(Error::unreachable)),
+            Ok(Poll::Ready(Ok(made))) => Poll::Ready(guard(|| made.sharing()).map(|sharing| (made, sharing))),
+            Ok(Poll::Ready(Err(error))) => Poll::Ready(Err(Error::unreachable(error))),
             Ok(Poll::Pending) if Instant::now() < self.deadline => Poll::Pending,
             Ok(Poll::Pending) => Poll::Ready(Err(Error::new(Kind::Timeout, Phase::Dial).with_message(format!(
                 "the maker made no connection within {} ms (dial_deadline)",

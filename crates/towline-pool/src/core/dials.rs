@@ -115,13 +115,12 @@ impl<C: Poolable> Core<C> {
     pub(crate) fn dial_succeeded(
         &mut self,
         DialPermit(place): DialPermit,
-        connection: C,
+        (connection, sharing): (C, Sharing),
         now: Instant,
         effects: &mut Effects<C>,
     ) -> ConnectionId {
         self.dial_ended(effects);
-        let limit = limit_of(&connection);
-        let exclusive = connection.sharing() == Sharing::Exclusive;
+        let (limit, exclusive) = (limit_of(sharing), sharing == Sharing::Exclusive);
         // At least one, where a peer takes none for now: a dial is expected to serve somebody.
         self.capacity = Some(limit.max(1));
         self.shared += usize::from(!exclusive);

@@ -180,7 +180,7 @@ impl<C: Poolable> Core<C> {
             return None;
         }
         let slot = &mut self.slots[index];
-        let connection = if slot.exclusive { slot.connection.take() } else { slot.connection.as_ref()?.share() };
+        let connection = if slot.exclusive { slot.connection.take() } else { slot.share() };
         let Some(connection) = connection else {
             self.close_gone(index, now(), effects);
             return None;

@@ -30,7 +30,7 @@ use std::time::Duration;
 use slab::Slab;
 use tokio::runtime::Id;
 use tokio::time::Instant;
-use towline_core::{Error, Kind, Phase, Poolable, Rng, Room};
+use towline_core::{CloseReason, Error, Kind, Phase, Poolable, Rng, Room};
 
 pub(crate) use self::dials::{DialPermit, Need};
 use crate::bell::{Bell, Ring};
@@ -121,8 +121,8 @@ type Left<C> = Option<Result<Grant<C>, Error>>;
 pub(crate) struct Use {
     /// A call on it succeeded.
     pub(crate) succeeded: bool,
-    /// Whoever had it wants it closed.
-    pub(crate) poisoned: bool,
+    /// It is to be closed, for this reason.
+    pub(crate) end: Option<CloseReason>,
     /// It was not used, but looked into.
     pub(crate) check: bool,
 }

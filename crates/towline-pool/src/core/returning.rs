@@ -18,7 +18,7 @@ impl<C: Poolable> Core<C> {
     /// The connection is asked under the lock: to ask it before, its ring would have to go along, which costs what it saves.
     #[inline]
     pub(crate) fn give_back_clean(&mut self, id: SlotId, lent: &mut Option<C>, how: Use) -> Returned {
-        let simple = self.clock.fresh && !self.closed && !self.is_wanted() && !how.poisoned && !how.check;
+        let simple = self.clock.fresh && !self.closed && !self.is_wanted() && how.end.is_none() && !how.check;
         let (Some(slot), Some(connection)) = (
             self.slots.get_mut(id.index).filter(|known| simple && known.id == id.id && known.is_simple()),
             lent.as_mut(),
@@ -77,8 +77,8 @@ impl<C: Poolable> Core<C> {
             slot.succeeded = true;
         }
         let exclusive = slot.exclusive;
-        if how.poisoned {
-            self.drain(index, CloseReason::Poisoned, effects);
+        if let Some(reason) = how.end {
+            self.drain(index, reason, effects);
         }
         let slot = &mut self.slots[index];
         slot.looked_into |= how.check;
@@ -88,7 +88,10 @@ impl<C: Poolable> Core<C> {
             return None;
         }
         slot.in_use -= 1;
-        slot.learn_limit();
+        if !slot.learn_limit() {
+            self.close_gone(index, now(), effects);
+            return Some(connection);
+        }
         // The last call leaves it idle, unless a response is still being read.
         let look = slot.in_use == 0 || slot.ring.has_rung();
         if !look || self.check(index, now, effects) {

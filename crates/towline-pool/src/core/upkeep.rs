@@ -156,7 +156,7 @@ impl<C: Poolable> Core<C> {
         let mut spare =
             self.slots.iter().filter(|(_, slot)| slot.is_idle()).count().saturating_sub(self.limits.min_idle);
         let trim = self.limits.tick() * 2;
-        let mut over = Vec::new();
+        let (mut over, mut broken) = (Vec::new(), Vec::new());
         // Those that were idle for longest first.
         let mut idle: Vec<_> = self.slots.iter().filter(|(_, slot)| slot.is_idle()).map(|(index, _)| index).collect();
         idle.sort_by_key(|index| self.slots[*index].idle_since);
@@ -173,9 +173,14 @@ impl<C: Poolable> Core<C> {
             }
             if !slot.trimmed && slot.exclusive {
                 let at = after(slot.idle_since, trim);
-                if at <= now { slot.trim() } else { next.at([at]) }
+                if at > now {
+                    next.at([at]);
+                } else if !slot.trim() {
+                    broken.push(index);
+                }
             }
         }
+        broken.into_iter().for_each(|index| self.close_gone(index, now, effects));
         over.into_iter().for_each(|index| self.close(index, CloseReason::IdleTimeout, now, effects));
     }
 
