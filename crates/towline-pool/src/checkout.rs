@@ -116,9 +116,15 @@ impl<'a, C: Poolable> Checkout<'a, C> {
     }
 
     /// A call on the connection succeeded, so its endpoint is well, and dials need no backoff any more. The pool knows
-    /// that of calls it makes itself, not of what is done with the connection of a checkout.
+    /// that of calls it makes itself, not of what is done with the connection of a checkout: until this is said, dials to an
+    /// endpoint that has failed once go one at a time, and the next failure waits longer than the last.
     pub fn succeeded(&mut self) {
         self.how.succeeded = true;
+    }
+
+    /// The connection, to be readied: that is no use of it.
+    pub(crate) fn to_ready(&mut self) -> &mut C {
+        self.connection.as_mut().expect(SPENT)
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared<C>> {
@@ -151,6 +157,7 @@ impl<C: Poolable> Deref for Checkout<'_, C> {
 
 impl<C: Poolable> DerefMut for Checkout<'_, C> {
     fn deref_mut(&mut self) -> &mut C {
+        self.how.used = true;
         self.connection.as_mut().expect(SPENT)
     }
 }

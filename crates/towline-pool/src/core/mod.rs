@@ -121,6 +121,8 @@ type Left<C> = Option<Result<Grant<C>, Error>>;
 pub(crate) struct Use {
     /// A call on it succeeded.
     pub(crate) succeeded: bool,
+    /// Whoever had it can have done something with it.
+    pub(crate) used: bool,
     /// It is to be closed, for this reason.
     pub(crate) end: Option<CloseReason>,
     /// It was not used, but looked into.

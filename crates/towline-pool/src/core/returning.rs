@@ -34,7 +34,7 @@ impl<C: Poolable> Core<C> {
         if !clean || look(connection, State::Idle, &mut cx).is_ready() {
             return Returned::NotSimple;
         }
-        slot.succeeded = true;
+        slot.succeeded |= how.used;
         self.clock.used = true;
         if self.queue.is_empty() {
             slot.connection = lent.take();
@@ -84,7 +84,7 @@ impl<C: Poolable> Core<C> {
         slot.looked_into |= how.check;
         if exclusive {
             slot.connection = Some(connection);
-            self.settle(index, now, effects);
+            self.settle(index, how.used, now, effects);
             return None;
         }
         slot.in_use -= 1;
@@ -101,7 +101,13 @@ impl<C: Poolable> Core<C> {
     }
 
     /// An exclusive connection is back; it has room again once its last response is read.
-    pub(super) fn settle(&mut self, index: usize, now: impl Fn() -> Instant + Copy, effects: &mut Effects<C>) {
+    pub(super) fn settle(
+        &mut self,
+        index: usize,
+        used: bool,
+        now: impl Fn() -> Instant + Copy,
+        effects: &mut Effects<C>,
+    ) {
         let slot = &mut self.slots[index];
         slot.ring.rearm();
         let Some(connection) = slot.connection.as_mut() else { return };
@@ -114,7 +120,7 @@ impl<C: Poolable> Core<C> {
         }
         slot.in_use -= 1;
         // Whoever used it, and however, left it clean.
-        slot.succeeded |= change == Poll::Ready(State::Idle);
+        slot.succeeded |= used && change == Poll::Ready(State::Idle);
         if self.check(index, now, effects) {
             self.becomes_free(index, now, effects);
         }

@@ -68,7 +68,8 @@ impl<C: Poolable> Core<C> {
     pub(crate) fn rang(&mut self, index: usize, now: Instant, effects: &mut Effects<C>) {
         let Some(slot) = self.slots.get_mut(index).filter(|slot| slot.ring.has_rung()) else { return };
         if slot.settling {
-            return self.settle(index, || now, effects);
+            // Its response was read: it was used.
+            return self.settle(index, true, || now, effects);
         }
         if slot.connection.is_none() {
             return slot.ring.rearm(); // Lent: whoever has it will find out.

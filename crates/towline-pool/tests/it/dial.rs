@@ -5,14 +5,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_test::task::spawn;
 use tower::{Service, ServiceExt};
 use towline_core::{Backoff, CloseReason, Error, Kind, Lend, Phase, Poolable, Room, Sent, Sharing, State};
 use towline_pool::{Pool, PoolBuilder};
 use towline_test::{ScriptedMaker, settle};
 
-use crate::support::{capped, check, handle, pool_of, refused};
+use crate::support::{Endpoint, capped, check, handle, pool_of, refused};
 
 #[tokio::test(start_paused = true)]
 async fn warm_connects_ahead_and_reports_what_failed() {
@@ -294,6 +294,62 @@ impl Poolable for DeadOnArrival {
         self.0
     }
 }
+/// How often a backend is dialled in ten seconds that hangs up a millisecond after it was dialled, by callers who do this.
+async fn dials_in_ten_seconds<F: Future<Output = ()>>(caller: impl Fn(Endpoint) -> F) -> usize {
+    let make = ScriptedMaker::exclusive();
+    let hangs_up = {
+        let make = make.clone();
+        tower::service_fn(move |target: &'static str| {
+            let mut make = make.clone();
+            async move {
+                let connection = make.call(target).await?;
+                let wire = make.wires().last().unwrap().clone();
+                tokio::spawn(async move {
+                    sleep(Duration::from_millis(1)).await;
+                    wire.close(CloseReason::Peer);
+                });
+                Ok::<_, Error>(connection)
+            }
+        })
+    };
+    let mut pool: Pool<_, &'static str> = PoolBuilder::new().build(hangs_up).unwrap();
+    let handle = pool.call("endpoint").await.unwrap();
+    let end = Instant::now() + Duration::from_secs(10);
+    while Instant::now() < end {
+        caller(handle.clone()).await;
+        sleep(Duration::from_millis(2)).await;
+    }
+    make.dials()
+}
+
+// F22
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_was_lent_and_not_used_says_nothing_of_its_backend() {
+    let unused = async |handle: Endpoint| drop(handle.checkout().await);
+    let dials = dials_in_ten_seconds(unused).await;
+    assert!(dials < 50, "{dials} dials for checkouts that nobody used");
+
+    let left = async |handle: Endpoint| {
+        let mut lend = spawn(handle.lend(None));
+        if lend.poll().is_pending() {
+            settle().await; // served meanwhile
+        }
+    };
+    let dials = dials_in_ten_seconds(left).await;
+    assert!(dials < 50, "{dials} dials for callers who left before they were lent a connection");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_was_used_and_left_clean_was_well() {
+    let used = async |handle: Endpoint| {
+        if let Ok(mut held) = handle.checkout().await {
+            Service::<()>::call(&mut *held, ()).await.unwrap();
+        }
+    };
+    let dials = dials_in_ten_seconds(used).await;
+    assert!(dials > 1_000, "{dials} dials, each of which served a call");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_maker_of_dead_connections_is_asked_under_backoff_whatever_they_died_of() {
     for reason in CloseReason::ALL {
