@@ -198,7 +198,7 @@ impl<C: Poolable> Again<C> {
         if *handed_back > HAND_BACKS {
             return Err(error.with_sent(Sent::Never).or_endpoint(&self.shared.name));
         }
-        Ok(State::Lending { lend: LendFuture::again(self.shared, self.wish), request: Some(request) })
+        Ok(State::Lending { lend: LendFuture::wishing(self.shared, self.wish), request: Some(request) })
     }
 }
 

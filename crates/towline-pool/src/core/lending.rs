@@ -45,10 +45,12 @@ impl<C: Poolable> Core<C> {
         }
     }
 
-    /// A free connection at once; the caller waits otherwise. `pin` says that it has to be this one.
+    /// A free connection at once; the caller waits otherwise. `pin` says that it has to be this one, and `patient` that a
+    /// first failure of a dial is not to end the wait.
     pub(crate) fn lend(
         &mut self,
         pin: Option<ConnectionId>,
+        patient: bool,
         now: impl Fn() -> Instant + Copy,
         effects: &mut Effects<C>,
     ) -> Result<Lent<C>, Error> {
@@ -68,7 +70,7 @@ impl<C: Poolable> Core<C> {
         if let Some(grant) = granted {
             return Ok(Lent::Granted(grant));
         }
-        if self.is_down() {
+        if self.is_hopeless(patient) {
             // Somebody wants it: where there is a cap over all, its next dial is worth a place.
             effects.wake_driver |= !std::mem::replace(&mut self.missed, true) && self.hunger.is_some();
             return Err(self.unreachable());

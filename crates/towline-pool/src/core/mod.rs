@@ -199,9 +199,14 @@ impl<C: Poolable> Core<C> {
         }
     }
 
-    /// Nothing is open and the last dial failed: a call would fail.
+    /// Nothing is open and the last dial failed.
     fn is_down(&self) -> bool {
         self.slots.is_empty() && self.reach.is_down()
+    }
+
+    /// Whether who waits would wait for a backoff, and is not patient enough to wait for one that is short.
+    fn is_hopeless(&self, patient: bool) -> bool {
+        self.is_down() && !(patient && self.reach.is_unclear())
     }
 
     pub(crate) fn is_closed(&self) -> bool {

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tokio_test::task::spawn;
 use tower::{Service, ServiceExt};
@@ -67,13 +68,13 @@ async fn a_storm_of_callers_dials_within_its_limits_and_each_dial_serves_a_waite
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failed_first_dial_tells_every_waiter_the_cause_at_once() {
+async fn a_failed_first_dial_tells_every_waiter_the_cause_at_once_if_the_next_is_far_off() {
     let make = ScriptedMaker::exclusive();
     make.hold(true);
     // So long that no second dial falls into this test, whatever the jitter draws.
     let day = Duration::from_secs(24 * 60 * 60);
     let handle = handle(PoolBuilder::new().dial_backoff(Backoff::new(day, day)), &make).await;
-    let mut waiting: Vec<_> = (0..100).map(|_| spawn(handle.lend(None))).collect();
+    let mut waiting: Vec<_> = (0..100).map(|_| spawn(handle.checkout())).collect();
     waiting.iter_mut().for_each(|lend| assert!(lend.poll().is_pending()));
     settle().await;
     make.held().unwrap().fail(refused());
@@ -388,6 +389,95 @@ async fn a_caller_who_asks_again_without_a_pause_does_not_keep_the_pool_from_rec
     make.fail(None);
     let asked = async { while handle.call(()).await.is_err() {} };
     tokio::time::timeout(Duration::from_secs(30), asked).await.expect("one thread for both");
+}
+
+// F30: a balancer has others to ask, and lends.
+#[tokio::test(start_paused = true)]
+async fn who_lends_hears_of_the_first_dial_that_fails_and_who_waits_on_keeps_his_place() {
+    let make = ScriptedMaker::exclusive();
+    make.hold(true);
+    let handle = capped(1, &make).await;
+    let mut patient = [spawn(handle.checkout()), spawn(handle.checkout())];
+    assert!(patient[0].poll().is_pending());
+    let mut lends: Vec<_> = (0..100).map(|_| spawn(handle.lend(None))).collect();
+    assert!(lends.iter_mut().all(|lend| lend.poll().is_pending()));
+    assert!(patient[1].poll().is_pending());
+    settle().await;
+    make.held().unwrap().fail(refused());
+    settle().await;
+    for lend in &mut lends {
+        let Poll::Ready(Err(error)) = lend.poll() else { panic!("waits on") };
+        assert_eq!((error.kind(), error.phase(), error.sent()), (Kind::Unavailable, Phase::Dial, Sent::Never));
+    }
+    assert!(handle.lend(None).await.is_err(), "nor does it wait from then on");
+    assert!(patient.iter_mut().all(|checkout| checkout.poll().is_pending()));
+    make.hold(false);
+    sleep(Duration::from_millis(51)).await;
+    let Poll::Ready(Ok(first)) = patient[0].poll() else { panic!("{:?}", handle.stats()) };
+    assert!(patient[1].poll().is_pending());
+    drop(first);
+    assert!(patient[1].poll().is_ready());
+}
+
+/// A thousand callers at an empty pool, whose first dial is refused.
+async fn refused_once() -> (ScriptedMaker, Vec<JoinHandle<Result<(usize, usize), Error>>>) {
+    let make = ScriptedMaker::exclusive();
+    make.hold(true);
+    let handle = capped(8, &make).await;
+    let call = |i| {
+        let mut handle = handle.clone();
+        tokio::spawn(async move { handle.call(i).await })
+    };
+    let calls: Vec<_> = (0..1_000).map(call).collect();
+    settle().await;
+    make.held().unwrap().fail(refused());
+    settle().await;
+    assert!(calls.iter().all(|call| !call.is_finished()));
+    assert_eq!(handle.room(), Room::Down, "for balancers, which have others to ask");
+    make.hold(false);
+    (make, calls)
+}
+
+// F30
+#[tokio::test(start_paused = true)]
+async fn one_refused_dial_fails_none_of_a_thousand_calls_to_one_endpoint() {
+    let (_make, calls) = refused_once().await;
+    let start = Instant::now();
+    for (i, call) in calls.into_iter().enumerate() {
+        assert_eq!(call.await.unwrap().unwrap().1, i);
+    }
+    assert!(start.elapsed() <= Duration::from_millis(51), "{:?}", start.elapsed());
+}
+
+// F30
+#[tokio::test(start_paused = true)]
+async fn two_refused_dials_in_a_row_tell_every_call_the_cause() {
+    let (make, calls) = refused_once().await;
+    make.fail(Some(refused()));
+    let start = Instant::now();
+    for call in calls {
+        let error = call.await.unwrap().unwrap_err();
+        assert_eq!((error.kind(), error.phase(), error.sent()), (Kind::Unavailable, Phase::Dial, Sent::Never));
+    }
+    assert!(start.elapsed() <= Duration::from_millis(51), "{:?}", start.elapsed());
+    assert_eq!(make.dials(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dial_that_timed_out_is_no_accident_and_tells_every_call_at_once() {
+    let make = ScriptedMaker::exclusive();
+    make.hold(true);
+    let handle = handle(PoolBuilder::new().dial_deadline(Duration::from_secs(1)), &make).await;
+    let mut waiting: Vec<_> = (0..100).map(|_| spawn(handle.checkout())).collect();
+    waiting.iter_mut().for_each(|checkout| assert!(checkout.poll().is_pending()));
+    settle().await;
+    tokio::time::advance(Duration::from_secs(1)).await;
+    settle().await;
+    for lend in &mut waiting {
+        let Poll::Ready(Err(error)) = lend.poll() else { panic!("waits on") };
+        assert_eq!((error.kind(), error.phase()), (Kind::Timeout, Phase::Dial));
+    }
+    assert_eq!(make.dials(), 1);
 }
 
 // F30

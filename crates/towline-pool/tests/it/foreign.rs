@@ -258,7 +258,7 @@ async fn a_new_connection_that_panics_is_a_dial_that_failed() {
     let panics_at = Arc::new(Lock::new(Some(Asked::Sharing)));
     let touchy = Touchy { panics_at, shared: true, closed: Arc::default() };
     let handle = pool_of(PoolBuilder::new().max_connections(1), move || touchy.clone()).await;
-    let error = handle.checkout().await.unwrap_err();
+    let error = handle.warm(1).await.unwrap_err();
     assert!(error.to_string().contains("panicked: asked for Sharing"), "{error}");
     tokio::time::sleep(S).await;
     assert!(handle.checkout().await.is_ok());
