@@ -88,7 +88,7 @@ where
                         state.set(State::Done);
                         return Poll::Ready(Err(spent()));
                     };
-                    let Poll::Ready(ready) = Service::<Req>::poll_ready(connection.to_ready(), cx) else {
+                    let Poll::Ready(ready) = Service::<Req>::poll_ready(connection.for_readying(), cx) else {
                         std::task::ready!(end.poll(connection, cx));
                         let error = cut_off().with_sent(Sent::Never).or_endpoint(&connection.shared().name);
                         state.set(State::Done);

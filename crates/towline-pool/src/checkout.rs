@@ -123,7 +123,7 @@ impl<'a, C: Poolable> Checkout<'a, C> {
     }
 
     /// The connection, to be readied: that is no use of it.
-    pub(crate) fn to_ready(&mut self) -> &mut C {
+    pub(crate) fn for_readying(&mut self) -> &mut C {
         self.connection.as_mut().expect(SPENT)
     }
 
