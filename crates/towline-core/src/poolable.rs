@@ -16,7 +16,7 @@ pub enum Sharing {
     Exclusive,
     /// Up to `limit`; the pool lends what [`Poolable::share`] returns.
     Shared {
-        /// The most calls in flight, at least 1.
+        /// The most calls in flight; 0 while it takes none.
         limit: usize,
     },
 }
@@ -178,7 +178,8 @@ pub trait Poolable: Send + 'static {
     /// peer: FIN, RST and bytes that nobody asked for make it `Closed` and wake the task.
     ///
     /// Of a [shared](Sharing::Shared) connection the pool asks one handle, and counts the calls itself: there,
-    /// changes between `Idle` and `Busy` may come without a wake-up.
+    /// changes between `Idle` and `Busy` may come without a wake-up. A limit that has risen wakes the task too, though the
+    /// state is the same: somebody may wait for it.
     ///
     /// Does not block. Like all methods of this trait it is called under the pool's lock; only
     /// [`abort`](Self::abort) is not.
@@ -196,8 +197,10 @@ pub trait Poolable: Send + 'static {
     /// idle for two seconds.
     fn trim(&mut self) {}
 
-    /// Ends a [`Sharing::Shared`] connection with the calls in flight on it, which fail: the pool is closed, and their
-    /// time is over. (Calls on an exclusive connection are ended by dropping them.)
+    /// Ends the connection with what is under way on it, which fails: the pool is closed, and its time is over.
+    ///
+    /// Asked of a [`Sharing::Shared`] connection with its calls, and of an exclusive one that came back and whose response
+    /// is still being read. (A call on an exclusive connection is ended by dropping it.)
     fn abort(&mut self) {}
 
     /// Why it is `Draining` or `Closed`, once it is.

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::{Call, CallContext, CloseReason, GiveBack, Poolable, Rejected, Sharing, State};
+use crate::{Call, CallContext, CloseReason, GiveBack, LoadReport, Poolable, Rejected, Sharing, State};
 
 /// A connection that takes [`Call<M>`] where the one inside takes `M`. A message that comes back unsent gets its
 /// context back.
@@ -44,6 +44,10 @@ impl<S: Poolable> Poolable for UnwrapCall<S> {
 
     fn close_reason(&self) -> CloseReason {
         self.0.close_reason()
+    }
+
+    fn reported(&self) -> Option<LoadReport> {
+        self.0.reported()
     }
 }
 

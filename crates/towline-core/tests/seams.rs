@@ -3,11 +3,12 @@
 
 use std::future::{Ready, ready};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tower_service::Service;
 use towline_core::{
-    Access, Blind, ByError, Call, CallContext, Carried, Classify, Error, GiveBack, HasContext, Lend, Lent, Members,
-    Pick, Policy, Poolable, Rejected, Replay, Rng, Sharing, State, Unwatched, UnwrapCall, View,
+    Access, Blind, ByError, Call, CallContext, Carried, Classify, Error, GiveBack, HasContext, Lend, Lent, LoadReport,
+    Members, Pick, Policy, Poolable, Rejected, Replay, Rng, Sharing, State, Unwatched, UnwrapCall, View,
 };
 
 /// A message that is neither `Clone` nor `Debug`.
@@ -213,4 +214,21 @@ async fn an_unwatched_service_is_closed_by_a_failed_or_dropped_call_only() {
     assert_eq!(state(&mut connection), Poll::Ready(State::Idle));
     drop(Service::<()>::call(&mut connection, ()));
     assert_eq!(state(&mut connection), Poll::Ready(State::Closed));
+}
+
+#[test]
+fn what_a_server_says_about_its_load_passes_the_seam() {
+    struct Reports;
+    impl Poolable for Reports {
+        fn sharing(&self) -> Sharing {
+            Sharing::Exclusive
+        }
+        fn poll_change(&mut self, _seen: State, _cx: &mut Context<'_>) -> Poll<State> {
+            Poll::Pending
+        }
+        fn reported(&self) -> Option<LoadReport> {
+            Some(LoadReport { in_flight: 7, latency: Duration::ZERO })
+        }
+    }
+    assert_eq!(UnwrapCall::new(Reports).reported(), Reports.reported());
 }

@@ -8,9 +8,9 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use towline_core::Error;
+use towline_core::{Error, Phase, Sent};
 
-use crate::error::read_failed;
+use crate::error::{Task, call_failed};
 use crate::http1;
 use crate::http2;
 
@@ -23,7 +23,8 @@ use crate::http2;
 /// # Errors
 ///
 /// [`Error`] in [`Phase::Read`](towline_core::Phase::Read), with hyper's error as its source;
-/// [`Kind::UnexpectedEof`](towline_core::Kind::UnexpectedEof) when the body was cut short. The request has been sent.
+/// [`Kind::UnexpectedEof`](towline_core::Kind::UnexpectedEof) when the body was cut short,
+/// [`Kind::Closed`](towline_core::Kind::Closed) when a pool that was closed did it. The request has been sent.
 pub struct ResponseBody {
     incoming: Incoming,
     /// Until the end, or an error.
@@ -55,12 +56,17 @@ impl ResponseBody {
         }
     }
 
-    fn fail(&mut self) {
-        match self.lease.take() {
-            Some(Lease::Exclusive(status)) => status.failed(),
-            Some(Lease::Shared(stream)) => drop(stream),
-            None => {}
-        }
+    /// What the error means; it ends the call.
+    fn fail(&mut self, error: hyper::Error) -> Error {
+        let task = match self.lease.take() {
+            Some(Lease::Exclusive(status)) => {
+                status.failed();
+                status.task()
+            }
+            Some(Lease::Shared(stream)) => stream.link().task(),
+            None => Task::Runs,
+        };
+        call_failed(error, Phase::Read, task).with_sent(Sent::Maybe)
     }
 }
 
@@ -78,10 +84,7 @@ impl Body for ResponseBody {
                 }
                 Some(Ok(frame))
             }
-            Some(Err(error)) => {
-                this.fail();
-                Some(Err(read_failed(error)))
-            }
+            Some(Err(error)) => Some(Err(this.fail(error))),
             None => {
                 this.finish();
                 None

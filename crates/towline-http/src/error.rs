@@ -28,6 +28,8 @@ pub(crate) enum Task {
     Runs,
     /// It has ended, with whatever it had.
     Ended,
+    /// It was told to end at once.
+    Cut,
     /// It was dropped, by others.
     Lost,
 }
@@ -35,10 +37,13 @@ pub(crate) enum Task {
 /// A call has failed.
 pub(crate) fn call_failed(error: hyper::Error, phase: Phase, task: Task) -> Error {
     let answer = |kind| Error::new(kind, phase);
-    let converted = if error.is_user() {
+    let ended = || answer(Kind::Closed).with_message("the connection was ended with the calls on it");
+    let converted = if task == Task::Cut {
+        ended()
+    } else if error.is_user() {
         match task {
             Task::Runs => answer(Kind::Other).with_message("the request's body failed"),
-            Task::Ended => answer(Kind::Closed).with_message("the connection was ended with the calls on it"),
+            Task::Ended | Task::Cut => ended(),
             Task::Lost => {
                 answer(Kind::Runtime).with_message("the connection's task ended before the call; is its runtime gone?")
             }
@@ -54,14 +59,9 @@ pub(crate) fn call_failed(error: hyper::Error, phase: Phase, task: Task) -> Erro
     } else if error.is_canceled() || error.is_closed() {
         answer(Kind::Closed)
     } else {
-        answer(of_io(&error))
+        answer(of_io(find(&error)))
     };
     converted.with_source(error)
-}
-
-/// A response's body has failed.
-pub(crate) fn read_failed(error: hyper::Error) -> Error {
-    call_failed(error, Phase::Read, Task::Runs).with_sent(Sent::Maybe)
 }
 
 /// No connection came out of the stream.
@@ -77,8 +77,8 @@ pub(crate) fn already_closed(reason: Option<CloseReason>) -> Error {
         .with_message(format!("the connection was closed before the request was written ({reason})"))
 }
 
-fn of_io(error: &hyper::Error) -> Kind {
-    match find::<io::Error>(error).map(io::Error::kind) {
+fn of_io(error: Option<&io::Error>) -> Kind {
+    match error.map(io::Error::kind) {
         // As which h2 passes on an early end.
         Some(io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe) => Kind::UnexpectedEof,
         _ => Kind::Io,
@@ -98,6 +98,7 @@ fn of_h2(error: &h2::Error, phase: Phase) -> Error {
         Some(Reason::ENHANCE_YOUR_CALM) if error.is_remote() => answer(Kind::Overloaded),
         Some(_) if error.is_remote() => answer(Kind::Server),
         Some(_) if error.is_library() => answer(Kind::Malformed),
+        _ if error.is_io() => answer(of_io(error.get_io())),
         _ => answer(Kind::Other).with_message("the request's body failed"),
     }
 }

@@ -52,11 +52,11 @@
 mod body;
 mod error;
 mod extensions;
-mod goodbye;
 mod grpc_timeout;
 mod http1;
 mod http2;
 mod make;
+mod moment;
 
 use std::pin::Pin;
 

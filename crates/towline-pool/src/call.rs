@@ -88,7 +88,7 @@ where
                         state.set(State::Done);
                         return Poll::Ready(Err(spent()));
                     };
-                    let Poll::Ready(ready) = Service::<Req>::poll_ready(&mut **connection, cx) else {
+                    let Poll::Ready(ready) = Service::<Req>::poll_ready(connection.for_readying(), cx) else {
                         std::task::ready!(end.poll(connection, cx));
                         let error = cut_off().with_sent(Sent::Never).or_endpoint(&connection.shared().name);
                         state.set(State::Done);
@@ -198,7 +198,7 @@ impl<C: Poolable> Again<C> {
         if *handed_back > HAND_BACKS {
             return Err(error.with_sent(Sent::Never).or_endpoint(&self.shared.name));
         }
-        Ok(State::Lending { lend: LendFuture::again(self.shared, self.wish), request: Some(request) })
+        Ok(State::Lending { lend: LendFuture::wishing(self.shared, self.wish), request: Some(request) })
     }
 }
 

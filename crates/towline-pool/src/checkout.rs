@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tower_service::Service;
-use towline_core::{CallContext, ConnectionId, Error, GiveBack, Kind, Phase, Poolable};
+use towline_core::{CallContext, CloseReason, ConnectionId, Error, GiveBack, Kind, Phase, Poolable};
 
 use crate::call::PooledCall;
 use crate::core::Use;
@@ -112,13 +112,19 @@ impl<'a, C: Poolable> Checkout<'a, C> {
     /// For what the pool cannot know, such as a server that answers, and says that it is shutting down. A checkout that was
     /// called as a `Service` has given its connection to that call; to poison it afterwards, call the connection itself.
     pub fn poison(&mut self) {
-        self.how.poisoned = true;
+        self.how.end = Some(CloseReason::Poisoned);
     }
 
     /// A call on the connection succeeded, so its endpoint is well, and dials need no backoff any more. The pool knows
-    /// that of calls it makes itself, not of what is done with the connection of a checkout.
+    /// that of calls it makes itself, not of what is done with the connection of a checkout: until this is said, dials to an
+    /// endpoint that has failed once go one at a time, and the next failure waits longer than the last.
     pub fn succeeded(&mut self) {
         self.how.succeeded = true;
+    }
+
+    /// The connection, to be readied: that is no use of it.
+    pub(crate) fn for_readying(&mut self) -> &mut C {
+        self.connection.as_mut().expect(SPENT)
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared<C>> {
@@ -151,6 +157,7 @@ impl<C: Poolable> Deref for Checkout<'_, C> {
 
 impl<C: Poolable> DerefMut for Checkout<'_, C> {
     fn deref_mut(&mut self) -> &mut C {
+        self.how.used = true;
         self.connection.as_mut().expect(SPENT)
     }
 }

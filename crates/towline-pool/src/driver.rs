@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tower_service::Service;
 use towline_core::sync::{Lock, after};
-use towline_core::{BoxError, ConnectionId, Error, Event, Kind, Phase, Poolable, ReadyCall, Sent};
+use towline_core::{BoxError, ConnectionId, Error, Event, Kind, Phase, Poolable, ReadyCall, Sent, Sharing};
 
 use crate::bell::Bell;
 use crate::check::{BoxCheck, HealthCheck};
@@ -21,6 +21,9 @@ use crate::core::{DialPermit, Need};
 use crate::limits::Limits;
 use crate::shared::Shared;
 use crate::sync::Ordering;
+
+/// How often the driver goes on at once, because dials or checks have ended, before others have their turn.
+const ROUNDS: u32 = 32;
 
 pub(crate) struct Driver<M: Service<T>, T>
 where
@@ -194,15 +197,18 @@ where
 impl<M, T> Dial<M, T>
 where
     M: Service<T>,
+    M::Response: Poolable,
     M::Error: Into<BoxError>,
 {
-    fn poll(&mut self, limits: Limits, cx: &mut Context<'_>) -> Poll<Result<M::Response, Error>> {
+    /// The connection, and how it is shared.
+    fn poll(&mut self, limits: Limits, cx: &mut Context<'_>) -> Poll<Result<(M::Response, Sharing), Error>> {
         let future = match &mut self.future {
             Ok(future) => future.as_mut(),
             Err(panicked) => return Poll::Ready(Err(panicked.clone())),
         };
         match guard(|| future.poll(cx)) {
-            Ok(Poll::Ready(result)) => Poll::Ready(result.map_err(Error::unreachable)),
+            Ok(Poll::Ready(Ok(made))) => Poll::Ready(guard(|| made.sharing()).map(|sharing| (made, sharing))),
+            Ok(Poll::Ready(Err(error))) => Poll::Ready(Err(Error::unreachable(error))),
             Ok(Poll::Pending) if Instant::now() < self.deadline => Poll::Pending,
             Ok(Poll::Pending) => Poll::Ready(Err(Error::new(Kind::Timeout, Phase::Dial).with_message(format!(
                 "the maker made no connection within {} ms (dial_deadline)",
@@ -248,7 +254,7 @@ where
         this.bell.register(cx.waker());
         // Held for the time of this poll: if it becomes the last, dropping it calls this task again.
         let Some(shared) = this.shared.upgrade() else { return Poll::Ready(()) };
-        loop {
+        for _ in 0..ROUNDS {
             let now = Instant::now();
             let (closed, live) = this.look(&shared, now);
             // Nobody else holds it but the checks that this task runs.
@@ -283,6 +289,8 @@ where
                 return Poll::Pending;
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 

@@ -14,7 +14,7 @@ use towline_core::{CallContext, EndpointKey, Error, GiveBack, Lend, LoadReport, 
 use crate::call::PooledCall;
 use crate::checkout::Checkout;
 use crate::core::Core;
-use crate::lend::{DRIVES, LendFuture, announce, nobody_drives};
+use crate::lend::{DRIVES, LendFuture, Wish, announce, nobody_drives};
 use crate::shared::Shared;
 use crate::stats::Stats;
 
@@ -52,7 +52,7 @@ impl<C: Poolable> Handle<C> {
             announce(&checkout, None);
             return Ok(checkout);
         }
-        LendFuture::new(self.shared.clone(), None).await
+        LendFuture::wishing(self.shared.clone(), Wish::patient()).await
     }
 
     /// Connects until at least `connections` are open (at most `max_connections`).
@@ -198,6 +198,7 @@ impl<C: Poolable> Lend for Handle<C> {
         self.shared.room()
     }
 
+    /// Who lends may have other endpoints to ask, and hears of the first dial that fails.
     fn lend(&self, context: Option<&CallContext>) -> LendFuture<C> {
         LendFuture::new(self.shared.clone(), context)
     }
@@ -255,6 +256,6 @@ where
 
     fn call(&mut self, request: Req) -> Self::Future {
         self.ready = false;
-        PooledCall::with_lend(self.lend(None), request)
+        PooledCall::with_lend(LendFuture::wishing(self.shared.clone(), Wish::patient()), request)
     }
 }

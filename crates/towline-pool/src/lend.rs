@@ -69,12 +69,20 @@ pin_project_lite::pin_project! {
 pub(crate) struct Wish {
     deadline: Option<Instant>,
     pub(crate) pin: Option<ConnectionPin>,
+    /// Has no other endpoint to ask: one dial that fails does not end the wait.
+    patient: bool,
     report: Option<Arc<Report>>,
 }
 
 impl Wish {
     pub(crate) fn of(context: &CallContext) -> Self {
-        Self { deadline: context.deadline(), pin: context.pin().cloned(), report: context.report().cloned() }
+        let (deadline, pin, report) = (context.deadline(), context.pin().cloned(), context.report().cloned());
+        Self { deadline, pin, report, patient: false }
+    }
+
+    /// Of somebody who asks this endpoint and no other.
+    pub(crate) fn patient() -> Self {
+        Self { patient: true, ..Self::default() }
     }
 }
 
@@ -89,11 +97,11 @@ pub(crate) const DRIVES: u32 = 3;
 
 impl<C: Poolable> LendFuture<C> {
     pub(crate) fn new(shared: Arc<Shared<C>>, context: Option<&CallContext>) -> Self {
-        Self::again(shared, context.map(Wish::of).unwrap_or_default())
+        Self::wishing(shared, context.map(Wish::of).unwrap_or_default())
     }
 
-    /// For a request that came back, with what its call asked for.
-    pub(crate) fn again(shared: Arc<Shared<C>>, wish: Wish) -> Self {
+    /// For somebody who wishes this, such as a call whose request came back.
+    pub(crate) fn wishing(shared: Arc<Shared<C>>, wish: Wish) -> Self {
         Self { shared: Some(shared), wish, waiting: None, refused: None, timer: None }
     }
 }
@@ -171,7 +179,7 @@ fn ask<C: Poolable>(shared: &Shared<C>, wish: &Wish, cx: &mut Context<'_>) -> Re
     progress::enter(Phase::Queue);
     let pin = wish.pin.as_ref().and_then(ConnectionPin::connection);
     let lend_or_join = |core: &mut Core<C>, effects: &mut Effects<C>| {
-        let slot = match core.lend(pin, Instant::now, effects)? {
+        let slot = match core.lend(pin, wish.patient, Instant::now, effects)? {
             Lent::Granted(grant) => return Ok(Asked::Granted(grant)),
             Lent::Wait(slot) => slot,
         };
@@ -180,7 +188,7 @@ fn ask<C: Poolable>(shared: &Shared<C>, wish: &Wish, cx: &mut Context<'_>) -> Re
         let since = Instant::now();
         let until = after(since, shared.limits.wait_deadline);
         let timer = wish.deadline.filter(|deadline| *deadline < until);
-        let wait = Wait { since, until };
+        let wait = Wait { since, until, patient: wish.patient };
         let place = core.join(slot, wait, cx.waker().clone(), effects);
         Ok(Asked::Waits { waiting: Waiting { place, wait, drives: 0 }, timer })
     };

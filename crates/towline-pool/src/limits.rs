@@ -58,7 +58,7 @@ impl Limits {
             max_lifetime,
             max_calls,
             check_every: _,
-            dial_backoff: _,
+            dial_backoff,
             warm,
         } = *self;
         let refuse = |what: String| Err(Error::new(Kind::Config, Phase::Build).with_message(what));
@@ -82,6 +82,12 @@ impl Limits {
         }
         if dial_deadline.is_zero() {
             return refuse("dial_deadline is 0: every dial would fail; use a longer one".to_owned());
+        }
+        if dial_backoff.ceiling(0).is_zero() {
+            return refuse(
+                "base or cap of dial_backoff is 0: an endpoint that is down would be dialled without a pause; use longer ones"
+                    .to_owned(),
+            );
         }
         if max_calls == Some(0) {
             return refuse("max_calls is 0: no connection could be used; use None for no limit".to_owned());

@@ -9,6 +9,12 @@ pub(crate) struct Links {
     after: Option<usize>,
 }
 
+impl Links {
+    pub(crate) fn after(&self) -> Option<usize> {
+        self.after
+    }
+}
+
 pub(crate) trait Linked {
     fn links(&mut self) -> &mut Links;
 }

@@ -47,6 +47,8 @@ struct Endpoints<T, C: Poolable> {
     by_target: HashMap<T, Weak<Shared<C>>>,
     /// Those whose handles were closed, with calls in flight, before their target was asked for again.
     closing: Vec<Weak<Shared<C>>>,
+    /// With so many, those that are gone are looked for.
+    sweep_at: usize,
     closed: bool,
 }
 
@@ -62,7 +64,8 @@ where
         common: Common,
         executor: SharedExecutor,
     ) -> Self {
-        let endpoints = Lock::new(Endpoints { by_target: HashMap::new(), closing: Vec::new(), closed: false });
+        let (by_target, closing) = (HashMap::new(), Vec::new());
+        let endpoints = Lock::new(Endpoints { by_target, closing, sweep_at: 0, closed: false });
         Self { inner: Arc::new(Inner { make: Arc::new(Lock::new(make)), check, endpoints, common, executor }) }
     }
 
@@ -94,6 +97,17 @@ where
 }
 
 impl<T, C: Poolable> Endpoints<T, C> {
+    /// Forgets those that are gone, once they may be half of all: with each target that is asked for, making a thousand
+    /// handles would look at half a million.
+    fn sweep(&mut self) {
+        if self.by_target.len() + self.closing.len() < self.sweep_at {
+            return;
+        }
+        self.by_target.retain(|_, shared| shared.strong_count() > 0);
+        self.closing.retain(|shared| shared.strong_count() > 0);
+        self.sweep_at = 2 * (self.by_target.len() + self.closing.len()).max(8);
+    }
+
     fn handles(&self) -> Vec<Handle<C>> {
         self.by_target.values().chain(&self.closing).filter_map(Weak::upgrade).map(Handle::new).collect()
     }
@@ -159,19 +173,20 @@ where
     }
 
     fn known_or_new(&self, target: T) -> Result<Handle<M::Response>, Error> {
+        // Dropped after the lock is released: it may be the last by then, and an observer may ask the pool for its stats.
+        let known;
         let mut endpoints = self.endpoints.lock();
         if endpoints.closed {
             return Err(Error::new(Kind::Closed, Phase::Queue).with_message("the pool is closed"));
         }
-        let known = endpoints.by_target.get(&target).and_then(Weak::upgrade);
-        endpoints.by_target.retain(|_, shared| shared.strong_count() > 0);
-        endpoints.closing.retain(|shared| shared.strong_count() > 0);
-        if let Some(shared) = known {
+        endpoints.sweep();
+        known = endpoints.by_target.get(&target).and_then(Weak::upgrade);
+        if let Some(shared) = &known {
             if !shared.read(|core| core.is_closed()) {
-                return Ok(Handle::new(shared));
+                return Ok(Handle::new(shared.clone()));
             }
             // It was closed by its handle: a new life begins.
-            endpoints.closing.push(Arc::downgrade(&shared));
+            endpoints.closing.push(Arc::downgrade(shared));
         }
         let name = EndpointKey::new(target.to_string());
         let (make, check) = (self.make.clone(), self.check.clone());

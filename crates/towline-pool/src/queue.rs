@@ -19,6 +19,8 @@ pub(crate) struct Place(usize);
 pub(crate) struct Wait {
     pub(crate) since: Instant,
     pub(crate) until: Instant,
+    /// Not to be told of a first failure, which may be an accident.
+    pub(crate) patient: bool,
 }
 
 #[derive(Debug)]
@@ -107,6 +109,15 @@ impl<G> Queue<G> {
         self.hand_over(self.first(slot), grant)
     }
 
+    /// The first in the line for any connection who is not patient.
+    pub(crate) fn serve_first_impatient(&mut self, grant: G) -> Result<Waker, G> {
+        let mut next = self.line.first();
+        while let Some(waiter) = next.filter(|waiter| self.waiters[*waiter].wait.patient) {
+            next = self.waiters[waiter].links.after();
+        }
+        self.hand_over(next, grant)
+    }
+
     fn hand_over(&mut self, waiter: Option<usize>, grant: G) -> Result<Waker, G> {
         let Some(waiter) = waiter else { return Err(grant) };
         self.unlink(waiter);
@@ -179,7 +190,7 @@ mod tests {
 
     fn wait() -> Wait {
         let now = Instant::now();
-        Wait { since: now, until: now }
+        Wait { since: now, until: now, patient: false }
     }
 
     fn join(queue: &mut Queue<char>, slot: Option<usize>) -> Place {

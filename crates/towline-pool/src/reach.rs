@@ -1,8 +1,13 @@
 //! Whether an endpoint can be reached, and when it may be dialled again.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 use towline_core::sync::after;
-use towline_core::{Backoff, Error, Rng};
+use towline_core::{Backoff, Error, Kind, Rng};
+
+/// So long a pause callers wait out after a first failure.
+const SOON: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Default)]
 pub(crate) struct Reach {
@@ -14,12 +19,17 @@ pub(crate) struct Reach {
     not_before: Option<Instant>,
     /// The last thing that happened was a failure.
     down: bool,
+    /// It may be an accident, and the next dial will soon tell.
+    unclear: bool,
 }
 
 impl Reach {
     /// A dial failed; when the next may start.
     pub(crate) fn failed(&mut self, error: Error, now: Instant, backoff: Backoff, rng: &mut Rng) -> Instant {
-        let at = after(now, backoff.delay(self.row, rng));
+        let pause = backoff.delay(self.row, rng);
+        let at = after(now, pause);
+        // Who ran out of time has waited already, and a second time would take as long.
+        self.unclear = self.row == 0 && pause <= SOON && error.kind() != Kind::Timeout;
         self.row = self.row.saturating_add(1);
         self.total += 1;
         self.not_before = Some(at);
@@ -44,6 +54,11 @@ impl Reach {
 
     pub(crate) fn is_down(&self) -> bool {
         self.down
+    }
+
+    /// Whether to wait for the next dial before callers are told.
+    pub(crate) fn is_unclear(&self) -> bool {
+        self.down && self.unclear
     }
 
     /// Dials have failed and no call has succeeded since.

@@ -5,13 +5,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Weak};
 
 use tokio::time::Instant;
-use towline_core::{EndpointKey, Error, Event, LoadReport, Observers, Poolable, Rng, Room};
+use towline_core::{CloseReason, EndpointKey, Error, Event, LoadReport, Observers, Poolable, Rng, Room};
 
 use crate::bell::{Bell, Ring};
 use crate::core::{Core, DialPermit, Need, Returned, Use};
 use crate::effects::{Closed, Effect, Effects};
 use crate::limits::Limits;
-use crate::slot::SlotId;
+use crate::slot::{SlotId, ask};
 use crate::stats::Stats;
 use crate::sync::{AtomicBool, AtomicU8, AtomicUsize, Guard, Lock, Ordering};
 use crate::total::{Member, Place, Total};
@@ -202,10 +202,12 @@ impl<C: Poolable> Shared<C> {
     }
 
     /// Takes back what was lent, if it is still there, see [`Core::give_back`].
-    pub(crate) fn give_back(&self, slot: SlotId, lent: &mut Option<C>, how: Use) {
+    pub(crate) fn give_back(&self, slot: SlotId, lent: &mut Option<C>, mut how: Use) {
         if how.succeeded && self.reports.wanted.load(Ordering::Relaxed) {
-            if let Some(report) = lent.as_ref().and_then(Poolable::reported) {
-                *self.reports.last.lock() = Some(report);
+            match lent.as_ref().map(|connection| ask(|| connection.reported())) {
+                Some(Some(Some(report))) => *self.reports.last.lock() = Some(report),
+                Some(None) => how.end = Some(CloseReason::Failed), // It panicked.
+                Some(Some(None)) | None => {}
             }
         }
         let mut core = self.core.lock();

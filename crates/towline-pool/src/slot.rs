@@ -50,7 +50,7 @@ pub(crate) struct Slot<C> {
     /// Absent while an exclusive connection is lent.
     pub(crate) connection: Option<C>,
     pub(crate) waker: Waker,
-    /// Calls that it carries at once.
+    /// Calls that it carries at once; none while a shared one is full of what the pool does not count.
     pub(crate) limit: usize,
     /// Shared and busy, though no call of the pool is on it: a response is still being read, as HTTP/2 bodies are.
     pub(crate) reading: bool,
@@ -83,28 +83,36 @@ impl<C> Slot<C> {
 }
 
 impl<C: Poolable> Slot<C> {
-    /// Asks for its limit anew: a peer may change it at any time.
-    pub(crate) fn learn_limit(&mut self) {
-        if let Some(connection) = &self.connection {
-            self.limit = limit_of(connection);
-        }
+    /// Asks a shared connection for its limit anew: a peer may change it at any time. Whether it is in order.
+    #[must_use]
+    pub(crate) fn learn_limit(&mut self) -> bool {
+        let Some(connection) = self.connection.as_ref().filter(|_| !self.exclusive) else { return true };
+        let limit = ask(|| connection.sharing()).map(limit_of);
+        self.limit = limit.unwrap_or(0);
+        limit.is_some()
+    }
+
+    /// Another handle to a shared connection.
+    pub(crate) fn share(&self) -> Option<C> {
+        let connection = self.connection.as_ref()?;
+        ask(|| connection.share())?
     }
 
     /// Why the connection says that it drains, or is closed.
     pub(crate) fn close_reason(&self) -> CloseReason {
-        self.connection.as_ref().map_or(CloseReason::Failed, Poolable::close_reason)
+        let said = self.connection.as_ref().and_then(|connection| ask(|| connection.close_reason()));
+        said.unwrap_or(CloseReason::Failed)
     }
 
-    /// Gives memory back that only a busy connection needs.
-    pub(crate) fn trim(&mut self) {
-        if let Some(connection) = self.connection.as_mut().filter(|_| !self.trimmed) {
-            connection.trim();
-        }
+    /// Gives memory back that only a busy connection needs. Whether it is in order.
+    #[must_use]
+    pub(crate) fn trim(&mut self) -> bool {
         self.trimmed = true;
+        self.connection.as_mut().is_none_or(|connection| ask(|| connection.trim()).is_some())
     }
 
-    /// Looks at a connection that is not lent exclusively: pending while it can take calls, else what it has become.
-    /// From then on it rings when that changes.
+    /// Looks at a connection that is not lent exclusively, and at its limit: pending while it can take calls, else what it
+    /// has become. From then on it rings when that changes.
     pub(crate) fn watch(&mut self) -> Poll<State> {
         self.ring.rearm();
         let Some(connection) = self.connection.as_mut() else { return Poll::Ready(State::Closed) };
@@ -123,23 +131,30 @@ impl<C: Poolable> Slot<C> {
                 }
                 _ => {
                     self.reading = !self.exclusive && self.in_use == 0 && seen == State::Busy;
-                    return Poll::Pending;
+                    // After it was asked to ring: what rises from here on is heard.
+                    return if self.learn_limit() { Poll::Pending } else { Poll::Ready(State::Closed) };
                 }
             }
         }
     }
 }
 
-/// Asks a connection for its state. One that panics is of no further use.
+/// Asks a connection, whose code is foreign. One that panics is of no further use, and says nothing.
 #[inline]
-pub(crate) fn look(connection: &mut impl Poolable, seen: State, cx: &mut Context<'_>) -> Poll<State> {
-    catch_unwind(AssertUnwindSafe(|| connection.poll_change(seen, cx))).unwrap_or(Poll::Ready(State::Closed))
+pub(crate) fn ask<R>(ask: impl FnOnce() -> R) -> Option<R> {
+    catch_unwind(AssertUnwindSafe(ask)).ok()
 }
 
-/// How many calls it carries at once.
-pub(crate) fn limit_of(connection: &impl Poolable) -> usize {
-    match connection.sharing() {
+/// Asks a connection for its state.
+#[inline]
+pub(crate) fn look(connection: &mut impl Poolable, seen: State, cx: &mut Context<'_>) -> Poll<State> {
+    ask(|| connection.poll_change(seen, cx)).unwrap_or(Poll::Ready(State::Closed))
+}
+
+/// How many calls are carried at once.
+pub(crate) fn limit_of(sharing: Sharing) -> usize {
+    match sharing {
         Sharing::Exclusive => 1,
-        Sharing::Shared { limit } => limit.max(1),
+        Sharing::Shared { limit } => limit,
     }
 }

@@ -11,7 +11,8 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tower_service::Service;
 use towline_core::{
-    Call, CloseReason, Error, Poolable, Rejected, SharedExecutor, Sharing, State, Target, UnwrapCall, UnwrapCallFuture,
+    Call, CloseReason, Error, LoadReport, Poolable, Rejected, SharedExecutor, Sharing, State, Target, UnwrapCall,
+    UnwrapCallFuture,
 };
 use towline_transport::{
     Correlate, Exclusive, ExclusiveFuture, ExclusiveLayer, HEADER_ALPN, HeaderLayer, IntoConnection, MultiplexedLayer,
@@ -191,6 +192,10 @@ where
     fn close_reason(&self) -> CloseReason {
         each!(self, connection => connection.close_reason())
     }
+
+    fn reported(&self) -> Option<LoadReport> {
+        each!(self, connection => connection.reported())
+    }
 }
 
 impl<Req: 'static, Res: 'static> Service<Call<Req>> for Connection<Req, Res> {
@@ -267,5 +272,36 @@ impl<T> Service<Target> for Dial<T> {
 
     fn call(&mut self, target: Target) -> BoxFuture<T> {
         (self.0)(target)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio_util::codec::LinesCodec;
+    use towline_core::TokioExecutor;
+    use towline_transport::{Server, ServerLoad};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_a_server_says_about_its_load_reaches_the_pool() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let io = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let server = Server::new(LinesCodec::new()).with_header();
+        let server = server.load(|| ServerLoad { utilization: None, in_flight: Some(7) });
+        let echo = |call: Call<String>| async move { Ok::<_, io::Error>(call.into_message()) };
+        tokio::spawn(server.serve(listener, tower::service_fn(echo)));
+        let connecting = Connecting::<String, String> {
+            codec: BoxCodec::new(LinesCodec::new()),
+            kind: Kind::Exclusive,
+            headers: Headers::All,
+            config: SharedConfig::default(),
+            executor: Arc::new(TokioExecutor::current()),
+        };
+        let mut connection = connecting.connection(BoxIo::new(io)).unwrap();
+        assert_eq!(connection.reported(), None);
+        assert_eq!(connection.call(Call::new("hello".to_owned())).await.unwrap(), "hello");
+        assert_eq!(connection.reported().unwrap().in_flight, 7);
     }
 }

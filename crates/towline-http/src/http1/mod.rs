@@ -34,7 +34,7 @@ use crate::error::already_closed;
 /// [body](ResponseBody) that is dropped before its end, close the connection; nothing leaves after that.
 ///
 /// Requests go out as they are: hyper adds framing headers, and neither a `Host` nor a path. The connection cannot be
-/// upgraded.
+/// upgraded. A request that is still being sent a second after its response was read has the connection closed.
 ///
 /// hyper's connection runs as one task, which ends with the connection: when the handle is dropped, after the call in
 /// flight and its body. The goodbye takes one second at most.
@@ -50,7 +50,7 @@ use crate::error::already_closed;
 /// # Why it closed
 ///
 /// [`CloseReason::Peer`] after FIN or RST, [`Stray`](CloseReason::Stray) when bytes came before the next request was
-/// written, [`Dirty`](CloseReason::Dirty) after a dropped call or body, [`Drained`](CloseReason::Drained) after
+/// written, [`Dirty`](CloseReason::Dirty) after a dropped call or body, or a request without an end, [`Drained`](CloseReason::Drained) after
 /// `Connection: close` or HTTP/1.0 without `keep-alive`, else [`Failed`](CloseReason::Failed). hyper cannot tell bytes that
 /// came together with the end of a response from a broken one; they are called stray.
 pub struct Http1<B> {
@@ -111,14 +111,19 @@ impl<B: Send + 'static> Poolable for Http1<B> {
     fn poll_change(&mut self, seen: State, cx: &mut Context<'_>) -> Poll<State> {
         let Users { sender, status } = &*self.users;
         if status.watch(cx.waker()) {
-            if let Poll::Ready(ready) = sender.lock().poll_ready(cx) {
-                status.settled(ready.is_ok());
+            match sender.lock().poll_ready(cx) {
+                Poll::Ready(ready) => status.settled(ready.is_ok()),
+                Poll::Pending => status.lingers(),
             }
         }
         match status.state() {
             state if state != seen => Poll::Ready(state),
             _ => Poll::Pending,
         }
+    }
+
+    fn abort(&mut self) {
+        self.users.status.abort();
     }
 
     fn close_reason(&self) -> CloseReason {

@@ -9,6 +9,8 @@
 //!   Idle ─────▶ Calling ───────────────────────▶ Reading ─────────────────▶ Settling ─────────────────▶ Idle
 //!                  └──────────── dropped ───────────┴──▶ cut: the task drops the stream
 //! ```
+//!
+//! Settling takes long only while the request is still being sent, after a response that came early. It may take a second.
 
 use std::io;
 use std::task::Waker;
@@ -23,6 +25,8 @@ pub(crate) struct Status(Lock<Inner>);
 struct Inner {
     stage: Stage,
     over: Option<CloseReason>,
+    /// Was asked for another call while it settled, and had to be waited for.
+    lingers: bool,
     /// What is under way belongs to nobody: end at once.
     cut: bool,
     /// A byte of the current call can have left.
@@ -61,6 +65,8 @@ enum Finished {
 pub(super) enum Drive {
     /// Run the connection.
     On,
+    /// Run it, and see that it can take another call soon.
+    Settle,
     /// Run it until it has said goodbye.
     Leave,
     /// Drop it.
@@ -101,6 +107,7 @@ impl Inner {
         match self.over {
             _ if self.cut => Drive::Cut,
             Some(_) if !self.is_in_flight() => Drive::Leave,
+            None if self.lingers => Drive::Settle,
             _ => Drive::On,
         }
     }
@@ -111,6 +118,7 @@ impl Status {
         Self(Lock::new(Inner {
             stage: Stage::Idle,
             over: None,
+            lingers: false,
             cut: false,
             attempted: false,
             last: false,
@@ -155,9 +163,15 @@ impl Status {
         settling
     }
 
+    /// hyper is not ready for another call yet.
+    pub(super) fn lingers(&self) {
+        self.change(|inner| inner.lingers = inner.stage == Stage::Settling);
+    }
+
     /// hyper is ready for another call, or never will be.
     pub(super) fn settled(&self, ready: bool) {
         self.change(|inner| {
+            inner.lingers = false;
             if inner.stage == Stage::Settling {
                 inner.stage = Stage::Idle;
             }
@@ -174,6 +188,15 @@ impl Status {
             if !inner.is_in_flight() {
                 inner.end_with(CloseReason::Shutdown);
             }
+        });
+    }
+
+    /// The connection ends at once, with whatever is under way.
+    pub(super) fn abort(&self) {
+        self.change(|inner| {
+            inner.end_with(CloseReason::Shutdown);
+            inner.cut = true;
+            inner.task = Task::Cut;
         });
     }
 
@@ -226,7 +249,7 @@ impl Status {
         });
     }
 
-    /// The call, or its response, was dropped half-way. Nothing leaves from here on. Whether a byte can have left.
+    /// The call, or its response, was dropped half-way, or its request has no end. Nothing leaves from here on. Whether a byte can have left.
     pub(crate) fn abandon(&self) -> bool {
         self.change(|inner| {
             inner.end_with(CloseReason::Dirty);
@@ -310,7 +333,7 @@ impl Status {
         });
     }
 
-    pub(super) fn task(&self) -> Task {
+    pub(crate) fn task(&self) -> Task {
         self.0.lock().task
     }
 }

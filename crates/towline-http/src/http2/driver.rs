@@ -19,7 +19,7 @@ use towline_core::{BoxError, BoxTask, CloseReason};
 use super::config::NOT_YET;
 use super::link::{Drive, Link};
 use crate::error::close_reason;
-use crate::goodbye::Goodbye;
+use crate::moment::Moment;
 
 /// hyper's executor: tasks for the driver.
 #[derive(Clone, Default)]
@@ -54,7 +54,7 @@ where
     link: Arc<Link>,
     max_streams: usize,
     error: Option<hyper::Error>,
-    goodbye: Goodbye,
+    goodbye: Moment,
     done: bool,
 }
 
@@ -78,7 +78,7 @@ where
             link,
             max_streams,
             error: None,
-            goodbye: Goodbye::default(),
+            goodbye: Moment::default(),
             done: false,
         }
     }

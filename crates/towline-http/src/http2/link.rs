@@ -13,7 +13,7 @@ use towline_core::{CloseReason, State};
 
 use crate::error::Task;
 
-pub(super) struct Link(Lock<Inner>);
+pub(crate) struct Link(Lock<Inner>);
 
 struct Inner {
     /// Calls that the peer allows, and we do.
@@ -79,11 +79,17 @@ impl Inner {
         self.over.is_none() && self.streams < self.limit
     }
 
+    /// How many calls there is room for besides the responses that are being read.
+    fn room(&self) -> usize {
+        self.limit.saturating_sub(self.reading)
+    }
+
     /// Whom a change concerns.
-    fn wakers(&mut self, drove: Drive) -> Vec<Waker> {
+    fn wakers(&mut self, drove: Drive, had_room: usize) -> Vec<Waker> {
         let mut wake = Vec::new();
         let state = self.state();
-        if self.watcher.as_ref().is_some_and(|(seen, _)| *seen != state) {
+        let has_more_room = self.room() > had_room;
+        if self.watcher.as_ref().is_some_and(|(seen, _)| *seen != state || has_more_room) {
             wake.extend(self.watcher.take().map(|(_, waker)| waker));
         }
         if self.drive() != drove {
@@ -119,9 +125,9 @@ impl Link {
     /// Changes what is known, and wakes whom that concerns once the lock is released.
     fn change<R>(&self, change: impl FnOnce(&mut Inner) -> R) -> R {
         let mut inner = self.0.lock();
-        let drove = inner.drive();
+        let (drove, had_room) = (inner.drive(), inner.room());
         let result = change(&mut inner);
-        let wake = inner.wakers(drove);
+        let wake = inner.wakers(drove, had_room);
         drop(inner);
         wake.into_iter().for_each(Waker::wake);
         result
@@ -137,10 +143,9 @@ impl Link {
         self.0.lock().over
     }
 
-    /// How many calls there is room for besides the responses that are being read.
+    /// How many calls the pool may have on it.
     pub(super) fn limit(&self) -> usize {
-        let inner = self.0.lock();
-        inner.limit.saturating_sub(inner.reading).max(1)
+        self.0.lock().room()
     }
 
     pub(super) fn poll_change(&self, seen: State, cx: &mut Context<'_>) -> Poll<State> {
@@ -243,10 +248,11 @@ impl Link {
         });
     }
 
-    pub(super) fn task(&self) -> Task {
+    pub(crate) fn task(&self) -> Task {
         let inner = self.0.lock();
         match inner.over {
             _ if inner.lost => Task::Lost,
+            _ if inner.cut => Task::Cut,
             Some(_) => Task::Ended,
             None => Task::Runs,
         }
@@ -266,7 +272,7 @@ impl Stream {
         self.link.change(|inner| inner.reading += 1);
     }
 
-    pub(super) fn link(&self) -> &Link {
+    pub(crate) fn link(&self) -> &Link {
         &self.link
     }
 }

@@ -7,10 +7,10 @@ use h2::Reason;
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use tokio::io::{AsyncWriteExt, duplex};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tower::{Layer, Service, ServiceExt};
 use towline_core::progress::Progress;
-use towline_core::{Kind, Lend, Poolable, Sent, Sharing, TokioExecutor};
+use towline_core::{Kind, Lend, Phase, Poolable, Room, Sent, Sharing, TokioExecutor};
 use towline_http::{Http2, Http2Config, Http2Layer, MakeHttp2};
 use towline_test::{cancel_at_every_poll, settle};
 
@@ -64,7 +64,7 @@ async fn the_peers_limit_is_known_from_the_start_and_followed_up_to_our_own() {
     theirs.write_all(&settings(3)).await.unwrap();
     let connection = connecting.await.unwrap().unwrap();
     assert_eq!(connection.sharing(), Sharing::Shared { limit: 3 });
-    for (allowed, limit) in [(10, 10), (1, 1), (0, 1), (500, 50)] {
+    for (allowed, limit) in [(10, 10), (1, 1), (0, 0), (500, 50)] {
         theirs.write_all(&settings(allowed)).await.unwrap();
         settle().await;
         assert_eq!(connection.sharing(), Sharing::Shared { limit }, "the peer allows {allowed}");
@@ -93,6 +93,85 @@ async fn a_response_that_is_being_read_takes_its_stream() {
     assert_eq!(connection.sharing(), Sharing::Shared { limit: 2 });
     drop(response);
     assert_eq!(connection.sharing(), Sharing::Shared { limit: 3 });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_whose_streams_are_all_being_read_is_full_and_the_next_call_dials() {
+    let (dials, mut peers) = net();
+    let (handle, _) = pool(http2(dials), 2).await;
+    let reading: Vec<_> = (0..2).map(|_| tokio::spawn(handle.clone().call(get("/unread")))).collect();
+    let mut first = Server::start(peers.recv().await.unwrap(), 2);
+    let _bodies = [first.call().await.head(), first.call().await.head()];
+    let mut unread = Vec::new();
+    for call in reading {
+        unread.push(call.await.unwrap().unwrap());
+    }
+    assert_eq!(handle.room(), Room::Cold);
+
+    let third = ask(&handle, "/third");
+    Server::start(peers.recv().await.unwrap(), 2).echo();
+    assert_eq!(third.await.unwrap().unwrap(), "/third");
+    assert!(first.is_quiet());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_allows_no_calls_is_full_and_one_that_may_be_dialled_gets_them() {
+    let (dials, mut peers) = net();
+    let (handle, _) = pool(http2(dials), 2).await;
+    let call = ask(&handle, "/");
+    let mut none = peers.recv().await.unwrap();
+    none.write_all(&settings(0)).await.unwrap();
+    Server::start(peers.recv().await.unwrap(), 2).echo();
+    assert_eq!(call.await.unwrap().unwrap(), "/");
+    assert_eq!(handle.stats().live, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_a_peer_that_allows_no_calls_the_wait_has_its_deadline() {
+    let (dials, mut peers) = net();
+    let (handle, _) = pool(http2(dials), 1).await;
+    let call = ask(&handle, "/");
+    let mut none = peers.recv().await.unwrap();
+    none.write_all(&settings(0)).await.unwrap();
+    let error = call.await.unwrap().unwrap_err();
+    assert_eq!((error.kind(), error.phase(), error.sent()), (Kind::Timeout, Phase::Queue, Sent::Never));
+}
+
+// Not after the second in which the pool looks at what is being read, and although another call goes on.
+#[tokio::test(start_paused = true)]
+async fn a_body_that_was_read_serves_whoever_waits_for_its_stream_at_once() {
+    let (dials, mut peers) = net();
+    let (handle, _) = pool(http2(dials), 1).await;
+    let unread = tokio::spawn(handle.clone().call(get("/unread")));
+    let mut server = Server::start(peers.recv().await.unwrap(), 2);
+    let mut body = server.call().await.head();
+    let unread = unread.await.unwrap().unwrap();
+    let _running = ask(&handle, "/running");
+    let _unanswered = server.call().await;
+    let waits = ask(&handle, "/waits");
+    settle().await;
+    assert_eq!(handle.stats().waiting, 1, "in the pool, where its wait has a deadline");
+
+    let before = Instant::now();
+    body.send_data("read".into(), true).unwrap();
+    assert_eq!(text(unread).await, "read");
+    server.call().await.answer("served");
+    assert_eq!(waits.await.unwrap().unwrap(), "served");
+    assert_eq!(before.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_raises_its_limit_serves_whoever_waits_without_a_return() {
+    let (dials, mut peers) = net();
+    let (handle, _) = pool(http2(dials), 1).await;
+    let _calls = [ask(&handle, "/running"), ask(&handle, "/waits")];
+    let mut peer = peers.recv().await.unwrap();
+    peer.write_all(&settings(1)).await.unwrap();
+    settle().await;
+    assert_eq!((handle.stats().in_use, handle.stats().waiting), (1, 1));
+    peer.write_all(&settings(2)).await.unwrap();
+    settle().await;
+    assert_eq!((handle.stats().in_use, handle.stats().waiting), (2, 0));
 }
 
 #[tokio::test(start_paused = true)]

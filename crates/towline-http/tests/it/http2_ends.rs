@@ -62,15 +62,19 @@ async fn a_goaway_evicts_an_idle_connection_without_a_caller() {
 async fn unsent_calls_move_to_another_connection_uncounted() {
     let (dials, mut peers) = net();
     let (handle, closings) = pool(http2(dials), 2).await;
-    // Two responses that are being read take both streams, and the pool takes the connection for a free one.
-    let reading: Vec<_> = (0..2).map(|_| tokio::spawn(handle.clone().call(get("/reading")))).collect();
+    // Two responses that are being read take both streams, while another
+    // call was lent the connection before, and begins after.
+    let lending = [(); 2].map(|()| tokio::spawn(handle.lend(None)));
     let mut first = Server::start(peers.recv().await.unwrap(), 2);
-    let mut bodies = [first.call().await.head(), first.call().await.head()];
-    let mut responses = Vec::new();
-    for call in reading {
+    let lent = futures_util::future::try_join_all(lending).await.unwrap();
+    let [reads, mut waits] = <[_; 2]>::try_from(lent).unwrap().map(Result::unwrap);
+    let (mut bodies, mut responses) = (Vec::new(), Vec::new());
+    for _ in 0..2 {
+        let call = tokio::spawn(Http2::clone(&reads).call(get("/reading")));
+        bodies.push(first.call().await.head());
         responses.push(call.await.unwrap().unwrap());
     }
-    let waiting = ask(&handle, "/waiting");
+    let waiting = tokio::spawn(waits.call(get("/waiting")));
     settle().await;
     assert!(first.is_quiet());
 
@@ -79,13 +83,14 @@ async fn unsent_calls_move_to_another_connection_uncounted() {
     let moved = second.call().await;
     assert_eq!(moved.path, "/waiting");
     moved.answer("moved");
-    assert_eq!(waiting.await.unwrap().unwrap(), "moved");
+    assert_eq!(text(waiting.await.unwrap().unwrap()).await, "moved");
     assert!(first.is_quiet(), "it was sent once");
 
     for (body, response) in bodies.iter_mut().zip(responses) {
         body.send_data("whole".into(), true).unwrap();
         assert_eq!(text(response).await, "whole", "what was in flight finishes");
     }
+    drop(reads);
     settle().await;
     assert_eq!(closings.seen(), [CloseReason::Drained]);
 }
@@ -177,7 +182,19 @@ async fn aborting_ends_the_connection_with_its_calls() {
     let _body = server.call().await.head();
     let response = call.await.unwrap().unwrap();
     connection.abort();
-    assert!(timeout(Duration::from_secs(1), read(response)).await.unwrap().is_err());
+    let error = timeout(Duration::from_secs(1), read(response)).await.unwrap().unwrap_err();
+    assert_eq!((error.kind(), error.phase(), error.sent()), (Kind::Closed, Phase::Read, Sent::Maybe));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_response_that_its_peer_cuts_short_says_so() {
+    let (connection, mut server) = pair(1).await;
+    let call = tokio::spawn(connection.clone().call(get("/reading")));
+    let _body = server.call().await.head();
+    let response = call.await.unwrap().unwrap();
+    server.hang_up().await;
+    let error = timeout(Duration::from_secs(1), read(response)).await.unwrap().unwrap_err();
+    assert_eq!((error.kind(), error.sent()), (Kind::UnexpectedEof, Sent::Maybe), "{error:?}");
 }
 
 // F5

@@ -115,14 +115,14 @@ impl<C: Poolable> Core<C> {
     pub(crate) fn dial_succeeded(
         &mut self,
         DialPermit(place): DialPermit,
-        connection: C,
+        (connection, sharing): (C, Sharing),
         now: Instant,
         effects: &mut Effects<C>,
     ) -> ConnectionId {
         self.dial_ended(effects);
-        let limit = limit_of(&connection);
-        let exclusive = connection.sharing() == Sharing::Exclusive;
-        self.capacity = Some(limit);
+        let (limit, exclusive) = (limit_of(sharing), sharing == Sharing::Exclusive);
+        // At least one, where a peer takes none for now: a dial is expected to serve somebody.
+        self.capacity = Some(limit.max(1));
         self.shared += usize::from(!exclusive);
         self.reach.opened();
         // Connections that were opened together are not to end together.
@@ -173,8 +173,8 @@ impl<C: Poolable> Core<C> {
         id
     }
 
-    /// A dial has failed. Waiters learn the cause at once, unless somebody can still serve them. Returns when the
-    /// next dial may start.
+    /// A dial has failed. Waiters learn the cause at once, unless somebody can still serve them: another dial, a
+    /// connection in use, or for the patient the next dial, if this was the first to fail. Returns when that may start.
     pub(crate) fn dial_failed(
         &mut self,
         permit: DialPermit,
@@ -212,10 +212,15 @@ impl<C: Poolable> Core<C> {
         self.reach.last_error().cloned().unwrap_or_else(unknown)
     }
 
-    /// Nothing is open or under way, and the last dial failed: whoever waits would wait for a backoff.
+    /// Nothing is open or under way, and dials fail: whoever waits would wait for a backoff.
     pub(super) fn fail_whom_nobody_serves(&mut self, effects: &mut Effects<C>) {
-        if self.is_empty() && self.is_down() {
+        if self.is_empty() && self.is_hopeless(true) {
             self.fail_waiters(&self.unreachable(), effects);
+        } else if self.is_empty() && self.is_hopeless(false) {
+            let error = self.unreachable();
+            while let Ok(waker) = self.queue.serve_first_impatient(Err(error.clone())) {
+                effects.wake(waker);
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 //! Handing connections out, and the queue of those who wait for one.
 
+use std::cmp::Reverse;
 use std::task::Waker;
 
 use tokio::time::Instant;
@@ -44,10 +45,12 @@ impl<C: Poolable> Core<C> {
         }
     }
 
-    /// A free connection at once; the caller waits otherwise. `pin` says that it has to be this one.
+    /// A free connection at once; the caller waits otherwise. `pin` says that it has to be this one, and `patient` that a
+    /// first failure of a dial is not to end the wait.
     pub(crate) fn lend(
         &mut self,
         pin: Option<ConnectionId>,
+        patient: bool,
         now: impl Fn() -> Instant + Copy,
         effects: &mut Effects<C>,
     ) -> Result<Lent<C>, Error> {
@@ -67,7 +70,7 @@ impl<C: Poolable> Core<C> {
         if let Some(grant) = granted {
             return Ok(Lent::Granted(grant));
         }
-        if self.is_down() {
+        if self.is_hopeless(patient) {
             // Somebody wants it: where there is a cap over all, its next dial is worth a place.
             effects.wake_driver |= !std::mem::replace(&mut self.missed, true) && self.hunger.is_some();
             return Err(self.unreachable());
@@ -129,7 +132,8 @@ impl<C: Poolable> Core<C> {
         self.hunger.as_ref().is_some_and(|hunger| hunger.get() != Want::Nobody)
     }
 
-    /// A connection with room that is still alive: of exclusive ones by the idle order, of shared ones the least busy.
+    /// A connection with room that is still alive: of exclusive ones by the idle order, of shared ones the one with most
+    /// room left.
     pub(super) fn take_free(&mut self, now: impl Fn() -> Instant + Copy, effects: &mut Effects<C>) -> Option<Grant<C>> {
         loop {
             let index = match self.next_idle() {
@@ -137,7 +141,7 @@ impl<C: Poolable> Core<C> {
                 None if self.shared == 0 => return None,
                 None => {
                     let with_room = self.slots.iter().filter(|(_, slot)| !slot.exclusive && slot.has_room());
-                    with_room.min_by_key(|(_, slot)| slot.in_use)?.0
+                    with_room.min_by_key(|(_, slot)| Reverse(slot.limit - slot.in_use))?.0
                 }
             };
             if let Some(grant) = self.take(index, now, effects) {
@@ -178,9 +182,9 @@ impl<C: Poolable> Core<C> {
             return None;
         }
         let slot = &mut self.slots[index];
-        let connection = if slot.exclusive { slot.connection.take() } else { slot.connection.as_ref()?.share() };
+        let connection = if slot.exclusive { slot.connection.take() } else { slot.share() };
         let Some(connection) = connection else {
-            self.close(index, CloseReason::Failed, now(), effects);
+            self.close_gone(index, now(), effects);
             return None;
         };
         slot.in_use += 1;

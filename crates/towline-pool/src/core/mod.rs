@@ -30,7 +30,7 @@ use std::time::Duration;
 use slab::Slab;
 use tokio::runtime::Id;
 use tokio::time::Instant;
-use towline_core::{Error, Kind, Phase, Poolable, Rng, Room};
+use towline_core::{CloseReason, Error, Kind, Phase, Poolable, Rng, Room};
 
 pub(crate) use self::dials::{DialPermit, Need};
 use crate::bell::{Bell, Ring};
@@ -121,8 +121,10 @@ type Left<C> = Option<Result<Grant<C>, Error>>;
 pub(crate) struct Use {
     /// A call on it succeeded.
     pub(crate) succeeded: bool,
-    /// Whoever had it wants it closed.
-    pub(crate) poisoned: bool,
+    /// Whoever had it can have done something with it.
+    pub(crate) used: bool,
+    /// It is to be closed, for this reason.
+    pub(crate) end: Option<CloseReason>,
     /// It was not used, but looked into.
     pub(crate) check: bool,
 }
@@ -197,9 +199,14 @@ impl<C: Poolable> Core<C> {
         }
     }
 
-    /// Nothing is open and the last dial failed: a call would fail.
+    /// Nothing is open and the last dial failed.
     fn is_down(&self) -> bool {
         self.slots.is_empty() && self.reach.is_down()
+    }
+
+    /// Whether who waits would wait for a backoff, and is not patient enough to wait for one that is short.
+    fn is_hopeless(&self, patient: bool) -> bool {
+        self.is_down() && !(patient && self.reach.is_unclear())
     }
 
     pub(crate) fn is_closed(&self) -> bool {

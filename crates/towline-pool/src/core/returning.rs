@@ -18,7 +18,7 @@ impl<C: Poolable> Core<C> {
     /// The connection is asked under the lock: to ask it before, its ring would have to go along, which costs what it saves.
     #[inline]
     pub(crate) fn give_back_clean(&mut self, id: SlotId, lent: &mut Option<C>, how: Use) -> Returned {
-        let simple = self.clock.fresh && !self.closed && !self.is_wanted() && !how.poisoned && !how.check;
+        let simple = self.clock.fresh && !self.closed && !self.is_wanted() && how.end.is_none() && !how.check;
         let (Some(slot), Some(connection)) = (
             self.slots.get_mut(id.index).filter(|known| simple && known.id == id.id && known.is_simple()),
             lent.as_mut(),
@@ -34,7 +34,7 @@ impl<C: Poolable> Core<C> {
         if !clean || look(connection, State::Idle, &mut cx).is_ready() {
             return Returned::NotSimple;
         }
-        slot.succeeded = true;
+        slot.succeeded |= how.used;
         self.clock.used = true;
         if self.queue.is_empty() {
             slot.connection = lent.take();
@@ -77,18 +77,21 @@ impl<C: Poolable> Core<C> {
             slot.succeeded = true;
         }
         let exclusive = slot.exclusive;
-        if how.poisoned {
-            self.drain(index, CloseReason::Poisoned, effects);
+        if let Some(reason) = how.end {
+            self.drain(index, reason, effects);
         }
         let slot = &mut self.slots[index];
         slot.looked_into |= how.check;
         if exclusive {
             slot.connection = Some(connection);
-            self.settle(index, now, effects);
+            self.settle(index, how.used, now, effects);
             return None;
         }
         slot.in_use -= 1;
-        slot.learn_limit();
+        if !slot.learn_limit() {
+            self.close_gone(index, now(), effects);
+            return Some(connection);
+        }
         // The last call leaves it idle, unless a response is still being read.
         let look = slot.in_use == 0 || slot.ring.has_rung();
         if !look || self.check(index, now, effects) {
@@ -98,7 +101,13 @@ impl<C: Poolable> Core<C> {
     }
 
     /// An exclusive connection is back; it has room again once its last response is read.
-    pub(super) fn settle(&mut self, index: usize, now: impl Fn() -> Instant + Copy, effects: &mut Effects<C>) {
+    pub(super) fn settle(
+        &mut self,
+        index: usize,
+        used: bool,
+        now: impl Fn() -> Instant + Copy,
+        effects: &mut Effects<C>,
+    ) {
         let slot = &mut self.slots[index];
         slot.ring.rearm();
         let Some(connection) = slot.connection.as_mut() else { return };
@@ -111,7 +120,7 @@ impl<C: Poolable> Core<C> {
         }
         slot.in_use -= 1;
         // Whoever used it, and however, left it clean.
-        slot.succeeded |= change == Poll::Ready(State::Idle);
+        slot.succeeded |= used && change == Poll::Ready(State::Idle);
         if self.check(index, now, effects) {
             self.becomes_free(index, now, effects);
         }

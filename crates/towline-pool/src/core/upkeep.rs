@@ -16,6 +16,17 @@ use crate::slot::{Grant, Slot, SlotId};
 /// later was well, and idle.
 const EARLY: Duration = Duration::from_secs(1);
 
+/// How a connection ends.
+#[derive(Clone, Copy, PartialEq)]
+enum End {
+    /// The pool has no use for it.
+    ByUs,
+    /// The same, and the calls on it end too.
+    Cut,
+    /// It said so.
+    ByItself,
+}
+
 /// How many connections nobody needed. When the least recently used one is handed out first, none is ever idle for
 /// long, however many there are: what tells is the lowest number of idle ones over a while.
 #[derive(Default)]
@@ -57,15 +68,15 @@ impl<C: Poolable> Core<C> {
     pub(crate) fn rang(&mut self, index: usize, now: Instant, effects: &mut Effects<C>) {
         let Some(slot) = self.slots.get_mut(index).filter(|slot| slot.ring.has_rung()) else { return };
         if slot.settling {
-            return self.settle(index, || now, effects);
+            // Its response was read: it was used.
+            return self.settle(index, true, || now, effects);
         }
         if slot.connection.is_none() {
             return slot.ring.rearm(); // Lent: whoever has it will find out.
         }
         let (limit, reading) = (slot.limit, slot.reading);
         if self.check(index, || now, effects) {
-            let slot = &mut self.slots[index];
-            slot.learn_limit();
+            let slot = &self.slots[index];
             if slot.limit > limit || (reading && slot.is_idle()) {
                 self.becomes_free(index, || now, effects);
             }
@@ -146,7 +157,7 @@ impl<C: Poolable> Core<C> {
         let mut spare =
             self.slots.iter().filter(|(_, slot)| slot.is_idle()).count().saturating_sub(self.limits.min_idle);
         let trim = self.limits.tick() * 2;
-        let mut over = Vec::new();
+        let (mut over, mut broken) = (Vec::new(), Vec::new());
         // Those that were idle for longest first.
         let mut idle: Vec<_> = self.slots.iter().filter(|(_, slot)| slot.is_idle()).map(|(index, _)| index).collect();
         idle.sort_by_key(|index| self.slots[*index].idle_since);
@@ -163,9 +174,14 @@ impl<C: Poolable> Core<C> {
             }
             if !slot.trimmed && slot.exclusive {
                 let at = after(slot.idle_since, trim);
-                if at <= now { slot.trim() } else { next.at([at]) }
+                if at > now {
+                    next.at([at]);
+                } else if !slot.trim() {
+                    broken.push(index);
+                }
             }
         }
+        broken.into_iter().for_each(|index| self.close_gone(index, now, effects));
         over.into_iter().for_each(|index| self.close(index, CloseReason::IdleTimeout, now, effects));
     }
 
@@ -330,7 +346,9 @@ impl<C: Poolable> Core<C> {
 
     /// Ends the calls in flight of a pool that is closed.
     pub(crate) fn cut(&mut self, now: Instant, effects: &mut Effects<C>) {
-        self.indices(|_| true).into_iter().for_each(|index| self.end(index, CloseReason::Shutdown, true, now, effects));
+        self.indices(|_| true)
+            .into_iter()
+            .for_each(|index| self.end(index, CloseReason::Shutdown, End::Cut, now, effects));
     }
 
     /// Nobody holds the pool any more: whatever its connections still read goes on without it.
@@ -369,34 +387,36 @@ impl<C: Poolable> Core<C> {
             (CloseReason::Dirty, Some(draining)) => draining,
             (reason, _) => reason,
         };
-        self.close(index, reason, now, effects);
+        self.end(index, reason, End::ByItself, now, effects);
     }
 
     pub(super) fn close(&mut self, index: usize, reason: CloseReason, now: Instant, effects: &mut Effects<C>) {
-        self.end(index, reason, false, now, effects);
+        self.end(index, reason, End::ByUs, now, effects);
     }
 
-    fn end(&mut self, index: usize, reason: CloseReason, cut: bool, now: Instant, effects: &mut Effects<C>) {
+    fn end(&mut self, index: usize, reason: CloseReason, how: End, now: Instant, effects: &mut Effects<C>) {
         self.unlist(index);
         self.unpin(index, effects);
         let slot = self.slots.remove(index);
         self.shared -= usize::from(!slot.exclusive);
         self.counts.closed.count(reason);
         // A backend that accepts and hangs up is as unreachable as one that refuses: without this, dials to it would
-        // follow each other without a pause.
-        let by_peer = match reason {
-            CloseReason::Peer => true,
-            CloseReason::Stray | CloseReason::Failed | CloseReason::Drained => slot.calls == 0,
-            _ => false,
-        };
-        if by_peer && !slot.succeeded && now.saturating_duration_since(slot.born) < EARLY {
-            let error = Error::new(Kind::Unavailable, Phase::Dial).with_message(
-                "the peer closed the last connection before it served a call (does it expect TLS, or none?)",
-            );
+        // follow each other without a pause. So is one whose connections are dead when they come, of whatever.
+        let served_nobody = !slot.succeeded && (slot.calls == 0 || reason == CloseReason::Peer);
+        let early = now.saturating_duration_since(slot.born) < EARLY;
+        if how == End::ByItself && served_nobody && early {
+            let error = Error::new(Kind::Unavailable, Phase::Dial).with_message(match reason {
+                CloseReason::Peer => {
+                    "the peer closed the last connection before it served a call (does it expect TLS, or none?)"
+                        .to_owned()
+                }
+                reason => format!("the last connection ended before it served a call ({reason})"),
+            });
             self.failed(error, now, effects);
         }
         self.fail_whom_nobody_serves(effects);
         let Slot { id, connection, ring, waker, place, .. } = slot;
+        let cut = how == End::Cut;
         effects.others.push(Effect::Closed(Closed { id, reason, connection, cut, ring, waker, place }));
         if self.slots.is_empty() {
             self.wake_watchers(effects);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use towline_core::Kind;
+use towline_core::{Backoff, Kind};
 use towline_pool::PoolBuilder;
 use towline_test::ScriptedMaker;
 
@@ -21,6 +21,14 @@ fn zero_caps_and_contradictions_are_refused_with_what_to_change() {
         (PoolBuilder::new().max_total(0), "max_total is 0"),
         (PoolBuilder::new().max_calls(0), "max_calls is 0"),
         (PoolBuilder::new().dial_deadline(Duration::ZERO), "dial_deadline is 0"),
+        (
+            PoolBuilder::new().dial_backoff(Backoff::new(Duration::ZERO, Duration::MAX)),
+            "base or cap of dial_backoff is 0",
+        ),
+        (
+            PoolBuilder::new().dial_backoff(Backoff::new(Duration::MAX, Duration::ZERO)),
+            "base or cap of dial_backoff is 0",
+        ),
     ] {
         let error = builder.build::<_, &str>(ScriptedMaker::exclusive()).unwrap_err();
         assert_eq!(error.kind(), Kind::Config);

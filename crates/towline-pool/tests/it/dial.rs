@@ -5,14 +5,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
 use tokio_test::task::spawn;
 use tower::{Service, ServiceExt};
 use towline_core::{Backoff, CloseReason, Error, Kind, Lend, Phase, Poolable, Room, Sent, Sharing, State};
 use towline_pool::{Pool, PoolBuilder};
 use towline_test::{ScriptedMaker, settle};
 
-use crate::support::{capped, check, handle, refused};
+use crate::support::{Endpoint, capped, check, handle, pool_of, refused};
 
 #[tokio::test(start_paused = true)]
 async fn warm_connects_ahead_and_reports_what_failed() {
@@ -67,13 +68,13 @@ async fn a_storm_of_callers_dials_within_its_limits_and_each_dial_serves_a_waite
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failed_first_dial_tells_every_waiter_the_cause_at_once() {
+async fn a_failed_first_dial_tells_every_waiter_the_cause_at_once_if_the_next_is_far_off() {
     let make = ScriptedMaker::exclusive();
     make.hold(true);
     // So long that no second dial falls into this test, whatever the jitter draws.
     let day = Duration::from_secs(24 * 60 * 60);
     let handle = handle(PoolBuilder::new().dial_backoff(Backoff::new(day, day)), &make).await;
-    let mut waiting: Vec<_> = (0..100).map(|_| spawn(handle.lend(None))).collect();
+    let mut waiting: Vec<_> = (0..100).map(|_| spawn(handle.checkout())).collect();
     waiting.iter_mut().for_each(|lend| assert!(lend.poll().is_pending()));
     settle().await;
     make.held().unwrap().fail(refused());
@@ -281,9 +282,9 @@ async fn a_connection_that_fails_its_call_does_not_fail_other_waiters() {
     }
 }
 
-/// A connection on which the peer talks first.
-struct Banner;
-impl Poolable for Banner {
+/// A connection that is dead when it comes, for whatever reason.
+struct DeadOnArrival(CloseReason);
+impl Poolable for DeadOnArrival {
     fn sharing(&self) -> Sharing {
         Sharing::Exclusive
     }
@@ -291,25 +292,92 @@ impl Poolable for Banner {
         Poll::Ready(State::Closed)
     }
     fn close_reason(&self) -> CloseReason {
-        CloseReason::Stray
+        self.0
     }
 }
-#[tokio::test(start_paused = true)]
-async fn a_backend_that_talks_first_is_dialled_under_backoff() {
-    let dials = Arc::new(std::sync::atomic::AtomicUsize::new(0));
-    let count = dials.clone();
-    let make = tower::service_fn(move |_: &'static str| {
-        count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        async move {
-            sleep(Duration::from_millis(1)).await;
-            Ok::<_, Error>(Banner)
-        }
-    });
-    let mut pool: Pool<_, &'static str> = PoolBuilder::new().build(make).unwrap();
+/// How often a backend is dialled in ten seconds that hangs up a millisecond after it was dialled, by callers who do this.
+async fn dials_in_ten_seconds<F: Future<Output = ()>>(caller: impl Fn(Endpoint) -> F) -> usize {
+    let make = ScriptedMaker::exclusive();
+    let hangs_up = {
+        let make = make.clone();
+        tower::service_fn(move |target: &'static str| {
+            let mut make = make.clone();
+            async move {
+                let connection = make.call(target).await?;
+                let wire = make.wires().last().unwrap().clone();
+                tokio::spawn(async move {
+                    sleep(Duration::from_millis(1)).await;
+                    wire.close(CloseReason::Peer);
+                });
+                Ok::<_, Error>(connection)
+            }
+        })
+    };
+    let mut pool: Pool<_, &'static str> = PoolBuilder::new().build(hangs_up).unwrap();
     let handle = pool.call("endpoint").await.unwrap();
-    let _ = handle.lend(None).await.map(drop);
-    let dials = dials.load(std::sync::atomic::Ordering::Relaxed);
-    assert!(dials < 50, "one waiter made {dials} dials");
+    let end = Instant::now() + Duration::from_secs(10);
+    while Instant::now() < end {
+        caller(handle.clone()).await;
+        sleep(Duration::from_millis(2)).await;
+    }
+    make.dials()
+}
+
+// F22
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_was_lent_and_not_used_says_nothing_of_its_backend() {
+    let unused = async |handle: Endpoint| drop(handle.checkout().await);
+    let dials = dials_in_ten_seconds(unused).await;
+    assert!(dials < 50, "{dials} dials for checkouts that nobody used");
+
+    let left = async |handle: Endpoint| {
+        let mut lend = spawn(handle.lend(None));
+        if lend.poll().is_pending() {
+            settle().await; // served meanwhile
+        }
+    };
+    let dials = dials_in_ten_seconds(left).await;
+    assert!(dials < 50, "{dials} dials for callers who left before they were lent a connection");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_was_used_and_left_clean_was_well() {
+    let used = async |handle: Endpoint| {
+        if let Ok(mut held) = handle.checkout().await {
+            Service::<()>::call(&mut *held, ()).await.unwrap();
+        }
+    };
+    let dials = dials_in_ten_seconds(used).await;
+    assert!(dials > 1_000, "{dials} dials, each of which served a call");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_maker_of_dead_connections_is_asked_under_backoff_whatever_they_died_of() {
+    for reason in CloseReason::ALL {
+        let dials = Arc::<AtomicUsize>::default();
+        let count = dials.clone();
+        let connect = move || {
+            count.fetch_add(1, Ordering::Relaxed);
+            DeadOnArrival(reason)
+        };
+        let handle = pool_of(PoolBuilder::new(), connect).await;
+        let error = handle.lend(None).await.map(drop).unwrap_err();
+        assert_eq!((error.kind(), error.sent()), (Kind::Unavailable, Sent::Never), "{reason}");
+        sleep(Duration::from_secs(60)).await;
+        let dials = dials.load(Ordering::Relaxed);
+        assert!((10..200).contains(&dials), "{reason}: {dials} dials in a minute");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pool_with_much_to_dial_gives_others_their_turn() {
+    // Each carries no call, so that the waiter needs another.
+    let make = ScriptedMaker::shared(0);
+    let handle = capped(10_000, &make).await;
+    let mut waits = spawn(handle.lend(None));
+    assert!(waits.poll().is_pending());
+    tokio::task::yield_now().await;
+    assert!((1..5_000).contains(&make.dials()), "{} dials at one go", make.dials());
 }
 
 #[tokio::test]
@@ -321,6 +389,95 @@ async fn a_caller_who_asks_again_without_a_pause_does_not_keep_the_pool_from_rec
     make.fail(None);
     let asked = async { while handle.call(()).await.is_err() {} };
     tokio::time::timeout(Duration::from_secs(30), asked).await.expect("one thread for both");
+}
+
+// F30: a balancer has others to ask, and lends.
+#[tokio::test(start_paused = true)]
+async fn who_lends_hears_of_the_first_dial_that_fails_and_who_waits_on_keeps_his_place() {
+    let make = ScriptedMaker::exclusive();
+    make.hold(true);
+    let handle = capped(1, &make).await;
+    let mut patient = [spawn(handle.checkout()), spawn(handle.checkout())];
+    assert!(patient[0].poll().is_pending());
+    let mut lends: Vec<_> = (0..100).map(|_| spawn(handle.lend(None))).collect();
+    assert!(lends.iter_mut().all(|lend| lend.poll().is_pending()));
+    assert!(patient[1].poll().is_pending());
+    settle().await;
+    make.held().unwrap().fail(refused());
+    settle().await;
+    for lend in &mut lends {
+        let Poll::Ready(Err(error)) = lend.poll() else { panic!("waits on") };
+        assert_eq!((error.kind(), error.phase(), error.sent()), (Kind::Unavailable, Phase::Dial, Sent::Never));
+    }
+    assert!(handle.lend(None).await.is_err(), "nor does it wait from then on");
+    assert!(patient.iter_mut().all(|checkout| checkout.poll().is_pending()));
+    make.hold(false);
+    sleep(Duration::from_millis(51)).await;
+    let Poll::Ready(Ok(first)) = patient[0].poll() else { panic!("{:?}", handle.stats()) };
+    assert!(patient[1].poll().is_pending());
+    drop(first);
+    assert!(patient[1].poll().is_ready());
+}
+
+/// A thousand callers at an empty pool, whose first dial is refused.
+async fn refused_once() -> (ScriptedMaker, Vec<JoinHandle<Result<(usize, usize), Error>>>) {
+    let make = ScriptedMaker::exclusive();
+    make.hold(true);
+    let handle = capped(8, &make).await;
+    let call = |i| {
+        let mut handle = handle.clone();
+        tokio::spawn(async move { handle.call(i).await })
+    };
+    let calls: Vec<_> = (0..1_000).map(call).collect();
+    settle().await;
+    make.held().unwrap().fail(refused());
+    settle().await;
+    assert!(calls.iter().all(|call| !call.is_finished()));
+    assert_eq!(handle.room(), Room::Down, "for balancers, which have others to ask");
+    make.hold(false);
+    (make, calls)
+}
+
+// F30
+#[tokio::test(start_paused = true)]
+async fn one_refused_dial_fails_none_of_a_thousand_calls_to_one_endpoint() {
+    let (_make, calls) = refused_once().await;
+    let start = Instant::now();
+    for (i, call) in calls.into_iter().enumerate() {
+        assert_eq!(call.await.unwrap().unwrap().1, i);
+    }
+    assert!(start.elapsed() <= Duration::from_millis(51), "{:?}", start.elapsed());
+}
+
+// F30
+#[tokio::test(start_paused = true)]
+async fn two_refused_dials_in_a_row_tell_every_call_the_cause() {
+    let (make, calls) = refused_once().await;
+    make.fail(Some(refused()));
+    let start = Instant::now();
+    for call in calls {
+        let error = call.await.unwrap().unwrap_err();
+        assert_eq!((error.kind(), error.phase(), error.sent()), (Kind::Unavailable, Phase::Dial, Sent::Never));
+    }
+    assert!(start.elapsed() <= Duration::from_millis(51), "{:?}", start.elapsed());
+    assert_eq!(make.dials(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dial_that_timed_out_is_no_accident_and_tells_every_call_at_once() {
+    let make = ScriptedMaker::exclusive();
+    make.hold(true);
+    let handle = handle(PoolBuilder::new().dial_deadline(Duration::from_secs(1)), &make).await;
+    let mut waiting: Vec<_> = (0..100).map(|_| spawn(handle.checkout())).collect();
+    waiting.iter_mut().for_each(|checkout| assert!(checkout.poll().is_pending()));
+    settle().await;
+    tokio::time::advance(Duration::from_secs(1)).await;
+    settle().await;
+    for lend in &mut waiting {
+        let Poll::Ready(Err(error)) = lend.poll() else { panic!("waits on") };
+        assert_eq!((error.kind(), error.phase()), (Kind::Timeout, Phase::Dial));
+    }
+    assert_eq!(make.dials(), 1);
 }
 
 // F30

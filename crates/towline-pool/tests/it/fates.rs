@@ -148,9 +148,17 @@ async fn one(fate: Fate, checked: Check, callers: [Caller; 2]) {
     }
     assert_eq!(served, 3, "{what}");
     settle().await;
+    // A check that is under way uses its connection until its deadline.
+    let all_back = async {
+        while handle.stats().in_use > 0 {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let all_back = timeout(Duration::from_secs(2), all_back).await.is_ok();
     let stats = handle.stats();
-    assert_eq!((stats.waiting, stats.dialling), (0, 0), "{what}: {stats:?}");
-    assert!(stats.live <= 2 && stats.in_use <= 2, "{what}: {stats:?}");
+    assert!(all_back, "{what}: {stats:?}");
+    assert_eq!((stats.in_use, stats.waiting, stats.dialling), (0, 0, 0), "{what}: {stats:?}");
+    assert!(stats.idle == stats.live && stats.live <= 2, "{what}: {stats:?}");
     check(&handle);
     drop(handle);
     // A check that is under way ends with its deadline.

@@ -8,7 +8,9 @@ use std::task::{Context, Poll, Wake, Waker};
 use tokio_test::task::spawn;
 use tower::Service;
 use towline_core::sync::Lock;
-use towline_core::{CloseReason, Error, Event, Lend, Observer, Observers, Poolable, Sharing, State, Unwatched};
+use towline_core::{
+    CloseReason, Error, Event, Lend, LoadReport, Observer, Observers, Poolable, Sharing, State, Unwatched,
+};
 use towline_pool::{Handle, PoolBuilder};
 use towline_test::{ScriptedMaker, settle};
 
@@ -160,4 +162,105 @@ async fn a_panic_of_an_observer_loses_no_event_and_no_wake_up() {
     let caught = catch_unwind(AssertUnwindSafe(|| handle.evict()));
     assert!(caught.is_err(), "it is told to whoever evicted them");
     assert_eq!((handle.stats().closed.total(), closed.reasons().len()), (3, 3));
+}
+
+/// What a connection is asked.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Asked {
+    Sharing,
+    Share,
+    CloseReason,
+    Trim,
+    Reported,
+}
+
+/// A connection that panics when it is next asked this.
+#[derive(Clone)]
+struct Touchy {
+    panics_at: Arc<Lock<Option<Asked>>>,
+    shared: bool,
+    closed: Arc<AtomicBool>,
+}
+
+impl Touchy {
+    fn ask(&self, asked: Asked) {
+        let panics = self.panics_at.lock().take_if(|at| *at == asked).is_some();
+        assert!(!panics, "asked for {asked:?}");
+    }
+}
+
+impl Poolable for Touchy {
+    fn sharing(&self) -> Sharing {
+        self.ask(Asked::Sharing);
+        if self.shared { Sharing::Shared { limit: 1 } } else { Sharing::Exclusive }
+    }
+
+    fn poll_change(&mut self, seen: State, _cx: &mut Context<'_>) -> Poll<State> {
+        if self.closed.load(Ordering::SeqCst) { Poll::Ready(State::Closed) } else { always_idle(seen) }
+    }
+
+    fn share(&self) -> Option<Self> {
+        self.ask(Asked::Share);
+        Some(self.clone())
+    }
+
+    fn trim(&mut self) {
+        self.ask(Asked::Trim);
+    }
+
+    fn close_reason(&self) -> CloseReason {
+        self.ask(Asked::CloseReason);
+        CloseReason::Peer
+    }
+
+    fn reported(&self) -> Option<LoadReport> {
+        self.ask(Asked::Reported);
+        None
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_panics_whatever_it_is_asked_takes_no_place_along() {
+    for asked in [Asked::Sharing, Asked::Share, Asked::CloseReason, Asked::Trim, Asked::Reported] {
+        for shared in [false, true] {
+            let (panics_at, closed) = (Arc::<Lock<_>>::default(), Arc::<AtomicBool>::default());
+            let touchy = Touchy { panics_at: panics_at.clone(), shared, closed: closed.clone() };
+            let handle = pool_of(PoolBuilder::new().max_connections(1), move || touchy.clone()).await;
+            assert!(handle.reported().is_none());
+            let mut held = handle.checkout().await.unwrap();
+            held.succeeded();
+            closed.store(asked == Asked::CloseReason, Ordering::SeqCst);
+            *panics_at.lock() = Some(asked);
+            let returned = catch_unwind(AssertUnwindSafe(|| drop(held)));
+            assert!(returned.is_ok(), "{asked:?}, shared: {shared}");
+            closed.store(false, Ordering::SeqCst);
+            settle().await;
+            tokio::time::sleep(5 * S).await; // in which it is trimmed
+            let next = handle.checkout().await;
+            assert!(next.is_ok(), "{asked:?}, shared: {shared}: {:?} {:?}", next.unwrap_err(), handle.stats());
+            drop(next);
+            let panicked = panics_at.lock().take().is_none();
+            let is_asked = match asked {
+                Asked::Sharing | Asked::Share => shared,
+                Asked::Trim => !shared,
+                Asked::CloseReason | Asked::Reported => true,
+            };
+            assert_eq!(panicked, is_asked, "{asked:?}, shared: {shared}");
+            let stats = handle.stats();
+            assert_eq!((stats.in_use, stats.idle, stats.live), (0, 1, 1), "{asked:?}, shared: {shared}");
+            assert_eq!(stats.opened, 1 + u64::from(panicked), "what panicked is not used again: {asked:?}, {shared}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_connection_that_panics_is_a_dial_that_failed() {
+    let panics_at = Arc::new(Lock::new(Some(Asked::Sharing)));
+    let touchy = Touchy { panics_at, shared: true, closed: Arc::default() };
+    let handle = pool_of(PoolBuilder::new().max_connections(1), move || touchy.clone()).await;
+    let error = handle.warm(1).await.unwrap_err();
+    assert!(error.to_string().contains("panicked: asked for Sharing"), "{error}");
+    tokio::time::sleep(S).await;
+    assert!(handle.checkout().await.is_ok());
+    assert_eq!((handle.stats().dials_failed, handle.stats().live), (1, 1));
 }

@@ -168,3 +168,44 @@ async fn a_limit_that_rises_serves_whoever_waits_without_a_return() {
     settle().await;
     assert!(waits.poll().is_ready());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_that_rises_is_learnt_by_whoever_looks_first() {
+    let peer = Changing::to(2);
+    let handle = peer.handle().await;
+    let _held = handle.lend(None).await.unwrap();
+    peer.allow(3);
+    peer.ring();
+    // The pool's task has not run since.
+    let _second = handle.lend(None).await.unwrap();
+    assert!(spawn(handle.lend(None)).poll().is_ready());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_takes_no_calls_for_now_is_full_until_it_does() {
+    let peer = Changing::to(0);
+    let handle = peer.handle().await;
+    let mut waits = spawn(handle.lend(None));
+    assert!(waits.poll().is_pending());
+    settle().await;
+    assert!(waits.poll().is_pending());
+    assert_eq!((handle.room(), handle.stats().live, handle.stats().waiting), (Room::Full, 1, 1));
+    peer.allow(1);
+    peer.ring();
+    settle().await;
+    assert!(waits.poll().is_ready());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_tells_the_least_busy_is_the_room_that_is_left() {
+    let (small, large) = (Changing::to(2), Changing::to(8));
+    let both = Arc::new(Lock::new(vec![large, small]));
+    let connect = move || both.lock().pop().expect("two at the most");
+    let handle = pool_of(PoolBuilder::new().max_connections(2), connect).await;
+    let held = [handle.lend(None).await.unwrap(), handle.lend(None).await.unwrap()];
+    let on_large = handle.lend(None).await.unwrap();
+    let small = held[0].id();
+    assert!(held[1].id() == small && on_large.id() != small);
+    drop(held);
+    assert_eq!(handle.lend(None).await.unwrap().id(), on_large.id(), "7 of 8 are left, and 2 of 2");
+}

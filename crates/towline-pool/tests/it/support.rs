@@ -91,11 +91,11 @@ pub(crate) fn refused() -> Error {
     Error::new(Kind::Unavailable, Phase::Dial).with_message("refused")
 }
 
-/// Everything is accounted for.
+/// Everything is accounted for: each connection is idle, or in use by one call (or, if shared, by none just now).
 pub(crate) fn check(handle: &Endpoint) {
     let stats = handle.stats();
     assert_eq!(stats.opened - stats.closed.total(), stats.live as u64, "{stats:?}");
-    assert!(stats.idle + stats.in_use >= stats.live, "{stats:?}");
+    assert_eq!(stats.idle + stats.in_use, stats.live, "{stats:?}");
 }
 
 /// Remembers why connections were closed, and when.

@@ -100,7 +100,7 @@ pub(crate) fn open(endpoint: &Endpoint) -> Arc<Wire> {
     let _wish = endpoint.change(|core, effects| core.start_warming(1, effects));
     let place = endpoint.place(crate::core::Need::Warmth, now).expect("room");
     let permit = endpoint.change(|core, _| core.start_dial(place, now)).ok().expect("it is wanted");
-    endpoint.change(|core, effects| core.dial_succeeded(permit, toy, now, effects));
+    endpoint.change(|core, effects| core.dial_succeeded(permit, (toy, Sharing::Exclusive), now, effects));
     wire
 }
 
@@ -146,10 +146,11 @@ impl Lending {
                 return Poll::Ready(Ok(Held::new(endpoint, slot, toy.expect("taken"))));
             }
             let now = Instant::now();
-            let asked = endpoint.change(|core, effects| match core.lend(None, Instant::now, effects)? {
+            let asked = endpoint.change(|core, effects| match core.lend(None, false, Instant::now, effects)? {
                 Lent::Granted(grant) => Ok(Ok(grant)),
                 Lent::Wait(slot) => {
-                    let wait = Wait { since: now, until: towline_core::sync::after(now, Duration::MAX) };
+                    let wait =
+                        Wait { since: now, until: towline_core::sync::after(now, Duration::MAX), patient: false };
                     Ok(Err(core.join(slot, wait, cx.waker().clone(), effects)))
                 }
             });
@@ -220,7 +221,9 @@ pub(crate) fn drive(endpoint: &Endpoint) -> JoinHandle<()> {
                 };
                 let Some(place) = endpoint.place(need, now) else { return Poll::Pending };
                 if let Ok(permit) = endpoint.change(|core, _| core.start_dial(place, now)) {
-                    endpoint.change(|core, effects| core.dial_succeeded(permit, Toy::new(), now, effects));
+                    endpoint.change(|core, effects| {
+                        core.dial_succeeded(permit, (Toy::new(), Sharing::Exclusive), now, effects)
+                    });
                 }
             }
         }));
