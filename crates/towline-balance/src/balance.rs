@@ -26,7 +26,7 @@ use crate::track::{AtResponse, Track};
 /// is empty, or the driver ended before it yielded one; [`Kind::Closed`](towline_core::Kind::Closed) after
 /// [`close`](Self::close).
 pub struct Balance<L, P, A = Carried, T = AtResponse> {
-    shared: Arc<Clients<L, P>>,
+    pub(crate) shared: Arc<Clients<L, P>>,
     access: A,
     track: T,
     rng: Rng,

@@ -19,6 +19,9 @@ use towline_core::{BoxError, Endpoint, EndpointKey, Error, Kind, Lent, Phase, Ta
 pub enum Update {
     /// One endpoint is added or changed, or removed by its key.
     Change(Change<EndpointKey, Endpoint>),
+    /// One endpoint begins anew, though its target may be the same: it is made again, and takes the place of the one under its
+    /// key when it is made. Until then that serves, if there is one.
+    Renew(Endpoint),
     /// These are all endpoints, instead of any before. What is unchanged keeps its connections and statistics. Of two
     /// with one key the last counts, and that is reported as a failure of discovery. An empty list is reported as one,
     /// too, and **changes nothing**: resolvers answer with nothing when they are in trouble. To mean it, say
@@ -87,7 +90,7 @@ where
     F: Fn(&D::Key) -> Endpoint,
 {
     let known = Arc::new(Lock::new(HashMap::new()));
-    (Services { discover, endpoint, known: known.clone(), then: None }, MakeService(known))
+    (Services { discover, endpoint, known: known.clone() }, MakeService(known))
 }
 
 type Known<S> = Arc<Lock<HashMap<Target, S>>>;
@@ -102,8 +105,6 @@ pin_project_lite::pin_project! {
         discover: D,
         endpoint: F,
         known: Known<D::Service>,
-        // What follows the removal of a service that is replaced.
-        then: Option<Endpoint>,
     }
 }
 
@@ -116,26 +117,18 @@ where
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.project();
-        if let Some(endpoint) = this.then.take() {
-            return Poll::Ready(Some(Ok(Change::Insert(endpoint.key().clone(), endpoint).into())));
-        }
         let Some(change) = ready_or_return!(this.discover.poll_discover(cx)) else { return Poll::Ready(None) };
         Poll::Ready(Some(change.map(|change| match change {
             Change::Insert(key, service) => {
                 let endpoint = (this.endpoint)(&key);
                 let replaced = this.known.lock().insert(endpoint.target().clone(), service);
-                let key = endpoint.key().clone();
-                if replaced.is_some() {
-                    *this.then = Some(endpoint);
-                    Change::Remove(key).into()
-                } else {
-                    Change::Insert(key, endpoint).into()
-                }
+                drop(replaced); // Not under the lock: it is anybody's.
+                Update::Renew(endpoint)
             }
             Change::Remove(key) => {
                 let endpoint = (this.endpoint)(&key);
                 let removed = this.known.lock().remove(endpoint.target());
-                drop(removed); // Not under the lock: it is anybody's.
+                drop(removed);
                 Change::Remove(endpoint.key().clone()).into()
             }
         })))

@@ -121,6 +121,11 @@ where
             // The change's key is what a later removal will name.
             Update::Change(Change::Insert(key, endpoint)) => self.insert(endpoint.with_key(key)),
             Update::Change(Change::Remove(key)) => self.remove(&key),
+            Update::Renew(endpoint) => {
+                self.making.forget(endpoint.key());
+                self.making.want(endpoint);
+                false
+            }
             Update::Set(endpoints) if endpoints.is_empty() => {
                 self.failed(
                     Error::new(Kind::NoEndpoints, Phase::Pick)
@@ -138,7 +143,7 @@ where
         if let Some(index) = self.set.get(endpoint.key()) {
             let known = &self.set.members[index].endpoint;
             if known.target() == endpoint.target() {
-                self.making.forget(endpoint.key());
+                self.making.keep(&endpoint);
                 let changed = **known != endpoint;
                 if changed {
                     self.set.change(index, endpoint);
@@ -289,40 +294,53 @@ where
         Ok(Turn { changed, more: true })
     }
 
-    fn poll_upkeep(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
-        loop {
-            let is_due = match &mut self.upkeep {
-                Upkeep::Now => true,
-                Upkeep::At(timer) => timer.as_mut().poll(cx).is_ready(),
-                Upkeep::Never => false,
-            };
-            if !is_due {
-                return Ok(());
+    /// The policy does what is due, and says when it wants to be asked again.
+    fn keep_up(&mut self) -> Result<(), Error> {
+        self.upkeep = match self.policy.upkeep() {
+            None => Upkeep::Never,
+            // A policy that wants to be asked without a pause must not keep everything else from its turn.
+            Some(pause) => {
+                let pause = pause.max(SHORTEST_UPKEEP);
+                Upkeep::At(guarded("the timer", || Box::pin(sleep(pause)))?)
             }
-            self.upkeep = match self.policy.upkeep() {
-                None => Upkeep::Never,
-                // A policy that wants to be asked without a pause must not keep everything else from its turn.
-                Some(pause) => {
-                    let pause = pause.max(SHORTEST_UPKEEP);
-                    Upkeep::At(guarded("the timer", || Box::pin(sleep(pause)))?)
-                }
-            };
+        };
+        Ok(())
+    }
+
+    fn poll_upkeep(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
+        while let Upkeep::At(timer) = &mut self.upkeep {
+            if timer.as_mut().poll(cx).is_pending() {
+                break;
+            }
+            self.keep_up()?;
         }
+        Ok(())
     }
 
     /// All that there is to do now.
     fn turn(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
+        // Discovery comes last: a channel that is always full takes all that a task may do at a time (tokio's `coop`), and
+        // whatever asks tokio for anything after it, a timer for one, would wait for ever.
+        self.poll_upkeep(cx)?;
+        self.watch.poll(&self.shared, &self.set.nodes, cx)?;
+        self.warm.poll(&self.set.nodes, cx);
+        let was_made = self.poll_making(cx);
         let turn = self.poll_discover(cx)?;
-        let made = self.poll_making(cx);
-        if made || turn.changed || self.has_nothing_to_come() {
+        // New ones are mostly made as soon as they are asked for.
+        let is_made = self.poll_making(cx);
+        if was_made || is_made || turn.changed || self.has_nothing_to_come() {
             self.publish();
+            self.warm.poll(&self.set.nodes, cx);
         }
         if turn.more {
             cx.waker().wake_by_ref();
         }
-        self.warm.poll(&self.set.nodes, cx);
-        self.poll_upkeep(cx)?;
-        self.watch.poll(&self.shared, &self.set.nodes, cx)
+        // Where there is no timer, not before there is a set.
+        if let Upkeep::Now = self.upkeep {
+            self.keep_up()?;
+            self.poll_upkeep(cx)?;
+        }
+        Ok(())
     }
 }
 

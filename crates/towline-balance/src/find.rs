@@ -88,7 +88,7 @@ pin_project_lite::pin_project! {
     #[project = StateProj]
     enum State<L, P, F> {
         Pick,
-        Wait { #[pin] news: OwnedNotified, waiting: Option<Waiting<L, P>> },
+        Wait { #[pin] news: OwnedNotified, waiting: Waiting<L, P> },
         Lend { #[pin] first: Asked<L, F>, #[pin] other: Option<Asked<L, F>> },
     }
 }
@@ -191,12 +191,10 @@ where
                         }
                     }
                 }
-                StateProj::Wait { news, waiting } => {
+                StateProj::Wait { news, .. } => {
                     ready!(news.poll(cx));
-                    if waiting.is_some() {
-                        // Whoever could not lend then, may now.
-                        *this.refused = Refused::default();
-                    }
+                    // Whoever could not lend then, may now.
+                    *this.refused = Refused::default();
                     this.state.set(State::Pick);
                 }
                 StateProj::Lend { mut first, mut other } => {
@@ -281,8 +279,8 @@ pub(crate) enum Next<L: Lend, P> {
 pub(crate) enum Waits<L: Lend, P> {
     /// For the first of these.
     Asked(Asked<L, L::Lend>, Option<Asked<L, L::Lend>>),
-    /// For news; the second also counts among those that wait for an endpoint to come up.
-    News(OwnedNotified, Option<Waiting<L, P>>),
+    /// For news, counted.
+    News(OwnedNotified, Waiting<L, P>),
     /// For nothing: something has changed just now.
     Again,
 }
@@ -335,10 +333,9 @@ where
             Err(AtLimit) => {}
         }
         if let Ok(choice) = choice {
-            let stats = &snapshot.nodes()[choice.index].stats;
-            stats.leave_probe();
+            snapshot.leave(choice, None, now);
             let by = || refused.as_ref().map(|refused| refused.by).unwrap_or_default();
-            not.get_or_insert_with(by).add(stats.id());
+            not.get_or_insert_with(by).add(snapshot.nodes()[choice.index].id());
         }
     }
     Err(nobody(shared, snapshot, Nobody::Full))
@@ -376,7 +373,11 @@ where
             let first = ask(choice.index).ok_or(AtLimit)?;
             snapshot.taken(request, context, choice, now);
             first.lending.iter().for_each(|lending| at(&lending.flight));
-            Ok(Ok(Next::Waits(Waits::Asked(first, choice.other.and_then(ask)))))
+            let other = choice.other.and_then(ask);
+            if other.is_none() {
+                snapshot.leave(choice, Some(choice.index), now);
+            }
+            Ok(Ok(Next::Waits(Waits::Asked(first, other))))
         }
         Err(Nobody::Home(why)) => {
             snapshot.refused(request, context, why);
@@ -390,7 +391,10 @@ where
                 None => error,
             }))
         }
-        _ if waits => Ok(wait(shared, refused())),
+        _ if waits => {
+            choice.iter().for_each(|choice| snapshot.leave(*choice, None, now));
+            Ok(wait(shared, refused()))
+        }
         _ => Ok(Err(refused().into_error().unwrap_or_else(|| nobody(shared, snapshot, Nobody::NoCandidate)))),
     }
 }
@@ -435,15 +439,14 @@ where
     let snapshot = snapshot.as_ref()?;
     let now = shared.levels.now();
     let choice = snapshot.pick(request, context, Some(not), rng, now).ok()?;
-    if let Some(other) = choice.other {
-        snapshot.nodes()[other].stats.leave_probe();
+    let is_down = is_down(snapshot, choice.index);
+    let asked = if is_down { None } else { ask(shared, snapshot, choice, choice.index, context, now) };
+    // Nobody beside it, whether it is asked or not.
+    snapshot.leave(choice, asked.is_some().then_some(choice.index), now);
+    if asked.is_some() {
+        snapshot.taken(request, context, choice, now);
     }
-    if is_down(snapshot, choice.index) {
-        return None;
-    }
-    let asked = ask(shared, snapshot, choice, choice.index, context, now)?;
-    snapshot.taken(request, context, choice, now);
-    Some(asked)
+    asked
 }
 
 /// Whether calls wait for endpoints to come up. Without a driver nobody would tell them.
@@ -474,11 +477,14 @@ fn first_snapshot<L: Lend, P>(shared: &Arc<Users<L, P>>) -> Result<Next<L, P>, E
     let news = shared.next_news();
     let driven = shared.is_driven();
     if shared.snapshot.load().is_some() || shared.is_closed() {
-        Ok(Next::Waits(Waits::Again))
-    } else if driven {
-        Ok(Next::Waits(Waits::News(news, None)))
-    } else {
-        Err(shared.no_endpoints("the balancer's driver is gone"))
+        return Ok(Next::Waits(Waits::Again));
+    }
+    if !driven {
+        return Err(shared.no_endpoints("the balancer's driver is gone"));
+    }
+    match Waiting::begin(shared) {
+        Some(waiting) => Ok(Next::Waits(Waits::News(news, waiting))),
+        None => Err(too_many("the first answer of discovery")),
     }
 }
 
@@ -488,10 +494,9 @@ fn wait<L: Lend, P>(shared: &Arc<Users<L, P>>, refused: Refused) -> Result<Next<
     match Waiting::begin(shared) {
         // The driver may have gone, or the balancer been closed, before anybody listened.
         Some(_) if shared.is_closed() || !shared.is_driven() => Ok(Next::Waits(Waits::Again)),
-        Some(waiting) => Ok(Next::Waits(Waits::News(news, Some(waiting)))),
+        Some(waiting) => Ok(Next::Waits(Waits::News(news, waiting))),
         None => {
-            let full = Error::new(Kind::Overloaded, Phase::Pick)
-                .with_message("too many calls wait for an endpoint to come up");
+            let full = too_many("an endpoint to come up");
             Err(match refused.into_error() {
                 Some(cause) => full.with_source(cause),
                 None => full,
@@ -499,3 +504,10 @@ fn wait<L: Lend, P>(shared: &Arc<Users<L, P>>, refused: Refused) -> Result<Next<
         }
     }
 }
+
+fn too_many(what: &str) -> Error {
+    Error::new(Kind::Overloaded, Phase::Pick).with_message(format!("too many calls wait for {what}"))
+}
+
+#[cfg(test)]
+mod tests;

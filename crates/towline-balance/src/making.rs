@@ -89,6 +89,15 @@ where
         self.wanted.keys()
     }
 
+    /// The endpoint under this key keeps its target: one under way for another is not wanted, and one that is to take its
+    /// place goes on with these attributes.
+    pub(crate) fn keep(&mut self, endpoint: &Endpoint) {
+        match self.wanted.get_mut(endpoint.key()) {
+            Some(wanted) if wanted.endpoint.target() == endpoint.target() => wanted.endpoint = endpoint.clone(),
+            _ => self.forget(endpoint.key()),
+        }
+    }
+
     /// No more.
     pub(crate) fn forget(&mut self, key: &EndpointKey) {
         if let Some(wanted) = self.wanted.remove(key) {

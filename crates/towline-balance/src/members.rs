@@ -45,6 +45,7 @@ impl<L> Set<L> {
         let key = member.endpoint.key();
         match self.get(key) {
             Some(index) => {
+                self.nodes[index].stats().left();
                 (self.members[index], self.nodes[index]) = (member, node);
                 true
             }
@@ -72,10 +73,48 @@ impl<L> Set<L> {
     pub fn remove(&mut self, key: &EndpointKey) -> bool {
         let Some(index) = self.position.remove(key) else { return false };
         self.members.swap_remove(index);
-        self.nodes.swap_remove(index);
+        self.nodes.swap_remove(index).stats().left();
         if let Some(moved) = self.members.get(index) {
             self.position.insert(moved.endpoint.key().clone(), index);
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use towline_core::{LoadReport, Outcome};
+
+    use super::*;
+    use crate::load::{Clock, Flight, Settings};
+    use crate::pick::P2c;
+    use crate::sync::AtomicU64;
+
+    // F17
+    #[test]
+    fn a_late_report_of_one_that_is_gone_is_not_taken_for_its_successors() {
+        let report = LoadReport { in_flight: 0, latency: std::time::Duration::ZERO };
+        for is_replaced in [false, true] {
+            let levels = Levels::new(Settings::default(), Clock::Manual(AtomicU64::new(0)));
+            let mut set = Set::default();
+            for key in ["a:1", "b:1"] {
+                set.put(key.parse().unwrap(), (), &levels);
+            }
+            let before = set.snapshot(&levels, &mut P2c::new(), None);
+            let late = Flight::begin(before.nodes()[0].stats().clone(), 0).unwrap();
+            late.report(report);
+            assert_eq!(levels.recent(0), Some(0));
+            if is_replaced {
+                assert!(set.put("a:1".parse().unwrap(), (), &levels));
+            } else {
+                assert!(set.remove(&EndpointKey::new("a:1")));
+            }
+            let after = set.snapshot(&levels, &mut P2c::new(), Some(before.picker()));
+            late.report(report);
+            late.end(Outcome::Success);
+            assert_eq!(levels.recent(0), None);
+            Flight::begin(after.nodes()[0].stats().clone(), 0).unwrap().report(report);
+            assert_eq!(levels.recent(0), Some(0));
+        }
     }
 }

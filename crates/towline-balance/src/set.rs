@@ -10,7 +10,7 @@ use towline_core::{
     Terms, Tried, View,
 };
 
-use crate::load::{Allowance, Ejected, Entry, Flight, Levels, Nanos, Rule, Standing, Stats};
+use crate::load::{Admission, Allowance, Ejected, Entry, Flight, Levels, Nanos, Rule, Standing, Stats};
 use crate::outlier::PanicMode;
 
 /// An immutable set of endpoints and a picker built for it.
@@ -71,6 +71,8 @@ pub struct Choice {
     pub index: usize,
     /// Another that may be asked at the same time, because the first has no room.
     pub other: Option<usize>,
+    /// The probes that the pick has claimed, of the first and of the other.
+    claims: [Claim; 2],
     /// How many candidates went before it.
     skipped: usize,
     /// How far the first may be filled, where loads are bounded.
@@ -79,10 +81,25 @@ pub struct Choice {
     key: Option<u64>,
 }
 
+/// Whose probe a call is that goes there: nobody else's, until it ends or is left to the next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Claim {
+    /// It is none.
+    #[default]
+    None,
+    OnProbation,
+    Ejected,
+}
+
 impl Choice {
     /// Whatever the bound says: it is for sharing calls, not for refusing them.
     pub(crate) fn unbounded(self) -> Self {
         Self { allowance: Allowance::Any, ..self }
+    }
+
+    #[inline]
+    fn claim(&self, index: usize) -> Claim {
+        self.claims[usize::from(index != self.index)]
     }
 }
 
@@ -123,20 +140,36 @@ pub enum Nobody {
     Home(HomeLoss),
 }
 
+/// What is to be said about an endpoint.
+#[derive(Clone, Copy)]
+struct Verdict {
+    fitness: Fitness,
+    allowance: Allowance,
+    /// Claimed only of who is fit: the call then goes there.
+    claim: Claim,
+}
+
+impl From<Fitness> for Verdict {
+    #[inline]
+    fn from(fitness: Fitness) -> Self {
+        Self { fitness, allowance: Allowance::Any, claim: Claim::None }
+    }
+}
+
 #[derive(Clone, Copy)]
 struct Candidate {
-    fitness: Fitness,
+    verdict: Verdict,
     /// How many went before it.
     skipped: usize,
     index: usize,
     room: Room,
-    allowance: Allowance,
 }
 
 impl Candidate {
     /// The choice of this one and nobody beside it.
     fn alone(self, key: Option<u64>) -> Choice {
-        Choice { index: self.index, other: None, skipped: self.skipped, allowance: self.allowance, key }
+        let Verdict { allowance, claim, .. } = self.verdict;
+        Choice { index: self.index, other: None, claims: [claim, Claim::None], skipped: self.skipped, allowance, key }
     }
 }
 
@@ -232,8 +265,8 @@ impl<L: Lend, P> Snapshot<L, P> {
             let node =
                 self.nodes.get(index).filter(|node| refused.is_none_or(|refused| !refused.contains(node.id())))?;
             let room = node.lend.room();
-            let (fitness, allowance) = judge.fitness(node, room, skipped == 0, rng);
-            Some(Candidate { fitness, skipped, index, room, allowance })
+            let verdict = judge.judge(node, room, skipped == 0, rng);
+            Some(Candidate { verdict, skipped, index, room })
         });
         let Some(mut best) = order.next() else {
             return Err(match refused {
@@ -243,7 +276,7 @@ impl<L: Lend, P> Snapshot<L, P> {
             });
         };
         if terms.is_strict {
-            return match best.fitness {
+            return match best.verdict.fitness {
                 // The first has refused already.
                 _ if best.skipped > 0 => Err(Nobody::Home(HomeLoss::Overloaded)),
                 Fitness::Bounded | Fitness::Full => Err(Nobody::Home(HomeLoss::Overloaded)),
@@ -251,15 +284,15 @@ impl<L: Lend, P> Snapshot<L, P> {
                 _ => Ok(best.alone(terms.key)),
             };
         }
-        let mut any_full = best.fitness == Fitness::Full;
-        while best.fitness != Fitness::Fit {
+        let mut any_full = best.verdict.fitness == Fitness::Full;
+        while best.verdict.fitness != Fitness::Fit {
             let Some(next) = order.next() else { break };
-            any_full |= next.fitness == Fitness::Full;
-            if next.fitness < best.fitness {
+            any_full |= next.verdict.fitness == Fitness::Full;
+            if next.verdict.fitness < best.verdict.fitness {
                 best = next;
             }
         }
-        let Candidate { fitness, room, index, .. } = best;
+        let Candidate { verdict: Verdict { fitness, .. }, room, index, .. } = best;
         if fitness >= Fitness::Ejected {
             // What is too much for those that do well is not for the others.
             if any_full {
@@ -269,13 +302,14 @@ impl<L: Lend, P> Snapshot<L, P> {
                 return Err(Nobody::Panic);
             }
         }
-        let races = fitness == Fitness::Fit && room == Room::Full && terms.may_race;
-        let other = if races {
-            order.find(|other| other.fitness == Fitness::Fit && other.index != index).map(|other| other.index)
-        } else {
-            None
-        };
-        Ok(Choice { other, ..best.alone(terms.key) })
+        let mut choice = best.alone(terms.key);
+        if fitness == Fitness::Fit && room == Room::Full && terms.may_race {
+            if let Some(other) = order.find(|other| other.verdict.fitness == Fitness::Fit && other.index != index) {
+                choice.other = Some(other.index);
+                choice.claims[1] = other.verdict.claim;
+            }
+        }
+        Ok(choice)
     }
 
     /// A call begins on the endpoint that was chosen; `None` when that is at a limit by now.
@@ -289,7 +323,21 @@ impl<L: Lend, P> Snapshot<L, P> {
     pub(crate) fn ask(&self, choice: Choice, index: usize, now: Nanos, is_granted: bool) -> Option<Flight> {
         let node = &self.nodes[index];
         let entry = Entry { allowance: choice.allowance, key: choice.key, weight: node.weight() };
-        Flight::ask(node.stats.clone(), now, is_granted, entry)
+        let flight = Flight::ask(node.stats.clone(), now, is_granted, entry)?;
+        Some(flight.trial(choice.claim(index) == Claim::OnProbation))
+    }
+
+    /// No call begins on those that were chosen, but on `begun`: the probes that it would have been are left to the next.
+    pub fn leave(&self, choice: Choice, begun: Option<usize>, now: Nanos) {
+        let chosen = [Some(choice.index), choice.other].into_iter().flatten();
+        for index in chosen.filter(|index| Some(*index) != begun) {
+            let stats = &self.nodes[index].stats;
+            match choice.claim(index) {
+                Claim::None => {}
+                Claim::OnProbation => stats.leave_trial(now),
+                Claim::Ejected => stats.leave_probe(),
+            }
+        }
     }
 
     /// Tells the picker that the call goes to nobody, since its home cannot take it.
@@ -325,49 +373,58 @@ struct Judge<'a> {
 
 impl Judge<'_> {
     #[inline]
-    fn fitness<L>(&self, node: &Node<L>, room: Room, is_first: bool, rng: &mut Rng) -> (Fitness, Allowance) {
+    fn judge<L>(&self, node: &Node<L>, room: Room, is_first: bool, rng: &mut Rng) -> Verdict {
         if room == Room::Down {
-            (Fitness::Down, Allowance::Any)
+            Fitness::Down.into()
         } else if self.is_plain && node.stats.seen().is_nothing() {
-            (self.plain(node), Allowance::Any)
+            self.plain(node)
         } else if self.rule.is_none() {
-            (self.full(node, room, rng), Allowance::Any)
+            self.full(node, room, rng)
         } else {
             self.bounded(node, room, is_first, rng)
         }
     }
 
     #[inline(never)]
-    fn bounded<L>(&self, node: &Node<L>, room: Room, is_first: bool, rng: &mut Rng) -> (Fitness, Allowance) {
-        let fitness = self.full(node, room, rng);
+    fn bounded<L>(&self, node: &Node<L>, room: Room, is_first: bool, rng: &mut Rng) -> Verdict {
+        let verdict = self.full(node, room, rng);
         match &self.rule {
             // A probe of who is ejected is one call, and wanted.
-            Some(rule) if fitness == Fitness::Fit && !node.stats.seen().is_ejected() => {
+            Some(rule) if verdict.fitness == Fitness::Fit && !node.stats.seen().is_ejected() => {
                 match rule.allows(&node.stats, node.weight(), is_first) {
-                    Some(allowance) => (fitness, allowance),
-                    None => (Fitness::Bounded, Allowance::Any),
+                    Some(allowance) => Verdict { allowance, ..verdict },
+                    None => {
+                        if verdict.claim == Claim::OnProbation {
+                            node.stats.leave_trial(self.now);
+                        }
+                        Fitness::Bounded.into()
+                    }
                 }
             }
-            _ => (fitness, Allowance::Any),
+            _ => verdict,
         }
     }
 
     #[inline]
-    fn plain<L>(&self, node: &Node<L>) -> Fitness {
+    fn plain<L>(&self, node: &Node<L>) -> Verdict {
         if self.has_tried(node) {
-            Fitness::Tried
+            Fitness::Tried.into()
         } else if node.is_weightless() {
-            Fitness::Weightless
-        } else if self.terms.heeds_probation && !node.stats.admits(self.now) {
-            Fitness::Avoided
+            Fitness::Weightless.into()
+        } else if !self.terms.heeds_probation {
+            Fitness::Fit.into()
         } else {
-            Fitness::Fit
+            match node.stats.admits(self.now) {
+                Admission::Yes => Fitness::Fit.into(),
+                Admission::Probe => Verdict { claim: Claim::OnProbation, ..Fitness::Fit.into() },
+                Admission::No => Fitness::Avoided.into(),
+            }
         }
     }
 
     /// Not inline: most calls find somebody of whom there is nothing to say.
     #[inline(never)]
-    fn full<L>(&self, node: &Node<L>, room: Room, rng: &mut Rng) -> Fitness {
+    fn full<L>(&self, node: &Node<L>, room: Room, rng: &mut Rng) -> Verdict {
         let (stats, seen, panics) = (&node.stats, node.stats.seen(), self.levels.panics());
         let is_full = stats.is_full(room);
         if seen.is_ejected() {
@@ -375,23 +432,26 @@ impl Judge<'_> {
             let may_probe = !is_full && !self.has_tried(node) && !node.is_weightless();
             // Also in a panic: calls that are none say nothing about whether it is over.
             if may_probe && stats.admits_probe(is_idempotent) {
-                return Fitness::Fit;
+                return Verdict { claim: Claim::Ejected, ..Fitness::Fit.into() };
             }
             if self.levels.fails_fast || !panics {
-                return Fitness::Ejected;
+                return Fitness::Ejected.into();
             }
         }
         if is_full {
-            return Fitness::Full;
+            return Fitness::Full.into();
         }
-        if panics && !self.has_tried(node) && !node.is_weightless() {
+        let is_out = self.has_tried(node) || node.is_weightless();
+        if panics && !is_out {
             // Nobody is spared, or nobody is called.
-            return if self.levels.fails_fast { Fitness::Ejected } else { Fitness::Fit };
+            return if self.levels.fails_fast { Fitness::Ejected } else { Fitness::Fit }.into();
         }
-        match self.plain(node) {
-            Fitness::Fit if self.is_slow(stats, rng) => Fitness::Slow,
-            fitness => fitness,
+        // Before anybody asks for a probe: one that is begun is to be sent.
+        if !is_out && self.is_slow(stats, rng) {
+            let is_avoided = self.terms.heeds_probation && !stats.would_admit(self.now);
+            return if is_avoided { Fitness::Avoided } else { Fitness::Slow }.into();
         }
+        self.plain(node)
     }
 
     /// Whether it is in slow start, and this call not in its share.
@@ -558,3 +618,6 @@ impl EjectionView {
         Self { rule, since: duration(since, now), remaining: duration(now, until) }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,7 +24,7 @@ pub enum WhenUnavailable {
     Wait,
 }
 
-/// Calls that may wait for an endpoint to come up.
+/// Calls that may wait for a first set, or for an endpoint to come up.
 const MAX_WAITING: usize = 1_024;
 
 pub(crate) struct Shared<L, P> {
@@ -37,7 +37,7 @@ pub(crate) struct Shared<L, P> {
     pub(crate) closed: AtomicBool,
     /// Whether the driver lives.
     pub(crate) driving: AtomicBool,
-    /// Calls that wait for an endpoint to come up.
+    /// Calls that wait for a first set, or for an endpoint to come up.
     pub(crate) waiting: AtomicUsize,
     /// Where clones get their randomness from.
     pub(crate) seeds: AtomicU64,
@@ -158,7 +158,7 @@ impl<L, P> std::ops::Deref for Clients<L, P> {
     }
 }
 
-/// A call that waits for an endpoint to come up, counted.
+/// A call that waits for a first set or for an endpoint to come up, counted.
 pub(crate) struct Waiting<L, P>(Arc<Users<L, P>>);
 
 impl<L, P> Waiting<L, P> {

@@ -53,7 +53,8 @@ impl Watch {
         cx: &mut Context<'_>,
     ) -> Result<(), Error> {
         loop {
-            let waiting = shared.waiting.load(Ordering::Relaxed) > 0;
+            // Who waits for a first set is told when there is one.
+            let waiting = !nodes.is_empty() && shared.waiting.load(Ordering::Relaxed) > 0;
             let touched = shared.levels.touched.load(Ordering::Relaxed);
             if !waiting {
                 self.look_at = None;

@@ -32,11 +32,11 @@ cargo xtask COMMAND
   fuzz     fuzz [frames] [prost_codec] [shared] [--seconds N] [--merge]: 15 minutes each unless told otherwise;
            --merge keeps what earlier runs found in tools/fuzz/corpus
   field-bugs
-           replays bugs that users of other pools met against the released peers and against ours, and fails if we have one
-           (half a minute); --docs writes docs/field-bugs.md
+           field-bugs [pool] [balance] [--docs]: replays bugs that users of other pools and balancers met against the
+           released peers and against ours, and fails if we have one (half a minute); --docs writes docs/field-bugs.md
   proto    writes the code generated from proto/echo.proto anew
   tools    format and clippy in the workspaces under tools/, the records of instructions, the tests of the
-           simulator, seconds of each fuzzer, the quick model
+           simulator, the field bugs of balancers, seconds of each fuzzer, the quick model
   ci       lint, test, docs, demo, tools: what .ci/run runs";
 
 fn main() -> ExitCode {
@@ -51,7 +51,7 @@ fn main() -> ExitCode {
         Some("bench") => bench(std::env::args().skip(2)),
         Some("sim") => sim(std::env::args().skip(2)),
         Some("fuzz") => fuzz::fuzz(std::env::args().skip(2)),
-        Some("field-bugs") => field_bugs(std::env::args().nth(2).as_deref()),
+        Some("field-bugs") => field_bugs(std::env::args().skip(2)),
         Some("model") => model(std::env::args().nth(2).as_deref()),
         Some("proto") => proto(),
         Some("tools") => tools(),
@@ -132,6 +132,7 @@ fn tools() -> Result<(), String> {
     }
     bench(["checkout-instructions", "balance-instructions", "--check"].map(str::to_owned).into_iter())?;
     run(&mut cargo(&["test", "--locked", "--manifest-path", "tools/sim/Cargo.toml", "--target-dir", "target/sim"]))?;
+    field_bugs(["balance".to_owned()].into_iter())?;
     fuzz::fuzz(["--seconds", "10"].map(str::to_owned).into_iter())?;
     model(Some("--quick"))
 }
@@ -149,10 +150,10 @@ fn sim(args: impl Iterator<Item = String>) -> Result<(), String> {
     run(sim.args(["--target-dir", "target/sim", "--"]).args(args))
 }
 
-fn field_bugs(option: Option<&str>) -> Result<(), String> {
+fn field_bugs(args: impl Iterator<Item = String>) -> Result<(), String> {
     Machine::look()?;
     let mut replay = cargo(&["run", "--locked", "--quiet", "--manifest-path", "tools/field-bugs/Cargo.toml"]);
-    run(replay.args(["--target-dir", "target/field-bugs", "--"]).args(option))
+    run(replay.args(["--target-dir", "target/field-bugs", "--"]).args(args))
 }
 
 fn model(option: Option<&str>) -> Result<(), String> {

@@ -54,7 +54,7 @@ use towline_core::{Error, Kind, Phase};
 pub(crate) use self::bound::{Allowance, Bound, Entry, Rule};
 pub use self::circuit::Circuit;
 pub(crate) use self::record::{Ejected, Record};
-pub(crate) use self::stats::Standing;
+pub(crate) use self::stats::{Admission, Standing};
 pub use self::stats::{Flight, Stats};
 pub(crate) use self::status::Ejection;
 pub use self::sweep::{PERIOD, Sweep};

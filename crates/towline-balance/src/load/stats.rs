@@ -49,11 +49,14 @@ pub struct Stats {
     oldest: Oldest,
     probation: Probation,
     report: Report,
-    /// Where it is in the snapshot that was published last.
+    /// Where it is in the snapshot that was published last, or [`NOWHERE`].
     index: AtomicU32,
     /// Whom its latency is compared with.
     peers: AtomicU32,
 }
+
+/// The index of who is in no snapshot.
+const NOWHERE: u32 = u32::MAX;
 
 const IN_FLIGHT_BITS: u32 = 24;
 const IN_FLIGHT: u64 = (1 << IN_FLIGHT_BITS) - 1;
@@ -92,6 +95,15 @@ pub(crate) enum Standing {
     Ejected,
 }
 
+/// Whether a call may go to an endpoint that is not ejected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Admission {
+    Yes,
+    /// As the probe of an endpoint on probation: one of all that ask.
+    Probe,
+    No,
+}
+
 impl Stats {
     pub(crate) fn new(key: EndpointKey, levels: Arc<Levels>) -> Arc<Self> {
         let now = levels.clock.now();
@@ -114,7 +126,7 @@ impl Stats {
             oldest: Oldest::default(),
             probation: Probation::default(),
             report: Report::default(),
-            index: AtomicU32::new(u32::MAX),
+            index: AtomicU32::new(NOWHERE),
             peers: AtomicU32::new(0),
         })
     }
@@ -132,8 +144,19 @@ impl Stats {
     }
 
     pub(crate) fn moved_to(&self, index: usize, peers: u8) {
-        self.index.store(u32::try_from(index).unwrap_or(u32::MAX), Ordering::Relaxed);
+        self.index.store(u32::try_from(index).unwrap_or(NOWHERE), Ordering::Relaxed);
         self.peers.store(u32::from(peers), Ordering::Relaxed);
+    }
+
+    /// It is in no snapshot from the next on: whatever calls say that are still there is not to be taken for its successor's.
+    pub(crate) fn left(&self) {
+        self.index.store(NOWHERE, Ordering::Relaxed);
+    }
+
+    /// Where it is in the snapshot that was published last.
+    fn place(&self) -> Option<usize> {
+        let index = self.index.load(Ordering::Relaxed);
+        (index != NOWHERE).then_some(index as usize)
     }
 
     /// Their number, below [`PEERS`].
@@ -195,9 +218,19 @@ impl Stats {
         (record.ejected, record.ejections)
     }
 
-    /// The probe that was given to this call goes to another.
+    /// The probe of the ejected endpoint that was given to this call goes to another.
     pub(crate) fn leave_probe(&self) {
         self.status.unclaim();
+    }
+
+    /// And that of the endpoint on probation.
+    pub(crate) fn leave_trial(&self, now: Nanos) {
+        self.probation.inconclusive(self.by_clock(now));
+    }
+
+    /// For what is timed whatever the metric: rare enough to read the clock, for metrics without one.
+    fn by_clock(&self, now: Nanos) -> Nanos {
+        if self.levels.is_timed() { now } else { self.levels.clock.now() }
     }
 
     /// Until when it has asked to be left alone.
@@ -322,13 +355,30 @@ impl Stats {
 
     /// Whether it may be called now; of those who ask about one on probation, one gets the probe.
     #[inline]
-    pub(crate) fn admits(&self, now: Nanos) -> bool {
-        if !self.levels.is_timed() {
-            return !self.status.get().is_pushed_back() || self.probation.begin(self.levels.clock.now());
-        }
-        match self.timed_standing(self.status.get(), now) {
-            Standing::OnProbation => self.probation.begin(now),
-            standing => !self.is_avoided(standing, now),
+    pub(crate) fn admits(&self, now: Nanos) -> Admission {
+        self.admission(now, Probation::begin)
+    }
+
+    /// Whether it would be, for who does not want the probe.
+    pub(crate) fn would_admit(&self, now: Nanos) -> bool {
+        self.admission(now, Probation::is_due) != Admission::No
+    }
+
+    #[inline]
+    fn admission(&self, now: Nanos, may_probe: impl FnOnce(&Probation, Nanos) -> bool) -> Admission {
+        let seen = self.status.get();
+        let standing = if self.levels.is_timed() {
+            self.timed_standing(seen, now)
+        } else if seen.is_pushed_back() {
+            Standing::OnProbation
+        } else {
+            return Admission::Yes;
+        };
+        match standing {
+            Standing::OnProbation if may_probe(&self.probation, self.by_clock(now)) => Admission::Probe,
+            Standing::OnProbation => Admission::No,
+            standing if self.is_avoided(standing, now) => Admission::No,
+            _ => Admission::Yes,
         }
     }
 
@@ -380,12 +430,18 @@ impl Stats {
     }
 
     /// A call that began then was answered: that ends a row of failures, unless the last of them came later. An endpoint
-    /// that begins to fail still answers what it had taken before.
+    /// that begins to fail still answers what it had taken before. Where nothing is timed nobody knows which came first; then
+    /// what the endpoint has asked for holds as long as it asked.
     fn is_well_since(&self, began: Nanos) -> bool {
-        if !self.status.get().fails_at_all() {
+        let seen = self.status.get();
+        if !seen.fails_at_all() {
             return true;
         }
-        let is_well = began >= self.failed_at.load(Ordering::Relaxed);
+        let is_well = if self.levels.is_timed() || !seen.is_pushed_back() {
+            began >= self.failed_at.load(Ordering::Relaxed)
+        } else {
+            self.levels.clock.now() >= self.held_until()
+        };
         if is_well {
             self.status.is_well();
         }
@@ -412,8 +468,7 @@ impl Stats {
                 return false;
             }
             End::Outcome(Outcome::Pushback(hint)) => {
-                // Rare enough to read the clock, for metrics without one.
-                let by_clock = if self.levels.is_timed() { now } else { self.levels.clock.now() };
+                let by_clock = self.by_clock(now);
                 let pause = nanos(hint.unwrap_or_default().min(LONGEST_PUSHBACK));
                 self.held_until.fetch_max(by_clock.saturating_add(pause), Ordering::Relaxed);
                 self.probation.failed(by_clock);
@@ -432,8 +487,8 @@ impl Stats {
         matches!(end, End::Outcome(Outcome::Ignore)) && self.is_well_since(began)
     }
 
-    /// What the call says about latency, and about an endpoint on probation.
-    fn learn(&self, began: Nanos, now: Nanos, end: End, was_bad: bool, is_well: bool) {
+    /// What the call says about latency, and about an endpoint on probation, whose probe it may be.
+    fn learn(&self, began: Nanos, now: Nanos, end: End, was_bad: bool, is_well: bool, is_trial: bool) {
         let (median, limit, rate) = (self.measure().median(), self.measure().limit(), self.levels.rate);
         let took = took(began, now);
         match end {
@@ -454,15 +509,18 @@ impl Stats {
                 if self.latency.read().is_none() {
                     self.latency.restart(now, took.max(median));
                 }
-                return match is_well && self.standing(now) != Standing::OnProbation {
-                    true => self.probation.passed(),
-                    false => self.probation.inconclusive(now),
+                return if is_well && self.standing(now) != Standing::OnProbation {
+                    self.probation.passed();
+                } else if is_trial {
+                    self.leave_trial(now);
                 };
             }
             End::GivenUp => {
                 self.latency.at_least(now, took, median, rate);
                 if took <= limit {
-                    return self.probation.inconclusive(now);
+                    return if is_trial {
+                        self.leave_trial(now)
+                    };
                 }
             }
             End::Outcome(Outcome::Pushback(_)) => return,

@@ -38,7 +38,8 @@ impl Policy for HotCold {
     type Picker = HotColdPicker;
 
     fn build(&mut self, set: &Members, _last: Option<&HotColdPicker>) -> HotColdPicker {
-        HotColdPicker { fallback: P2cPicker::new(set) }
+        let are_weightless = super::weights(set).all(|weight| weight == 0.0);
+        HotColdPicker { fallback: P2cPicker::new(set), are_weightless }
     }
 }
 
@@ -46,6 +47,8 @@ impl Policy for HotCold {
 #[derive(Clone, Debug)]
 pub struct HotColdPicker {
     fallback: P2cPicker,
+    /// All are of weight zero: then they are equal.
+    are_weightless: bool,
 }
 
 /// Recent reporters that are looked at.
@@ -81,7 +84,8 @@ impl HotColdPicker {
             first = first.or(Some(index));
             let latency = if report.latency.is_zero() { view.latency(index) } else { Some(report.latency) };
             let latency = latency.map_or(0.0, |latency| latency.as_secs_f64());
-            let in_flight = f64::from(report.in_flight) / view.members()[index].endpoint.weight().get();
+            let weight = if self.are_weightless { 1.0 } else { view.members()[index].endpoint.weight().get() };
+            let in_flight = f64::from(report.in_flight) / weight;
             let rank = if report.in_flight >= hot {
                 Rank(true, in_flight, latency)
             } else {

@@ -84,6 +84,20 @@ where
                         this.moves.push_back(Change::Remove(key));
                     }
                 }
+                Update::Renew(endpoint) => {
+                    let key = endpoint.key().clone();
+                    this.ring.insert(endpoint, this.moves);
+                    // Whoever is in the subset comes first.
+                    match this.moves.pop_front() {
+                        Some(Change::Insert(inserted, endpoint)) if inserted == key => {
+                            *this.silent = false;
+                            return Poll::Ready(Some(Ok(Update::Renew(endpoint))));
+                        }
+                        Some(other) => this.moves.push_front(other),
+                        None if *this.silent => this.moves.push_back(Change::Remove(key)),
+                        None => {}
+                    }
+                }
                 Update::Set(endpoints) => {
                     *this.silent = endpoints.is_empty();
                     let subset = if endpoints.is_empty() { endpoints } else { this.ring.replace(endpoints) };

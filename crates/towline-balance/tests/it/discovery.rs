@@ -3,20 +3,25 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 
 use futures_util::{Stream, StreamExt, stream};
 use proptest::prelude::*;
+use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tokio_test::task::spawn;
 use tower::{Service, ServiceExt, service_fn};
-use towline_balance::{BalanceBuilder, Change, P2c, Update, WhenUnavailable, fixed, services};
-use towline_core::{Call, Endpoint, EndpointKey, Error, Kind, Lent, Phase, Room, Target, TokioExecutor, Weight};
+use towline_balance::{BalanceBuilder, Change, P2c, P2cPicker, Update, WhenUnavailable, fixed, services};
+use towline_core::{
+    Call, CallContext, Endpoint, EndpointKey, Error, Kind, Lend, Lent, Members, Phase, Pick, Policy, Rng, Room, Target,
+    TokioExecutor, View, Weight,
+};
 use towline_pool::PoolBuilder;
 use towline_test::{ScriptedMaker, settle};
 
 use crate::support::{Desks, MS, Message, SECOND, Seen, discovery, endpoint, endpoints, insert, refused, remove};
 
-fn keys<L: towline_core::Lend + Clone, P>(balance: &towline_balance::Balance<L, P>) -> Vec<String> {
+fn keys<L: Lend + Clone, P>(balance: &towline_balance::Balance<L, P>) -> Vec<String> {
     let mut keys: Vec<_> = balance.endpoints().iter().map(|view| view.endpoint.key().to_string()).collect();
     keys.sort();
     keys
@@ -99,6 +104,102 @@ async fn an_empty_set_that_is_meant_removes_all() {
     settle().await;
     assert!(balance.endpoints().is_empty());
     assert_eq!(balance.oneshot(Call::new(0)).await.unwrap_err().kind(), Kind::NoEndpoints);
+}
+
+// F19
+#[tokio::test(start_paused = true)]
+async fn discovery_that_fails_at_every_poll_is_asked_with_pauses_and_the_last_good_set_stays() {
+    let desks = Desks::default();
+    let polls = Arc::new(AtomicUsize::new(0));
+    let stream = {
+        let polls = polls.clone();
+        stream::poll_fn(move |_| {
+            let first = polls.fetch_add(1, Ordering::Relaxed) == 0;
+            Poll::Ready(Some(if first { Ok(Update::Set(endpoints(2))) } else { Err(refused()) }))
+        })
+    };
+    let builder = BalanceBuilder::new(P2c::new()).rng(Rng::with_seed(7));
+    let balance = builder.spawn(stream, desks.make(), &TokioExecutor::current()).unwrap();
+    sleep(60 * SECOND).await;
+    let polls = polls.load(Ordering::Relaxed);
+    // Full jitter of a second at most.
+    assert!((60..200).contains(&polls), "{polls}");
+    assert_eq!(keys(&balance), ["a:1", "b:1"]);
+    assert!(balance.discovery_error().unwrap().to_string().contains("refused"));
+    balance.oneshot(Call::new(0)).await.unwrap();
+}
+
+/// Builds so many pickers.
+struct Tired(usize);
+
+impl Policy for Tired {
+    type Picker = P2cPicker;
+
+    fn build(&mut self, set: &Members, _last: Option<&P2cPicker>) -> P2cPicker {
+        self.0 = self.0.checked_sub(1).expect("enough for today");
+        P2cPicker::new(set)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_that_panics_ends_the_driver_and_calls_go_on_with_the_last_good_set() {
+    let desks = Desks::default();
+    for builds in [0, 1] {
+        let (discover, stream) = discovery();
+        let balance =
+            BalanceBuilder::new(Tired(builds)).spawn(stream, desks.make(), &TokioExecutor::current()).unwrap();
+        for key in ["a:1", "b:1"] {
+            // Nobody hears the second when there was no first picker.
+            let _heard = discover.send(Ok(insert(key))).await;
+            settle().await;
+        }
+        let error = balance.discovery_error().unwrap();
+        let text = format!("{error}: {}", std::error::Error::source(&error).unwrap());
+        assert!(text.contains("driver panicked") && text.contains("enough for today"), "{text}");
+        let answer = balance.clone().oneshot(Call::new(0)).await;
+        match builds {
+            0 => assert_eq!(answer.unwrap_err().kind(), Kind::NoEndpoints),
+            _ => assert_eq!((answer.unwrap(), keys(&balance)), ("a:1".to_owned(), vec!["a:1".to_owned()])),
+        }
+    }
+}
+
+/// Panics as it is asked.
+struct Nervous;
+
+impl Pick<Message> for Nervous {
+    type Order<'a> = std::iter::Empty<usize>;
+
+    fn order<'a>(
+        &'a self,
+        call: &'a Message,
+        _: Option<&'a CallContext>,
+        _: View<'a>,
+        _: &mut Rng,
+    ) -> std::iter::Empty<usize> {
+        panic!("not {call:?} again");
+    }
+}
+
+impl Policy for Nervous {
+    type Picker = Self;
+
+    fn build(&mut self, _set: &Members, _last: Option<&Self>) -> Self {
+        Self
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_picker_that_panics_fails_the_call_that_asked_it_and_nothing_else() {
+    let desks = Desks::default();
+    let balance =
+        BalanceBuilder::new(Nervous).spawn(fixed(endpoints(2)), desks.make(), &TokioExecutor::current()).unwrap();
+    balance.discovered().await;
+    for _ in 0..3 {
+        assert!(tokio::spawn(balance.clone().oneshot(Call::new(0))).await.unwrap_err().is_panic());
+    }
+    assert!(balance.endpoints().iter().all(|view| view.in_flight == 0));
+    assert!(balance.discovery_error().is_none(), "the driver is well");
 }
 
 #[tokio::test(start_paused = true)]
@@ -227,6 +328,30 @@ async fn calls_see_changes_while_discovery_never_pauses() {
     }
 }
 
+// F26
+#[tokio::test(start_paused = true)]
+async fn a_channel_that_is_always_full_keeps_nothing_else_from_its_turn() {
+    let make = service_fn(|_: Target| async {
+        sleep(SECOND).await;
+        Ok::<_, Error>(Lent::new(Echo))
+    });
+    let (discover, mut changes) = mpsc::channel::<Result<Update, Error>>(1_024);
+    for discover in [discover.clone(), discover] {
+        tokio::spawn(async move { while discover.send(Ok(insert("a:1"))).await.is_ok() {} });
+    }
+    settle().await;
+    let stream = stream::poll_fn(move |cx| changes.poll_recv(cx));
+    let balance = BalanceBuilder::new(P2c::new()).spawn(stream, make, &TokioExecutor::current()).unwrap();
+    // Paused time does not move by itself while somebody is busy.
+    for _ in 0..20 {
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        tokio::time::advance(SECOND / 10).await;
+    }
+    assert_eq!(keys(&balance), ["a:1"]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn more_changes_than_are_taken_at_once_are_all_taken() {
     let changes = (1..=5_000u32).map(|n| {
@@ -276,6 +401,29 @@ async fn towers_discover_of_clone_services_is_enough() {
     discover.send(Ok(Change::Remove("a:1"))).await.unwrap();
     settle().await;
     assert_eq!(balance.oneshot(Call::new(0)).await.unwrap_err().kind(), Kind::NoEndpoints);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_is_replaced_is_there_all_the_time_however_many_changes_come_with_it() {
+    let named = |name: &'static str| service_fn(move |_: Message| std::future::ready(Ok::<_, Error>(name)));
+    // Before the last there are as many as are taken at once, less one.
+    for before in [1, 1_022, 1_023, 1_024] {
+        let inserts = (0..before).map(|n| Change::Insert(n, named("one")));
+        let replaced = [Change::Insert(0, named("another"))];
+        let discovered = stream::iter(inserts.chain(replaced).map(Ok::<_, Error>)).chain(stream::pending());
+        let (changes, make) = services(discovered, |key: &usize| endpoint(&format!("k{key}:1")));
+        let (balance, driver) = BalanceBuilder::new(P2c::new()).pair(changes, make);
+        let mut driver = spawn(driver);
+        assert!(driver.poll().is_pending());
+        while driver.is_woken() {
+            assert!(keys(&balance).contains(&"k0:1".to_owned()), "{before}");
+            assert!(driver.poll().is_pending());
+        }
+        let views = balance.endpoints();
+        let replaced = views.iter().find(|view| view.endpoint.key().as_str() == "k0:1").unwrap();
+        let answer = replaced.lend.try_lend(None).unwrap().oneshot(Call::new(0)).await.unwrap();
+        assert_eq!((views.len(), answer), (before, "another"));
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -421,7 +569,7 @@ fn key_of(key: &EndpointKey) -> u8 {
     key.as_str().as_bytes()[1] - b'0'
 }
 
-fn in_flight<L: towline_core::Lend + Clone, P>(balance: &towline_balance::Balance<L, P>) -> BTreeMap<u8, usize> {
+fn in_flight<L: Lend + Clone, P>(balance: &towline_balance::Balance<L, P>) -> BTreeMap<u8, usize> {
     balance.endpoints().iter().map(|view| (key_of(view.endpoint.key()), view.in_flight)).collect()
 }
 

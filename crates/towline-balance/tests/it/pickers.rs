@@ -67,15 +67,40 @@ async fn busy_endpoints_share_by_weight() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn weight_zero_gets_calls_when_no_other_can_take_them_and_when_all_are_zero_they_are_equal() {
+async fn weight_zero_gets_calls_when_no_other_can_take_them() {
     let desks = Desks::default();
     let balance = over(P2c::new(), weighted(), &desks).await;
     desks.of("a:1").room(Room::Down);
     desks.of("b:1").room(Room::Down);
     assert_eq!(balance.oneshot(Call::new(0)).await.unwrap(), "c:1");
-    let zero: Vec<_> = endpoints(4).into_iter().skip(2).map(|e| e.with_weight(Weight::new(0.0).unwrap())).collect();
-    let shares = shares(&over(P2c::new(), zero, &desks).await, 1_000).await;
-    assert!(shares["c:1"].abs_diff(500) < 80 && shares.len() == 2, "{shares:?}");
+}
+
+/// Calls in flight on each, after so many that take long have begun.
+async fn held<P: Policy<Picker: Pick<Message>> + Send>(policy: P, set: Vec<Endpoint>, desks: &Desks) -> Vec<usize> {
+    let balance = over(policy, set, desks).await;
+    // Everybody has reported.
+    shares(&balance, 20).await;
+    let mut held: Vec<_> = (0..400).map(|_| spawn(balance.clone().oneshot(Call::new(0)))).collect();
+    held.iter_mut().for_each(|call| assert!(call.poll().is_pending()));
+    balance.endpoints().iter().map(|view| view.in_flight).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_all_weights_are_zero_every_policy_takes_them_for_equal() {
+    let desks = Desks::default();
+    for desk in ["a:1", "b:1"].map(|name| desks.of(name)) {
+        desk.reports(0, MS);
+    }
+    let zero = || endpoints(2).into_iter().map(|e| e.with_weight(Weight::new(0.0).unwrap())).collect::<Vec<_>>();
+    for (policy, held) in [
+        ("P2C", held(P2c::new(), zero(), &desks).await),
+        ("least request", held(LeastRequest::new(), zero(), &desks).await),
+        ("round robin", held(RoundRobin::new(), zero(), &desks).await),
+        ("weighted random", held(WeightedRandom::new(), zero(), &desks).await),
+        ("hot and cold", held(HotCold::new(), zero(), &desks).await),
+    ] {
+        assert!(held.len() == 2 && held.iter().all(|calls| calls.abs_diff(200) < 40), "{policy}: {held:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

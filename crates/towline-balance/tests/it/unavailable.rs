@@ -253,3 +253,35 @@ async fn a_call_that_may_wait_asks_four_and_then_waits_however_many_refuse() {
     names.iter().find(|name| desks.of(name).waiting() > 0).map(|name| desks.of(name).grant(Ok(()))).unwrap();
     call.await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn of_the_calls_that_wait_for_the_first_set_a_thousand_and_twenty_four_wait_and_the_next_are_refused() {
+    let desks = Desks::default();
+    let (discover, stream) = discovery();
+    let balance = BalanceBuilder::new(P2c::new()).spawn(stream, desks.make(), &TokioExecutor::current()).unwrap();
+    let mut calls: Vec<_> = (0..1_024).map(|n| spawn(balance.clone().oneshot(Call::new(n)))).collect();
+    assert!(calls.iter_mut().all(|call| call.poll().is_pending()));
+    let refused = timeout(SECOND, balance.clone().oneshot(Call::new(0))).await.expect("one too many");
+    let error = refused.unwrap_err();
+    assert_eq!((error.kind(), error.sent()), (Kind::Overloaded, Sent::Never));
+    assert!(error.to_string().contains("discovery"), "{error}");
+    // One that is given up makes room for another.
+    calls.pop();
+    let mut another = spawn(balance.clone().oneshot(Call::new(0)));
+    assert!(another.poll().is_pending());
+    discover.send(Ok(insert("a:1"))).await.unwrap();
+    for call in calls.into_iter().chain([another]) {
+        assert_eq!(timeout(SECOND, call).await.unwrap().unwrap(), "a:1");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_calls_wait_for_the_first_set_the_driver_sleeps() {
+    let (_discover, stream) = discovery::<towline_balance::Update>();
+    let (balance, driver) = BalanceBuilder::new(P2c::new()).pair(stream, Desks::default().make());
+    let mut driver = spawn(driver);
+    let mut call = spawn(balance.oneshot(Call::new(0)));
+    assert!(call.poll().is_pending() && driver.poll().is_pending());
+    tokio::time::sleep(10 * SECOND).await;
+    assert!(!driver.is_woken());
+}

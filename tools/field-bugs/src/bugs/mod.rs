@@ -14,18 +14,21 @@ use tokio::runtime::Builder;
 
 use crate::report::Bug;
 
-/// In the order in which they are told.
-pub(crate) const ALL: [fn() -> Result<Bug>; 9] = [
+type Replay = fn() -> Result<Bug>;
+
+/// By what they are about, in the order in which they are told.
+pub(crate) const ALL: [(&str, &[Replay]); 2] = [("pool", &POOL), ("balance", &BALANCE)];
+
+const POOL: [Replay; 6] = [
     hyper_util_297::deadlock,
     hyper_util_297::hoarding,
     bb8_122::replay,
     bb8_67::replay,
     sqlx_3513::replay,
     clickhouse_119072::replay,
-    tower_balance::stale_index,
-    tower_balance::idle,
-    tower_balance::ready_and_fails,
 ];
+
+const BALANCE: [Replay; 3] = [tower_balance::stale_index, tower_balance::idle, tower_balance::ready_and_fails];
 
 /// Whatever takes longer than this is stuck: on the paused clock it costs nothing.
 const STUCK: Duration = Duration::from_secs(60);

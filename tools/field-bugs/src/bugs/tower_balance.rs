@@ -1,13 +1,14 @@
 //! What tower's balancer does when an endpoint is removed, while nobody calls, and with one that says ready and fails.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use futures_util::{StreamExt, stream};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep, sleep};
@@ -153,17 +154,24 @@ async fn stale_index_ours() -> Result<Observed> {
         balance.discovered().await;
         sleep(Duration::from_millis(1)).await;
         // Calls hold the loads: ten each, and then those are given up that are too many.
-        let mut held = [Vec::new(), Vec::new(), Vec::new()];
-        while held.iter().any(|calls| calls.len() < 10) {
-            let in_flight = || balance.endpoints().iter().map(|view| view.in_flight).collect::<Vec<_>>();
-            let before = in_flight();
-            let call = balance.clone().call(Duration::from_secs(3_600));
-            let at = in_flight().iter().zip(before).position(|(after, before)| *after > before);
-            held[at.expect("it counts somewhere")].push(call);
+        let mut held =
+            BTreeMap::from([("a:1", 0), ("b:1", 1), ("c:1", 10)].map(|(key, load)| (key, (load, Vec::new()))));
+        while held.values().any(|(_, calls)| calls.len() < 10) {
+            let mut call = Box::pin(balance.clone().call(Duration::from_secs(3_600)));
+            let before = balance.endpoints();
+            // A call picks when it is polled.
+            anyhow::ensure!(
+                call.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending(),
+                "it takes an hour"
+            );
+            let after = balance.endpoints();
+            let mut both = before.iter().zip(&after);
+            let (_, taken) =
+                both.find(|(before, after)| after.in_flight > before.in_flight).context("it counts nowhere")?;
+            let (_, calls) = held.get_mut(taken.endpoint.key().as_str()).context("there are three")?;
+            calls.push(call);
         }
-        for (calls, load) in held.iter_mut().zip([0, 1, 10]) {
-            calls.truncate(load);
-        }
+        held.values_mut().for_each(|(load, calls)| calls.truncate(*load));
         balance.ready().await?;
         changes.send(Ok(Change::Remove("b:1".into()))).await?;
         sleep(Duration::from_millis(1)).await;

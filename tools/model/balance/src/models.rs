@@ -8,7 +8,9 @@ use loom::future::block_on;
 use loom::thread;
 use towline_core::{EndpointKey, Outcome};
 
-use crate::load::{Circuit, Clock, Ejection, Flight, Levels, LoadMetric, Nanos, Settings, Standing, Stats, Sweep};
+use crate::load::{
+    Admission, Circuit, Clock, Ejection, Flight, Levels, LoadMetric, Nanos, Settings, Standing, Stats, Sweep,
+};
 use crate::sync::{AtomicU64, Ordering};
 
 const MS: Nanos = 1_000_000;
@@ -93,17 +95,18 @@ fn one_of_all_that_ask_gets_the_probe_and_when_it_fails_another_comes_after_a_pa
         let stats = known(&levels());
         (0..2).for_each(|_| begin(stats.clone(), MS).end_at(MS, Some(Outcome::Failure)));
         assert_eq!(stats.standing(MS), Standing::OnProbation);
-        assert!(!stats.admits(MS));
+        assert_eq!(stats.admits(MS), Admission::No);
         let second = 1_001 * MS;
         let other = {
             let stats = stats.clone();
             thread::spawn(move || stats.admits(second))
         };
         let mine = stats.admits(second);
-        assert!(mine != other.join().unwrap(), "exactly one");
+        let probes = [mine, other.join().unwrap()].into_iter().filter(|admission| *admission == Admission::Probe);
+        assert_eq!(probes.count(), 1);
         begin(stats.clone(), second).end_at(second, Some(Outcome::Failure));
-        assert!(!stats.admits(second + 2_000 * MS));
-        assert!(stats.admits(second + 3_001 * MS));
+        assert_eq!(stats.admits(second + 2_000 * MS), Admission::No);
+        assert_eq!(stats.admits(second + 3_001 * MS), Admission::Probe);
     });
 }
 

@@ -22,6 +22,8 @@ pub struct Flight {
     serial: u32,
     /// Whether it is to find out if an ejected endpoint does well again.
     probe: Option<Probe>,
+    /// Whether it is the probe of an endpoint on probation.
+    is_trial: bool,
     /// Whether the endpoint has granted it yet: until then it was never there, once it is dropped.
     is_granted: bool,
     has_ended: bool,
@@ -48,7 +50,15 @@ impl Flight {
         };
         levels.touch();
         let (probe, serial) = (stats.status.begin(), (before >> IN_FLIGHT_BITS) as u32);
-        Some(Self { stats, began: now, slot, serial, probe, is_granted, has_ended: false, key: entry.key })
+        let (is_trial, has_ended) = (false, false);
+        Some(Self { stats, began: now, slot, serial, probe, is_trial, is_granted, has_ended, key: entry.key })
+    }
+
+    /// Says whether it is the probe of an endpoint on probation.
+    #[inline]
+    pub(crate) fn trial(mut self, is_trial: bool) -> Self {
+        self.is_trial = is_trial;
+        self
     }
 
     /// A call to the endpoint begins at `now`; `None` when the endpoint is at a limit.
@@ -76,7 +86,9 @@ impl Flight {
         let (stats, levels) = (&self.stats, &self.stats.levels);
         // This call is counted in what the server said, or just ended: it is not there any more.
         stats.report.store(levels.clock.now(), report, stats.in_flight().saturating_sub(1));
-        levels.reported(stats.index.load(Ordering::Relaxed) as usize);
+        if let Some(index) = stats.place() {
+            levels.reported(index);
+        }
     }
 
     /// The call has ended like this.
@@ -119,18 +131,20 @@ impl Flight {
             bound.leave(self.key);
         }
         if never_was {
-            // If it was the probe, the next call may be one.
-            if levels.is_timed() {
-                stats.probation.inconclusive(now);
+            if self.is_trial {
+                stats.leave_trial(now);
             }
             return;
         }
         if levels.is_timed() {
             let was_bad = stats.standing(now) == Standing::OnProbation;
             let is_well = stats.count(self.began, now, stats.unanswered(self.began, now, end));
-            stats.learn(self.began, now, end, was_bad, is_well);
+            stats.learn(self.began, now, end, was_bad, is_well, self.is_trial);
         } else {
             stats.count(self.began, now, end);
+            if self.is_trial && matches!(end, End::GivenUp) {
+                stats.leave_trial(now);
+            }
         }
         if levels.is_limited {
             let was_late = if levels.is_timed() {
@@ -163,7 +177,7 @@ mod tests {
     use towline_core::EndpointKey;
 
     use super::*;
-    use crate::load::{Allowance, Circuit, Clock, Levels, LoadMetric, Settings};
+    use crate::load::{Admission, Allowance, Circuit, Clock, Levels, LoadMetric, Settings};
     use crate::sync::AtomicU64;
 
     /// An endpoint whose limit is learned, from 20 on.
@@ -225,5 +239,24 @@ mod tests {
         drop((held, others));
         assert_eq!((stats.in_flight(), stats.begun()), (0, 2));
         assert!(Flight::ask(stats, 0, true, home).is_some());
+    }
+
+    #[test]
+    fn without_a_clock_for_calls_an_older_success_does_not_cancel_what_a_server_has_asked_for() {
+        let levels = Levels::new(
+            Settings { metric: LoadMetric::in_flight(), ..Settings::default() },
+            Clock::Manual(AtomicU64::new(0)),
+        );
+        let stats = Stats::new(EndpointKey::new("a"), levels.clone());
+        let [older, newer] = [(); 2].map(|()| Flight::begin(stats.clone(), 0).unwrap());
+        newer.end(Outcome::Pushback(Some(std::time::Duration::from_secs(60))));
+        older.end(Outcome::Success);
+        levels.clock.set(59_000_000_000);
+        assert_eq!(stats.admits(0), Admission::No);
+        // Later there is one probe, and it ends that.
+        levels.clock.set(60_000_000_000);
+        assert_eq!((stats.admits(0), stats.admits(0)), (Admission::Probe, Admission::No));
+        Flight::begin(stats.clone(), 0).unwrap().end(Outcome::Success);
+        assert_eq!(stats.admits(0), Admission::Yes);
     }
 }
