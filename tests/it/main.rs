@@ -1,5 +1,6 @@
 //! The composed stack over real TLS sockets on loopback.
 
+mod attempts;
 mod bad_input;
 mod cancel;
 mod compose;

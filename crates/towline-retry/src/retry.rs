@@ -10,9 +10,7 @@ use tokio::time::{Sleep, sleep};
 use tower_layer::Layer;
 use tower_service::Service;
 use towline_core::progress::{self, Progress};
-use towline_core::{
-    Access, BoxError, ByError, CallContext, Carried, Classify, Error, Observers, Outcome, Phase, Replay, Sent,
-};
+use towline_core::{Access, BoxError, ByError, CallContext, Carried, Classify, Error, Outcome, Phase, Replay, Sent};
 
 use crate::budget::Permit;
 use crate::leg::{Leg, call, sent};
@@ -47,16 +45,6 @@ impl<K> RetryLayer<Carried, K> {
 }
 
 impl<A, K> RetryLayer<A, K> {
-    /// Sends the policy's events here.
-    #[must_use]
-    pub fn observers(self, observers: Observers) -> Self
-    where
-        K: Clone,
-    {
-        let policy = Arc::unwrap_or_clone(self.policy).observers(observers);
-        Self { policy: Arc::new(policy), access: self.access }
-    }
-
     /// Reaches the context through `access`. With [`Blind`](towline_core::Blind) any request is taken, only what was never
     /// sent goes again unless the policy says that all calls may, and a retry layer further out is not noticed.
     pub fn with_access<B>(self, access: B) -> RetryLayer<B, K> {

@@ -21,11 +21,12 @@ use towline_core::{
     TokioExecutor,
 };
 use towline_pool::{Checkout, HealthCheck, PoolBuilder};
-use towline_retry::RetryLayer;
+use towline_retry::{HedgePolicy, RetryLayer, RetryPolicy};
 use towline_sticky::Rendezvous;
 use towline_timeout::DeadlineLayer;
 use towline_transport::{Correlate, SharedConfig};
 
+use crate::attempts::Attempts;
 use crate::client::{Client, ClientPool, MayRepeat, Prepare, Who};
 use crate::codec_box::{BoxCodec, MessageCodec};
 use crate::connection::{BoxIo, Connecting, Connection, Dial, Headers, Kind};
@@ -57,7 +58,9 @@ pub struct ClientBuilder<Req, Res> {
     connection: SharedConfig,
     pool: PoolBuilder,
     check: Option<Check<Req>>,
-    retry: RetryLayer,
+    retry: RetryPolicy,
+    attempt_timeout: Option<Duration>,
+    hedge: Option<HedgePolicy>,
     deadline: Duration,
     who: Option<Who<Req>>,
     may_repeat: Option<MayRepeat<Req>>,
@@ -111,7 +114,9 @@ where
             connection: SharedConfig::default(),
             pool: PoolBuilder::new(),
             check: None,
-            retry: RetryLayer::new(),
+            retry: RetryPolicy::default(),
+            attempt_timeout: None,
+            hedge: None,
             deadline: Duration::from_secs(30),
             who: None,
             may_repeat: None,
@@ -264,8 +269,22 @@ where
     }
 
     /// When failed calls go again. Its observers are the client's.
-    pub fn retry(mut self, retry: RetryLayer) -> Self {
+    pub fn retry(mut self, retry: RetryPolicy) -> Self {
         self.retry = retry;
+        self
+    }
+
+    /// The most time that one attempt of a call may take, waiting for a connection included; none by default. It is for calls
+    /// that may be repeated: an attempt that took too long may have been executed.
+    pub fn attempt_timeout(mut self, limit: Duration) -> Self {
+        self.attempt_timeout = Some(limit);
+        self
+    }
+
+    /// Sends calls that may be repeated, and take long, a second time, to another endpoint; see [`HedgePolicy`]. Off by default.
+    /// Its observers are the client's, and the retry budget pays for it as well.
+    pub fn hedge(mut self, hedge: HedgePolicy) -> Self {
+        self.hedge = Some(hedge);
         self
     }
 
@@ -361,6 +380,8 @@ where
             pool,
             check,
             retry,
+            attempt_timeout,
+            hedge,
             deadline,
             who,
             may_repeat,
@@ -372,7 +393,7 @@ where
         if let Some(error) = error {
             return Err(error);
         }
-        if deadline.is_zero() || connect_deadline.is_zero() {
+        if deadline.is_zero() || connect_deadline.is_zero() || attempt_timeout.is_some_and(|limit| limit.is_zero()) {
             return Err(refused("a deadline of 0 leaves no time for anything; use a longer one"));
         }
         let mut known = HashMap::with_capacity(endpoints.len());
@@ -434,7 +455,10 @@ where
             Some(discover) => balance.spawn(discover, pool.clone(), &*executor)?,
             None => balance.spawn(fixed(endpoints), pool.clone(), &*executor)?,
         };
-        let stack = DeadlineLayer::new(deadline).layer(retry.observers(observers).layer(balance.clone()));
+        let retry = retry.observers(observers.clone());
+        let hedge = hedge.map(|hedge| hedge.paid_by(&retry).observers(observers));
+        let attempts = Attempts::new(balance.clone(), attempt_timeout, hedge);
+        let stack = DeadlineLayer::new(deadline).layer(RetryLayer::with_policy(retry).layer(attempts));
         Ok(Client::new(stack, balance, pool, Prepare { who, may_repeat }))
     }
 }

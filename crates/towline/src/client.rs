@@ -15,6 +15,7 @@ use towline_retry::Retry;
 use towline_sticky::RendezvousPicker;
 use towline_timeout::{Deadline, DeadlineFuture};
 
+use crate::attempts::Attempts;
 use crate::builder::ClientBuilder;
 use crate::connection::{Connection, Dial};
 use crate::span::CallSpan;
@@ -23,7 +24,7 @@ use crate::span::CallSpan;
 pub(crate) type Pooled<Req, Res> = Connection<Req, Res>;
 pub(crate) type ClientPool<Req, Res> = Pool<Dial<Pooled<Req, Res>>, Target>;
 type Balanced<Req, Res> = Balance<Handle<Pooled<Req, Res>>, RendezvousPicker>;
-type Stack<Req, Res> = Deadline<Retry<Balanced<Req, Res>>>;
+type Stack<Req, Res> = Deadline<Retry<Attempts<Balanced<Req, Res>>>>;
 
 /// Says whose request it is.
 pub(crate) type Who<Req> = Arc<dyn Fn(&Req) -> Option<SessionKey> + Send + Sync>;
@@ -281,7 +282,7 @@ pin_project_lite::pin_project! {
         Req: Clone,
     {
         #[pin]
-        call: DeadlineFuture<Retry<Balanced<Req, Res>>, Call<Req>>,
+        call: DeadlineFuture<Retry<Attempts<Balanced<Req, Res>>>, Call<Req>>,
         span: CallSpan,
     }
 }

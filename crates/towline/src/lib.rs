@@ -92,6 +92,7 @@
 //! # }).unwrap();
 //! ```
 
+mod attempts;
 mod builder;
 mod client;
 mod codec_box;
@@ -116,6 +117,8 @@ pub use towline_balance::{
 pub use towline_core::{
     Call, Endpoint, EndpointKey, Error, Event, Kind, Observer, Phase, Report, Sent, SessionKey, Target,
 };
+
+pub use towline_retry::{Budget, HedgePolicy, RetryPolicy};
 
 pub use self::builder::ClientBuilder;
 pub use self::client::{Calls, Client, ClientFuture, EndpointStats};

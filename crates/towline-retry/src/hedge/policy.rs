@@ -7,6 +7,7 @@ use towline_core::{ByError, Error, Kind, Observers, Phase};
 
 use crate::budget::Budget;
 use crate::hedge::latencies::Hedging;
+use crate::policy::RetryPolicy;
 
 /// Which calls get a second attempt, after how long, and how many do at most. For [`HedgeLayer`](crate::HedgeLayer).
 ///
@@ -93,6 +94,12 @@ impl<K> HedgePolicy<K> {
     #[must_use]
     pub fn budget(self, budget: Budget) -> Self {
         Self { budget: Some(budget), ..self }
+    }
+
+    /// Pays from the budget of this retry policy, too.
+    #[must_use]
+    pub fn paid_by<L>(self, retry: &RetryPolicy<L>) -> Self {
+        self.budget(retry.budget.clone())
     }
 
     /// Sends events here.

@@ -167,7 +167,7 @@ async fn a_request_that_cannot_be_replayed_is_told_not_silently_given_up() {
     let events = Events::default();
     let fails = tower::service_fn(|_: Once| async { Err::<(), _>(Error::new(Kind::Unavailable, Phase::Dial)) });
     let policy = RetryPolicy::default();
-    let layer = RetryLayer::with_policy(policy.clone()).observers(events.observers()).with_access(Blind);
+    let layer = RetryLayer::with_policy(policy.clone().observers(events.observers())).with_access(Blind);
     layer.layer(fails).oneshot(Once).await.unwrap_err();
     assert_eq!(events.take(), ["NotReplayable"]);
     // Of a call that may not go again anyway there is nothing to tell.
