@@ -188,6 +188,10 @@ impl<V: Clone> Kept<V> {
         &self.clock
     }
 
+    pub(crate) fn stats(&self) -> &StickyStats {
+        &self.stats
+    }
+
     /// Whether there is something for this session. Does not use it.
     pub(crate) fn has(&self, id: Id) -> bool {
         let entries = self.shard(id).lock();
