@@ -3,6 +3,7 @@
 mod bound;
 mod hash;
 mod home_first;
+mod pin;
 mod support;
 mod table;
 #[cfg(feature = "token")]
