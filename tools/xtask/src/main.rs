@@ -132,7 +132,7 @@ fn tools() -> Result<(), String> {
     }
     bench(["checkout-instructions", "balance-instructions", "--check"].map(str::to_owned).into_iter())?;
     run(&mut cargo(&["test", "--locked", "--manifest-path", "tools/sim/Cargo.toml", "--target-dir", "target/sim"]))?;
-    field_bugs(["balance".to_owned()].into_iter())?;
+    field_bugs(["balance", "layers"].map(str::to_owned).into_iter())?;
     fuzz::fuzz(["--seconds", "10"].map(str::to_owned).into_iter())?;
     model(Some("--quick"))
 }

@@ -6,6 +6,7 @@ mod clickhouse_119072;
 mod hyper_util_297;
 mod sqlx_3513;
 mod tower_balance;
+mod tower_layers;
 
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use crate::report::Bug;
 type Replay = fn() -> Result<Bug>;
 
 /// By what they are about, in the order in which they are told.
-pub(crate) const ALL: [(&str, &[Replay]); 2] = [("pool", &POOL), ("balance", &BALANCE)];
+pub(crate) const ALL: [(&str, &[Replay]); 3] = [("pool", &POOL), ("balance", &BALANCE), ("layers", &LAYERS)];
 
 const POOL: [Replay; 6] = [
     hyper_util_297::deadlock,
@@ -29,6 +30,8 @@ const POOL: [Replay; 6] = [
 ];
 
 const BALANCE: [Replay; 3] = [tower_balance::stale_index, tower_balance::idle, tower_balance::ready_and_fails];
+
+const LAYERS: [Replay; 4] = [tower_layers::budget, tower_layers::jitter, tower_layers::readiness, tower_layers::hedge];
 
 /// Whatever takes longer than this is stuck: on the paused clock it costs nothing.
 const STUCK: Duration = Duration::from_secs(60);
