@@ -96,5 +96,6 @@ fn heading(case: Case) -> &'static str {
         Case::Balance => "Balancers",
         Case::BalanceInstructions => "Instructions per balanced call",
         Case::Layers => "Retry and a limit of time",
+        Case::Sticky => "Sessions",
     }
 }

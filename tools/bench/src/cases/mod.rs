@@ -12,6 +12,7 @@ pub(crate) mod memory;
 mod pooled;
 mod recorded;
 mod stack;
+mod sticky;
 pub(crate) mod tls;
 
 use std::time::Duration;
@@ -39,10 +40,11 @@ pub(crate) enum Case {
     Balance,
     BalanceInstructions,
     Layers,
+    Sticky,
 }
 
 impl Case {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Echo,
         Self::Tls,
         Self::Memory,
@@ -53,6 +55,7 @@ impl Case {
         Self::Balance,
         Self::BalanceInstructions,
         Self::Layers,
+        Self::Sticky,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -67,6 +70,7 @@ impl Case {
             Self::Balance => "balance",
             Self::BalanceInstructions => "balance-instructions",
             Self::Layers => "layers",
+            Self::Sticky => "sticky",
         }
     }
 
@@ -96,6 +100,7 @@ impl Case {
             Self::Balance => balance::run(bench),
             Self::BalanceInstructions => balance::instructions::run(bench, recorded),
             Self::Layers => layers::run(bench),
+            Self::Sticky => sticky::run(bench),
         }
     }
 }

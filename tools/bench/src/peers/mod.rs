@@ -6,6 +6,7 @@ mod http;
 pub(crate) mod layers;
 pub(crate) mod pools;
 mod stacks;
+pub(crate) mod sticky;
 pub(crate) mod tokio_tower;
 pub(crate) mod towline;
 
