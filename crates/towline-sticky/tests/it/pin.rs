@@ -7,7 +7,7 @@ use towline_balance::{BalanceBuilder, Balanced, fixed};
 use towline_core::{Call, CloseReason, ConnectionPin, Error, Kind, Sent, SessionKey, Target, TokioExecutor};
 use towline_pool::{Pool, PoolBuilder};
 use towline_sticky::{PinLayer, Pinned, Pins, SessionTable, StickyStats, WhenHomeFails};
-use towline_test::ScriptedMaker;
+use towline_test::{ScriptedMaker, cancel_at_every_poll};
 
 use crate::support::{Message, SECOND, endpoints, settle};
 
@@ -102,6 +102,34 @@ async fn without_room_a_new_session_is_refused_and_nobody_loses_a_pin() {
     assert_eq!(make.dials(), dials);
     assert!(pins.end(&SessionKey::new("2")));
     wire(&stack, 3).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropped_at_any_poll_a_call_leaves_the_session_as_it_is() {
+    let pins = Pins::new(1, 60 * SECOND, StickyStats::new()).unwrap();
+    let (stack, make) = stack(&pins).await;
+    cancel_at_every_poll(
+        || wire(&stack, 1),
+        |polls| {
+            // Whoever has not been polled has not called.
+            assert_eq!(pins.stats().counts().entries, u64::from(polls > 0));
+            begins_again(&stack, &pins)
+        },
+    )
+    .await;
+    assert_eq!(make.wires().iter().map(towline_test::Wire::in_flight).sum::<usize>(), 0);
+}
+
+/// After a call of the session was dropped.
+async fn begins_again(stack: &Stack, pins: &Pins) {
+    // An exclusive connection that was written to is gone with the call, and so is the pin, if it was bound.
+    match wire(stack, 1).await {
+        Ok(first) => assert_eq!(wire(stack, 1).await.unwrap(), first),
+        Err(error) => assert_eq!(error.kind(), Kind::PinLost),
+    }
+    assert!(pins.end(&SessionKey::new("1")));
+    wire(stack, 1).await.unwrap();
+    assert!(pins.end(&SessionKey::new("1")));
 }
 
 #[tokio::test]

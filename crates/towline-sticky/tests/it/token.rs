@@ -7,6 +7,7 @@ use tower::{Layer, Service, ServiceExt};
 use towline_balance::{Balance, P2c, Update};
 use towline_core::{Call, Error, Pick};
 use towline_sticky::{HomeFirst, HomeFirstPicker, StickyStats, TokenLayer, Tokens};
+use towline_test::cancel_at_every_poll;
 
 use crate::support::{Desk, Desks, Discovery, Message, Seen, endpoints, over, settle};
 
@@ -162,6 +163,26 @@ async fn forged_tokens_are_ignored_and_counted_and_steer_nobody() {
     assert!(["a:1", "b:1", "c:1"].contains(&&*name));
     assert_eq!(setup.desks.all().len(), 3);
     assert_eq!(setup.stats.counts().spilled.gone, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropped_at_any_poll_a_call_gives_out_no_token_and_the_next_gets_its_own() {
+    let setup = setup(3).await;
+    let given = std::cell::Cell::new(0);
+    cancel_at_every_poll(
+        || async {
+            setup.ask(None).await.unwrap();
+            given.set(given.get() + 1);
+        },
+        |_| async {
+            assert_eq!(setup.stats.counts().issued, given.get());
+            let (home, token) = setup.ask(None).await.unwrap();
+            given.set(given.get() + 1);
+            assert_eq!(setup.ask(token.as_deref()).await.unwrap(), (home, None));
+            assert_eq!(setup.desks.all().iter().map(Desk::now).sum::<usize>(), 0);
+        },
+    )
+    .await;
 }
 
 #[tokio::test(start_paused = true)]
