@@ -271,14 +271,13 @@ impl<L: Lend, P> Snapshot<L, P> {
         let Some(mut best) = order.next() else {
             return Err(match refused {
                 _ if !terms.is_strict => Nobody::NoCandidate,
+                // Only the first was looked at, and it has refused already.
                 Some(refused) if !refused.is_empty() => Nobody::Home(HomeLoss::Overloaded),
                 _ => Nobody::Home(HomeLoss::Gone),
             });
         };
         if terms.is_strict {
             return match best.verdict.fitness {
-                // The first has refused already.
-                _ if best.skipped > 0 => Err(Nobody::Home(HomeLoss::Overloaded)),
                 Fitness::Bounded | Fitness::Full => Err(Nobody::Home(HomeLoss::Overloaded)),
                 Fitness::Ejected | Fitness::Down => Err(Nobody::Home(HomeLoss::Unready)),
                 _ => Ok(best.alone(terms.key)),

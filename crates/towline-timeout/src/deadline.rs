@@ -130,6 +130,11 @@ impl<S, A> Deadline<S, A> {
     fn new(inner: S, limit: Duration, limits: Limits, access: A) -> Self {
         Self { inner, limit, limits, access, berth: Berth::default() }
     }
+
+    /// The service inside.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
 }
 
 // The parked timer stays with the original: a clone may live on another task.

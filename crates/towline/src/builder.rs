@@ -22,7 +22,7 @@ use towline_core::{
 };
 use towline_pool::{Checkout, HealthCheck, PoolBuilder};
 use towline_retry::{HedgePolicy, RetryLayer, RetryPolicy};
-use towline_sticky::Rendezvous;
+use towline_sticky::{Affinity, Rendezvous};
 use towline_timeout::DeadlineLayer;
 use towline_transport::{Correlate, SharedConfig};
 
@@ -43,7 +43,9 @@ type Discovered = Result<Update, Error>;
 /// | deadline of a call | 30 s |
 /// | deadline of establishing a connection | 5 s over resolving, dialling and handshake |
 /// | retry | 3 attempts, budget 10 % + 10/s, only what was not sent or is idempotent |
-/// | balancing | sessions by rendezvous hash, calls without one by P2C over latency and calls in flight |
+/// | balancing | calls by P2C over latency and calls in flight |
+/// | sessions | by rendezvous hash, elsewhere while their endpoint cannot take them |
+/// | hedges, attempt timeouts | none |
 /// | no endpoint can be reached | calls fail at once |
 #[must_use]
 pub struct ClientBuilder<Req, Res> {
@@ -63,6 +65,7 @@ pub struct ClientBuilder<Req, Res> {
     hedge: Option<HedgePolicy>,
     deadline: Duration,
     who: Option<Who<Req>>,
+    sessions: Affinity,
     may_repeat: Option<MayRepeat<Req>>,
     observers: Observers,
     balancing: Balancing,
@@ -119,6 +122,7 @@ where
             hedge: None,
             deadline: Duration::from_secs(30),
             who: None,
+            sessions: Rendezvous::new().unbounded().into(),
             may_repeat: None,
             observers: Observers::default(),
             balancing: Balancing::default(),
@@ -300,6 +304,26 @@ where
         self
     }
 
+    /// Where the calls of a session go, and what becomes of them when that endpoint cannot take them: to an endpoint by
+    /// [`Rendezvous`] hashing, without a bound of load, and elsewhere while it cannot, by default. Others are
+    /// [`Maglev`](towline_sticky::Maglev) for large sets, and [`SessionTable`](towline_sticky::SessionTable) for sessions that are
+    /// to stay where load sent them first. Its observers are the client's.
+    ///
+    /// ```
+    /// use towline::sticky::{SessionTable, WhenHomeFails};
+    /// # use towline::{Client, Error};
+    /// # use towline_proto::{Request, Response};
+    ///
+    /// let strict = SessionTable::new().when_home_fails(WhenHomeFails::Strict);
+    /// let builder = Client::<Request, Response>::builder().sessions(strict);
+    /// # drop(builder);
+    /// # Ok::<(), Error>(())
+    /// ```
+    pub fn sessions(mut self, affinity: impl Into<Affinity>) -> Self {
+        self.sessions = affinity.into();
+        self
+    }
+
     /// Says which requests may be repeated although they may have been executed. None by default, but for those whose
     /// [`Call`](crate::Call) says so.
     pub fn idempotent_if(mut self, may_repeat: impl Fn(&Req) -> bool + Send + Sync + 'static) -> Self {
@@ -384,6 +408,7 @@ where
             hedge,
             deadline,
             who,
+            sessions,
             may_repeat,
             observers,
             balancing,
@@ -441,7 +466,8 @@ where
             None => pool.build(make)?,
         };
 
-        let policy = Rendezvous::new().observers(observers.clone());
+        let policy = sessions.observers(observers.clone());
+        let counts = policy.stats().clone();
         let Balancing { load, outliers, slow_start, circuit, panic_mode, when_unavailable } = balancing;
         let balance = BalanceBuilder::new(policy)
             .observers(observers.clone())
@@ -459,7 +485,7 @@ where
         let hedge = hedge.map(|hedge| hedge.paid_by(&retry).observers(observers));
         let attempts = Attempts::new(balance.clone(), attempt_timeout, hedge);
         let stack = DeadlineLayer::new(deadline).layer(RetryLayer::with_policy(retry).layer(attempts));
-        Ok(Client::new(stack, balance, pool, Prepare { who, may_repeat }))
+        Ok(Client::new(stack, balance, pool, counts, Prepare { who, may_repeat }))
     }
 }
 

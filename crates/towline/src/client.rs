@@ -11,8 +11,8 @@ use tower_service::Service;
 use towline_balance::{Balance, EjectionView, EndpointView};
 use towline_core::{Call, EndpointKey, Error, HasContext, Room, SessionKey, Target};
 use towline_pool::{Handle, Pool, Stats};
-use towline_retry::Retry;
-use towline_sticky::RendezvousPicker;
+use towline_retry::{Retry, RetryStats};
+use towline_sticky::{AffinityPicker, StickyCounts, StickyStats};
 use towline_timeout::{Deadline, DeadlineFuture};
 
 use crate::attempts::Attempts;
@@ -23,7 +23,7 @@ use crate::span::CallSpan;
 /// What the pool keeps.
 pub(crate) type Pooled<Req, Res> = Connection<Req, Res>;
 pub(crate) type ClientPool<Req, Res> = Pool<Dial<Pooled<Req, Res>>, Target>;
-type Balanced<Req, Res> = Balance<Handle<Pooled<Req, Res>>, RendezvousPicker>;
+type Balanced<Req, Res> = Balance<Handle<Pooled<Req, Res>>, AffinityPicker>;
 type Stack<Req, Res> = Deadline<Retry<Attempts<Balanced<Req, Res>>>>;
 
 /// Says whose request it is.
@@ -46,6 +46,7 @@ where
     stack: Stack<Req, Res>,
     balance: Balanced<Req, Res>,
     pool: ClientPool<Req, Res>,
+    sessions: StickyStats,
     prepare: Prepare<Req>,
 }
 
@@ -134,9 +135,10 @@ where
         stack: Stack<Req, Res>,
         balance: Balanced<Req, Res>,
         pool: ClientPool<Req, Res>,
+        sessions: StickyStats,
         prepare: Prepare<Req>,
     ) -> Self {
-        Self { stack, balance, pool, prepare }
+        Self { stack, balance, pool, sessions, prepare }
     }
 
     /// Sends a request, or a [`Call`] with a context of its own. Dropping the future cancels the call.
@@ -195,6 +197,16 @@ where
         self.pool.stats()
     }
 
+    /// What became of the calls of sessions: how many followed, went elsewhere, and why.
+    pub fn sessions(&self) -> StickyCounts {
+        self.sessions.counts()
+    }
+
+    /// What failed calls led to: attempts, and why there were no more.
+    pub fn retries(&self) -> RetryStats {
+        self.stack.get_ref().stats()
+    }
+
     /// Ends the client, and all its clones: no call gets a connection any more, those in flight finish, or are cut off
     /// after the [`close_deadline`](towline_pool::PoolBuilder::close_deadline). Resolves when the last connection is closed.
     pub async fn close(&self) {
@@ -213,6 +225,7 @@ where
             stack: self.stack.clone(),
             balance: self.balance.clone(),
             pool: self.pool.clone(),
+            sessions: self.sessions.clone(),
             prepare: self.prepare.clone(),
         }
     }
