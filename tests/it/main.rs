@@ -8,6 +8,7 @@ mod failover;
 mod kinds;
 mod plain_client;
 mod reports;
+mod sessions;
 mod tls_exclusive;
 mod trace;
 

@@ -379,9 +379,9 @@ where
             }
             Ok(Ok(Next::Waits(Waits::Asked(first, other))))
         }
-        Err(Nobody::Home(why)) => {
+        Err(gone @ Nobody::Home(why, _)) => {
             snapshot.refused(request, context, why);
-            Ok(Err(refused().into_error().unwrap_or_else(|| nobody(shared, snapshot, Nobody::Home(why)))))
+            Ok(Err(refused().into_error().unwrap_or_else(|| nobody(shared, snapshot, gone))))
         }
         // Whoever sheds load, or fails fast, does not wait.
         Err(why @ (Nobody::Full | Nobody::Panic)) => {
@@ -407,8 +407,14 @@ fn nobody<L: Lend, P>(shared: &Shared<L, P>, snapshot: &Snapshot<L, P>, why: Nob
         } else {
             "the policy has none for this request"
         }),
-        Nobody::Home(why) => Error::new(Kind::HomeUnavailable, Phase::Pick)
-            .with_message(format!("the endpoint of the call's session is {why}, and the session keeps to it")),
+        Nobody::Home(why, home) => {
+            let error = Error::new(Kind::HomeUnavailable, Phase::Pick)
+                .with_message(format!("the endpoint of the call's session is {why}, and the session keeps to it"));
+            match home {
+                Some(home) => error.or_endpoint(nodes[home].stats.key()),
+                None => error,
+            }
+        }
         Nobody::Full => Error::new(Kind::Overloaded, Phase::Pick).with_message(
             "every endpoint that could take the call is at a limit of its circuit: send less, or raise the limits",
         ),

@@ -136,8 +136,8 @@ pub enum Nobody {
     Full,
     /// Too few are eligible, and calls are to fail then.
     Panic,
-    /// Its home cannot take it, and nobody else may.
-    Home(HomeLoss),
+    /// Its home, if that is known, cannot take it, and nobody else may.
+    Home(HomeLoss, Option<usize>),
 }
 
 /// What is to be said about an endpoint.
@@ -272,14 +272,14 @@ impl<L: Lend, P> Snapshot<L, P> {
             return Err(match refused {
                 _ if !terms.is_strict => Nobody::NoCandidate,
                 // Only the first was looked at, and it has refused already.
-                Some(refused) if !refused.is_empty() => Nobody::Home(HomeLoss::Overloaded),
-                _ => Nobody::Home(HomeLoss::Gone),
+                Some(refused) if !refused.is_empty() => Nobody::Home(HomeLoss::Overloaded, None),
+                _ => Nobody::Home(HomeLoss::Gone, None),
             });
         };
         if terms.is_strict {
             return match best.verdict.fitness {
-                Fitness::Bounded | Fitness::Full => Err(Nobody::Home(HomeLoss::Overloaded)),
-                Fitness::Ejected | Fitness::Down => Err(Nobody::Home(HomeLoss::Unready)),
+                Fitness::Bounded | Fitness::Full => Err(Nobody::Home(HomeLoss::Overloaded, Some(best.index))),
+                Fitness::Ejected | Fitness::Down => Err(Nobody::Home(HomeLoss::Unready, Some(best.index))),
                 _ => Ok(best.alone(terms.key)),
             };
         }
