@@ -239,6 +239,10 @@ where
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let Self { shared, ready, watching, drives } = self;
+        // With room there is a connection: nothing to wait for, and no need for the lock.
+        if watching.is_none() && shared.room() == Room::Ready {
+            (*ready, *drives) = (true, 0);
+        }
         if *ready {
             return Poll::Ready(Ok(()));
         }

@@ -124,8 +124,12 @@ impl<C: Poolable> Future for LendFuture<C> {
                 Some(waiting) => ready!(wait(shared, waiting, this.timer.as_mut(), cx)),
                 None => match ask(shared, this.wish, cx) {
                     Ok(Asked::Granted(grant)) => Ok((grant, None)),
-                    Ok(Asked::Waits { waiting, timer }) => {
+                    Ok(Asked::Waits { waiting, timer, driven_here }) => {
                         *this.waiting = Some(waiting);
+                        // Whom to wake is noted: a driver that ends from here on wakes this task.
+                        if timer.is_none() && driven_here && shared.is_driven() {
+                            return Poll::Pending;
+                        }
                         this.timer.set(timer.map(sleep_until));
                         continue;
                     }
@@ -171,7 +175,12 @@ pub(crate) fn announce<C: Poolable>(checkout: &Checkout<'_, C>, waited: Option<D
 
 enum Asked<C> {
     Granted(Grant<C>),
-    Waits { waiting: Waiting, timer: Option<Instant> },
+    /// `driven_here` says that the driver runs on this runtime, and keeps the time.
+    Waits {
+        waiting: Waiting,
+        timer: Option<Instant>,
+        driven_here: bool,
+    },
 }
 
 /// Asks for a connection, and joins the queue when there is none.
@@ -184,13 +193,13 @@ fn ask<C: Poolable>(shared: &Shared<C>, wish: &Wish, cx: &mut Context<'_>) -> Re
             Lent::Wait(slot) => slot,
         };
         let none = |_| no_runtime("no tokio runtime to wait on; call from within one");
-        Handle::try_current().map_err(none)?;
+        let driven_here = core.is_driven_on(Handle::try_current().map_err(none)?.id());
         let since = Instant::now();
         let until = after(since, shared.limits.wait_deadline);
         let timer = wish.deadline.filter(|deadline| *deadline < until);
         let wait = Wait { since, until, patient: wish.patient };
         let place = core.join(slot, wait, cx.waker().clone(), effects);
-        Ok(Asked::Waits { waiting: Waiting { place, wait, drives: 0 }, timer })
+        Ok(Asked::Waits { waiting: Waiting { place, wait, drives: 0 }, timer, driven_here })
     };
     let mut connection = None;
     let asked = match pin {

@@ -4,7 +4,7 @@
 //! `Service<Req>` for whatever the connections serve, and what a balancer needs of an endpoint
 //! ([`Lend`](towline_core::Lend)).
 //!
-//! What it promises, each with a test of that name in `tests/`:
+//! What it promises, and `tests/` hold it to:
 //!
 //! - **Readiness holds nothing.** A connection is acquired inside the call's future, under the caller's deadline.
 //!   Clones that are ready, idle or dropped starve nobody.

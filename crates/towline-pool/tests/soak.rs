@@ -202,9 +202,10 @@ where
     panic!("{:?}, and the backend has {:?}", pool.stats(), seen.open);
 }
 
+/// Of each part.
 fn time() -> Duration {
     let seconds = std::env::var("TOWLINE_SOAK_SECONDS").ok().map(|seconds| seconds.parse().expect("a number"));
-    Duration::from_secs_f64(seconds.unwrap_or(2.0) / 2.0)
+    Duration::from_secs_f64(seconds.unwrap_or(1.0))
 }
 
 // F1, F3, F8, F28, F29

@@ -1,7 +1,10 @@
 //! Caps, order, waiting, closing.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
+use tokio::sync::Barrier;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_test::task::spawn;
 use tower::{Service, ServiceExt};
@@ -100,6 +103,43 @@ async fn the_wait_deadline_says_who_holds_what() {
         assert!(said.contains("within 3000 ms: 2 in use, 0 dialling") && said.contains("endpoint endpoint"), "{said}");
     }
     assert_eq!(handle.stats().waiting, 0);
+}
+
+// F27
+#[tokio::test(start_paused = true)]
+async fn tasks_that_hold_one_and_ask_for_another_wait_for_each_other_unless_there_is_one_more() {
+    const TASKS: usize = 4;
+    // Tasks × (connections per task − 1) + 1 are enough.
+    for connections in [TASKS, TASKS + 1] {
+        let make = ScriptedMaker::exclusive();
+        let handle = handle(PoolBuilder::new().max_connections(connections), &make).await;
+        let all_have_one = Arc::new(Barrier::new(TASKS));
+        let task = |_| {
+            let (handle, all_have_one) = (handle.clone(), all_have_one.clone());
+            tokio::spawn(async move {
+                let _first = handle.checkout().await.unwrap();
+                all_have_one.wait().await;
+                let second = handle.checkout().await.map(drop);
+                all_have_one.wait().await; // so that nobody is saved by another who gave up
+                second
+            })
+        };
+        let start = Instant::now();
+        let seconds = join_all((0..TASKS).map(task)).await.into_iter().map(Result::unwrap);
+        if connections > TASKS {
+            assert!(seconds.into_iter().all(|second| second.is_ok()));
+            assert_eq!(start.elapsed(), Duration::ZERO);
+        } else {
+            for error in seconds.map(Result::unwrap_err) {
+                assert_eq!((error.kind(), error.phase(), error.sent()), (Kind::Timeout, Phase::Queue, Sent::Never));
+                assert!(error.to_string().contains("4 in use, 0 dialling"), "{error}");
+            }
+            assert_eq!(start.elapsed(), 5 * S);
+        }
+        settle().await;
+        assert_eq!((handle.stats().in_use, handle.stats().waiting), (0, 0));
+        check(&handle);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -28,12 +28,13 @@ const PAYLOAD: usize = 64;
 
 pub(super) const NOTE: &str = "\
 In the pool's table, floor-semaphore is tokio's semaphore and a mutexed vector of the floor's exclusive connections, which \
-bb8 and deadpool have too. hyper-util's legacy client caps nothing: over HTTP/1 it has a connection per caller, over HTTP/2 \
+bb8 and deadpool have too; semaphore-towline-exclusive is the same with the connections that towline-pool has, so that what lies between it and the floor is the connection's, and what is left the pool's. hyper-util's legacy client caps nothing: over HTTP/1 it has a connection per caller, over HTTP/2 \
 one; what stands beside it is a pool of hyper's connections.";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Pooled {
     FloorSemaphore,
+    SemaphoreTowline,
     Towline,
     Bb8,
     Deadpool,
@@ -44,8 +45,9 @@ enum Pooled {
 }
 
 impl Pooled {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::FloorSemaphore,
+        Self::SemaphoreTowline,
         Self::Towline,
         Self::Bb8,
         Self::Deadpool,
@@ -58,6 +60,7 @@ impl Pooled {
     fn name(self) -> &'static str {
         match self {
             Self::FloorSemaphore => "floor-semaphore",
+            Self::SemaphoreTowline => "semaphore-towline-exclusive",
             Self::Towline => "towline-pool",
             Self::Bb8 => "bb8",
             Self::Deadpool => "deadpool-managed",
@@ -71,7 +74,9 @@ impl Pooled {
     /// What it is measured against: hyper's pools against hyper's own.
     fn floor(self) -> Self {
         match self {
-            Self::FloorSemaphore | Self::Towline | Self::Bb8 | Self::Deadpool => Self::FloorSemaphore,
+            Self::FloorSemaphore | Self::SemaphoreTowline | Self::Towline | Self::Bb8 | Self::Deadpool => {
+                Self::FloorSemaphore
+            }
             Self::HyperHttp1 | Self::TowlineHttp1 => Self::HyperHttp1,
             Self::HyperHttp2 | Self::TowlineHttp2 => Self::HyperHttp2,
         }
@@ -85,14 +90,15 @@ impl Pooled {
     async fn round(self, bench: &Bench) -> Result<Round<'static>> {
         let addresses = &bench.server.addresses;
         let dial = Tcp(addresses);
+        let ours = || each(CONNECTIONS, async || Ok(towline::exclusive(dial.ours().await?)));
         let by_hand = || each(CONNECTIONS, async || Ok(floor::Exclusive::new(dial.by_hand().await?)));
         match self {
             Self::FloorSemaphore => through(Semaphored::new(by_hand().await?)).await,
             Self::Bb8 => through(Bb8::new(by_hand().await?).await?).await,
             Self::Deadpool => through(Managed::new(by_hand().await?)?).await,
+            Self::SemaphoreTowline => through(Semaphored::new(ours().await?)).await,
             Self::Towline => {
-                let ours = each(CONNECTIONS, async || Ok(towline::exclusive(dial.ours().await?))).await?;
-                let pool = pools::towline(ours).await?;
+                let pool = pools::towline(ours().await?).await?;
                 warm(&pool, CONNECTIONS).await?;
                 Ok(echo(pool))
             }

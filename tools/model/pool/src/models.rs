@@ -1,6 +1,8 @@
 //! The models.
 
+use std::io::Write;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering}; // Not loom's: it counts what loom does.
 
 use loom::thread;
 use towline_core::{Error, Kind};
@@ -9,10 +11,19 @@ use crate::sync::Lock;
 use crate::total::{Member, Place, Total};
 use crate::toys::{Lending, acquire, ask, assert_at_rest, drive, endpoint, open, until_empty};
 
+/// Checks all schedules up to so many preemptions, and says how many there were.
 fn model(preemptions: usize, check: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = builder.preemption_bound.or(Some(preemptions)); // LOOM_MAX_PREEMPTIONS goes before.
-    builder.check(check);
+    let schedules = Arc::new(AtomicU64::new(0));
+    let count = schedules.clone();
+    builder.check(move || {
+        count.fetch_add(1, Ordering::Relaxed);
+        check();
+    });
+    let (thread, schedules) = (std::thread::current(), schedules.load(Ordering::Relaxed));
+    // Not by a macro, whose output cargo shows of failed tests only.
+    writeln!(std::io::stderr(), "{}: {schedules} schedules", thread.name().unwrap_or("model")).unwrap();
 }
 
 #[test]

@@ -123,7 +123,7 @@ impl Drop for Held {
         if let Some(toy) = &self.toy {
             toy.0.held.store(false, Ordering::Release);
         }
-        self.endpoint.give_back(self.slot, &mut self.toy, Use::default());
+        self.endpoint.give_back(self.slot, &mut self.toy, Use { used: true, ..Use::default() });
     }
 }
 

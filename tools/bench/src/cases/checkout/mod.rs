@@ -30,6 +30,9 @@ const BATCH: u64 = 512;
 /// them.
 const TIMED: u64 = 61;
 
+/// Times what the floor takes, where nobody holds what he got.
+const GOAL_TIME: f64 = 2.0;
+
 /// A table.
 #[derive(Clone, Copy)]
 struct Load {
@@ -75,6 +78,7 @@ pub(super) fn run(bench: &Bench) -> Result<Report> {
         all.push(rows);
     }
     report.tables.push(summary(&all));
+    report.tables.push(goals(&all));
     report.tables.append(&mut details);
     report.chart = Some(bars::draw("Checkouts", "ns to acquire and release; less is better", &panels));
     report.note = "\
@@ -180,6 +184,38 @@ async fn one<P: Pool>(mut pool: P, load: Load, began: Instant, time: Duration) -
         if began.elapsed() >= time {
             return Ok((calls, timed));
         }
+    }
+}
+
+/// What `towline-pool` is held to, at its worst.
+fn goals(all: &[Vec<Row>]) -> Table {
+    let of =
+        |peer: PoolPeer, rows: &[Row]| rows.iter().find(|row| row.peer == peer.name()).cloned().unwrap_or_default();
+    let worst = |which: &dyn Fn(Load) -> bool, figure: &dyn Fn(&[Row]) -> f64| {
+        let figures = LOADS.iter().zip(all).filter(|(load, _)| which(**load)).map(|(_, rows)| figure(rows));
+        figures.fold(0.0, f64::max)
+    };
+    let times = |floor: PoolPeer| move |rows: &[Row]| of(PoolPeer::Towline, rows).ns_per_op / of(floor, rows).ns_per_op;
+    let time = worst(&|load| !load.held, &times(PoolPeer::FLOOR));
+    let cache = worst(&|load| !load.held, &times(PoolPeer::HyperUtilCache));
+    let wait = worst(&Load::is_contended, &|rows| {
+        of(PoolPeer::Towline, rows).p99_us / of(PoolPeer::FloorSemaphore, rows).p99_us
+    });
+    let allocs = worst(&|_| true, &|rows| of(PoolPeer::Towline, rows).allocs_per_op);
+    let line = |what: &str, goal: String, figure: String, met: bool| {
+        vec![what.to_owned(), goal, figure, if met { "yes" } else { "no" }.to_owned()]
+    };
+    Table {
+        title: format!("Goals of {}, at its worst", PoolPeer::Towline.name()),
+        head: ["", "goal", "measured", "met"].map(str::to_owned).to_vec(),
+        rows: vec![
+            line("times floor-lock, not held", format!("≤ {GOAL_TIME}"), format!("{time:.2}"), time <= GOAL_TIME),
+            line("times hyper-util-cache, not held", "< 1".to_owned(), format!("{cache:.2}"), cache < 1.0),
+            line("wait p99, times floor-semaphore", "≤ 1".to_owned(), format!("{wait:.2}"), wait <= 1.0),
+            line("allocations per checkout", "0".to_owned(), format!("{allocs:.3}"), allocs == 0.0),
+        ],
+        prose: false,
+        detail: false,
     }
 }
 
