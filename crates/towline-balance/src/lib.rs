@@ -152,6 +152,7 @@ pub use tower::discover::Change;
 /// The synchronous core, for simulators that drive it in a time of their own. Not part of the stable surface.
 #[doc(hidden)]
 pub mod core {
+    pub use crate::find::LENDERS;
     pub use crate::load::{Clock, Flight, Levels, Nanos, PERIOD, Settings, Stats, Sweep};
     pub use crate::members::Set;
     pub use crate::outlier::{Detector, News};
