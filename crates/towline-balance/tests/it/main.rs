@@ -4,6 +4,7 @@ mod balance;
 mod circuit;
 mod discovery;
 mod layers;
+mod lives;
 mod load;
 mod outlier;
 mod panic;
