@@ -107,6 +107,11 @@
 //! # }).unwrap();
 //! ```
 
+// What `docs/balance.md` shows is compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/balance.md")]
+mod page {}
+
 mod balance;
 #[cfg(feature = "http")]
 mod body;
