@@ -13,7 +13,7 @@ use crate::set::{Choice, Nobody, Snapshot};
 use crate::shared::{Shared, Users, Waiting, WhenUnavailable, closed};
 
 /// How many endpoints in a row may fail to lend before the call fails with what they said.
-const LENDERS: usize = 4;
+pub const LENDERS: usize = 4;
 
 /// The endpoint that a call counts on.
 pub(crate) struct Lending<L> {

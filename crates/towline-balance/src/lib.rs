@@ -107,6 +107,11 @@
 //! # }).unwrap();
 //! ```
 
+// What `docs/balance.md` shows is compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/balance.md")]
+mod page {}
+
 mod balance;
 #[cfg(feature = "http")]
 mod body;
@@ -152,6 +157,7 @@ pub use tower::discover::Change;
 /// The synchronous core, for simulators that drive it in a time of their own. Not part of the stable surface.
 #[doc(hidden)]
 pub mod core {
+    pub use crate::find::LENDERS;
     pub use crate::load::{Clock, Flight, Levels, Nanos, PERIOD, Settings, Stats, Sweep};
     pub use crate::members::Set;
     pub use crate::outlier::{Detector, News};

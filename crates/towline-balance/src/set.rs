@@ -268,7 +268,7 @@ impl<L: Lend, P> Snapshot<L, P> {
             let verdict = judge.judge(node, room, skipped == 0, rng);
             Some(Candidate { verdict, skipped, index, room })
         });
-        let Some(mut best) = order.next() else {
+        let Some(best) = order.next() else {
             return Err(match refused {
                 _ if !terms.is_strict => Nobody::NoCandidate,
                 // Only the first was looked at, and it has refused already.
@@ -283,6 +283,22 @@ impl<L: Lend, P> Snapshot<L, P> {
                 _ => Ok(best.alone(terms.key)),
             };
         }
+        if best.verdict.fitness == Fitness::Fit && best.room != Room::Full {
+            return Ok(best.alone(terms.key));
+        }
+        self.look_on(best, &mut order, terms)
+    }
+
+    /// The best of all candidates after a first one that is not fit, or the first and another when it is full.
+    // Apart from what most calls need.
+    #[inline(never)]
+    fn look_on(
+        &self,
+        first: Candidate,
+        order: &mut impl Iterator<Item = Candidate>,
+        terms: Terms,
+    ) -> Result<Choice, Nobody> {
+        let mut best = first;
         let mut any_full = best.verdict.fitness == Fitness::Full;
         while best.verdict.fitness != Fitness::Fit {
             let Some(next) = order.next() else { break };
@@ -322,11 +338,11 @@ impl<L: Lend, P> Snapshot<L, P> {
     pub(crate) fn ask(&self, choice: Choice, index: usize, now: Nanos, is_granted: bool) -> Option<Flight> {
         let node = &self.nodes[index];
         let entry = Entry { allowance: choice.allowance, key: choice.key, weight: node.weight() };
-        let flight = Flight::ask(node.stats.clone(), now, is_granted, entry)?;
-        Some(flight.trial(choice.claim(index) == Claim::OnProbation))
+        Flight::ask(node.stats.clone(), now, is_granted, choice.claim(index) == Claim::OnProbation, entry)
     }
 
     /// No call begins on those that were chosen, but on `begun`: the probes that it would have been are left to the next.
+    #[cold]
     pub fn leave(&self, choice: Choice, begun: Option<usize>, now: Nanos) {
         let chosen = [Some(choice.index), choice.other].into_iter().flatten();
         for index in chosen.filter(|index| Some(*index) != begun) {

@@ -29,6 +29,7 @@ cargo xtask COMMAND
            who leave and a backend that kills
   model    checks the hand-off between callers, connections and pools in the interleavings of a few threads, with
            two or three preemptions (minutes; --quick: two)
+  miri     the swap of the balancer's snapshots under Miri, in eight schedules (minutes), if nightly has it
   fuzz     fuzz [frames] [prost_codec] [shared] [--seconds N] [--merge]: 15 minutes each unless told otherwise;
            --merge keeps what earlier runs found in tools/fuzz/corpus
   field-bugs
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         Some("fuzz") => fuzz::fuzz(std::env::args().skip(2)),
         Some("field-bugs") => field_bugs(std::env::args().skip(2)),
         Some("model") => model(std::env::args().nth(2).as_deref()),
+        Some("miri") => miri(),
         Some("proto") => proto(),
         Some("tools") => tools(),
         Some("ci") => [lint, test, docs, demo, tools].into_iter().try_for_each(|step| step()),
@@ -166,6 +168,20 @@ fn model(option: Option<&str>) -> Result<(), String> {
         Some(other) => return Err(format!("no option {other}: there is --quick")),
     }
     run(model.args(["--", "models"]))
+}
+
+/// Each schedule is one of the seeds. Time is real: the balancer reads a clock as it is made.
+fn miri() -> Result<(), String> {
+    let miri = |args: &[&str]| {
+        let mut rustup = Command::new("rustup");
+        rustup.args(["run", "nightly", "cargo", "miri"]).args(args);
+        rustup
+    };
+    if !miri(&["--version"]).output().is_ok_and(|output| output.status.success()) {
+        return Err("there is no Miri; add it with: rustup toolchain install nightly --component miri,rust-src".into());
+    }
+    let mut test = miri(&["test", "--package", "towline-balance", "--test", "swap", "--target-dir", "target/miri"]);
+    run(test.env("MIRIFLAGS", "-Zmiri-disable-isolation -Zmiri-many-seeds=0..8"))
 }
 
 /// Settings of one's own go before defaults.

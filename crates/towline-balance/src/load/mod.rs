@@ -324,6 +324,7 @@ impl Levels {
     }
 
     /// The time, if anybody needs it.
+    #[inline]
     pub(crate) fn now(&self) -> Nanos {
         if self.is_clocked() { self.clock.now() } else { 0 }
     }

@@ -432,11 +432,14 @@ impl Stats {
     /// A call that began then was answered: that ends a row of failures, unless the last of them came later. An endpoint
     /// that begins to fail still answers what it had taken before. Where nothing is timed nobody knows which came first; then
     /// what the endpoint has asked for holds as long as it asked.
+    #[inline]
     fn is_well_since(&self, began: Nanos) -> bool {
         let seen = self.status.get();
-        if !seen.fails_at_all() {
-            return true;
-        }
+        !seen.fails_at_all() || self.is_well_again(seen, began)
+    }
+
+    #[inline(never)]
+    fn is_well_again(&self, seen: Seen, began: Nanos) -> bool {
         let is_well = if self.levels.is_timed() || !seen.is_pushed_back() {
             began >= self.failed_at.load(Ordering::Relaxed)
         } else {

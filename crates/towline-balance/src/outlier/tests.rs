@@ -54,7 +54,7 @@ impl Fleet {
     }
 
     fn dial_fails(&self, endpoint: usize) {
-        Flight::ask(self.endpoints[endpoint].clone(), self.now, false, Entry::default()).unwrap().unreachable();
+        Flight::ask(self.endpoints[endpoint].clone(), self.now, false, false, Entry::default()).unwrap().unreachable();
     }
 
     fn after(&mut self, time: Nanos) -> &mut Self {

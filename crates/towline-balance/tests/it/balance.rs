@@ -14,8 +14,8 @@ use tower::{Layer, Service, ServiceExt, service_fn};
 use towline_balance::{Balance, BalanceBuilder, LoadMetric, P2c, P2cPicker, Update, fixed};
 use towline_core::sync::Lock;
 use towline_core::{
-    Call, CallContext, Endpoint, EndpointKey, Error, Kind, Lend, Lent, Members, Phase, Pick, Policy, Rng, Room, Sent,
-    Target, TokioExecutor, View, Weight,
+    Call, CallContext, CloseReason, Endpoint, EndpointKey, Error, Kind, Lend, Lent, Members, Phase, Pick, Policy, Rng,
+    Room, Sent, Target, TokioExecutor, View, Weight,
 };
 use towline_pool::{Handle, PoolBuilder};
 use towline_retry::{RetryLayer, RetryPolicy};
@@ -216,6 +216,36 @@ async fn after_a_removal_between_readiness_and_call_the_least_loaded_of_the_rest
         settle().await;
         assert_eq!(balance.call(Call::new(0)).await.unwrap(), "10.0.0.1:1", "seed {seed}");
     }
+}
+
+// F22
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_accepts_and_hangs_up_costs_no_call_and_is_dialled_under_backoff() {
+    let (good, bad) = (ScriptedMaker::exclusive(), ScriptedMaker::exclusive());
+    let make = {
+        let bad = bad.clone();
+        service_fn(move |target: Target| {
+            let is_bad = target.to_string() == "10.0.0.2:1";
+            let mut make = if is_bad { bad.clone() } else { good.clone() };
+            async move {
+                let connection = make.call(target).await?;
+                if is_bad {
+                    make.wires().last().unwrap().close(CloseReason::Peer);
+                }
+                Ok::<_, Error>(connection)
+            }
+        })
+    };
+    let set = ["10.0.0.1:1", "10.0.0.2:1"].map(|text| text.parse().unwrap());
+    let pool = PoolBuilder::new().build(make).unwrap();
+    let builder = BalanceBuilder::new(P2c::new()).rng(Rng::with_seed(7));
+    let balance = builder.spawn(fixed(set), pool, &TokioExecutor::current()).unwrap();
+    for n in 0..6_000 {
+        balance.clone().oneshot(Call::new(n)).await.unwrap();
+        sleep(Duration::from_millis(10)).await;
+    }
+    let dials = bad.dials();
+    assert!((5..200).contains(&dials), "{dials} in a minute; full jitter up to 2 s makes about 60");
 }
 
 // F16

@@ -6,15 +6,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 
 use futures_util::{Stream, StreamExt, stream};
-use proptest::prelude::*;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tokio_test::task::spawn;
 use tower::{Service, ServiceExt, service_fn};
 use towline_balance::{BalanceBuilder, Change, P2c, P2cPicker, Update, WhenUnavailable, fixed, services};
 use towline_core::{
-    Call, CallContext, Endpoint, EndpointKey, Error, Kind, Lend, Lent, Members, Phase, Pick, Policy, Rng, Room, Target,
-    TokioExecutor, View, Weight,
+    Call, CallContext, Endpoint, Error, Kind, Lend, Lent, Members, Pick, Policy, Rng, Room, Target, TokioExecutor,
+    View, Weight,
 };
 use towline_pool::PoolBuilder;
 use towline_test::{ScriptedMaker, settle};
@@ -465,112 +464,6 @@ async fn a_call_that_waits_out_an_outage_does_not_dial_on_its_own() {
     for call in calls {
         timeout(10 * SECOND, call).await.unwrap().unwrap().unwrap();
     }
-}
-
-#[derive(Clone, Debug)]
-enum Step {
-    Insert(u8, u8),
-    Remove(u8),
-    Set(Vec<(u8, u8)>),
-    Empty,
-    Fail,
-    Call,
-}
-
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let step = prop_oneof![
-        4 => (0u8..6, 0u8..3).prop_map(|(key, target)| Step::Insert(key, target)),
-        3 => (0u8..6).prop_map(Step::Remove),
-        2 => prop::collection::vec((0u8..6, 0u8..3), 0..6).prop_map(Step::Set),
-        1 => Just(Step::Empty),
-        1 => Just(Step::Fail),
-        4 => Just(Step::Call),
-    ];
-    prop::collection::vec(step, 0..40)
-}
-
-fn update(key: u8, target: u8) -> Endpoint {
-    endpoint(&format!("t{target}:1")).with_key(format!("k{key}").as_str())
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
-
-    // F17: against a map; every life that ends or changes its target begins anew, and no other.
-    #[test]
-    fn after_any_changes_the_set_is_what_discovery_last_said_and_late_ends_touch_nobody(steps in steps()) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-        runtime.block_on(async move {
-            let desks = Desks::default();
-            let (discover, stream) = discovery::<Update>();
-            let balance = BalanceBuilder::new(P2c::new()).spawn(stream, desks.make(), &TokioExecutor::current()).unwrap();
-            // By key: the target, and how many calls are in flight on this life.
-            let mut model = BTreeMap::<u8, (u8, usize)>::new();
-            let mut held = Vec::new();
-            for n in 0..3 {
-                desks.of(&format!("t{n}:1")).answers(1_000 * SECOND, false);
-            }
-            let put = |model: &mut BTreeMap<u8, (u8, usize)>, key: u8, target: u8| match model.get_mut(&key) {
-                Some(known) if known.0 == target => {}
-                _ => drop(model.insert(key, (target, 0))),
-            };
-            for step in steps {
-                match step {
-                    Step::Insert(key, target) => {
-                        let endpoint = update(key, target);
-                        discover.send(Ok(Change::Insert(endpoint.key().clone(), endpoint).into())).await.unwrap();
-                        put(&mut model, key, target);
-                    }
-                    Step::Remove(key) => {
-                        let key_text = EndpointKey::new(format!("k{key}"));
-                        discover.send(Ok(Change::Remove(key_text).into())).await.unwrap();
-                        model.remove(&key);
-                    }
-                    Step::Set(set) => {
-                        let last: BTreeMap<_, _> = set.iter().copied().collect();
-                        discover.send(Ok(set.iter().map(|(k, t)| update(*k, *t)).collect::<Vec<_>>().into())).await.unwrap();
-                        if !last.is_empty() {
-                            model.retain(|key, _| last.contains_key(key));
-                            last.into_iter().for_each(|(key, target)| put(&mut model, key, target));
-                        }
-                    }
-                    Step::Empty => {
-                        discover.send(Ok(Update::Empty)).await.unwrap();
-                        model.clear();
-                    }
-                    Step::Fail => discover.send(Err(Error::new(Kind::Unavailable, Phase::Resolve))).await.unwrap(),
-                    Step::Call if !model.is_empty() => {
-                        let before = in_flight(&balance);
-                        let mut call = spawn(balance.clone().oneshot(Call::new(0)));
-                        assert!(call.poll().is_pending());
-                        let after = in_flight(&balance);
-                        let key = *after.keys().find(|key| after[*key] != before[*key]).unwrap();
-                        model.get_mut(&key).unwrap().1 += 1;
-                        held.push(call);
-                    }
-                    Step::Call => {}
-                }
-                // Discovery that has failed is asked again after a pause.
-                sleep(2 * SECOND).await;
-                let views: BTreeMap<u8, (u8, usize)> = balance.endpoints().iter().map(|view| {
-                    let target = view.endpoint.target().to_string();
-                    (key_of(view.endpoint.key()), (target.as_bytes()[1] - b'0', view.in_flight))
-                }).collect();
-                assert_eq!(views, model);
-            }
-            // Whatever they were called on, and whether it is still there.
-            drop(held);
-            assert!(in_flight(&balance).values().all(|in_flight| *in_flight == 0));
-        });
-    }
-}
-
-fn key_of(key: &EndpointKey) -> u8 {
-    key.as_str().as_bytes()[1] - b'0'
-}
-
-fn in_flight<L: Lend + Clone, P>(balance: &towline_balance::Balance<L, P>) -> BTreeMap<u8, usize> {
-    balance.endpoints().iter().map(|view| (key_of(view.endpoint.key()), view.in_flight)).collect()
 }
 
 /// A stream that breaks when it is polled after its end.

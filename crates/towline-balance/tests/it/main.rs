@@ -5,6 +5,7 @@ mod bound;
 mod circuit;
 mod discovery;
 mod layers;
+mod lives;
 mod load;
 mod outlier;
 mod panic;

@@ -52,6 +52,7 @@ fn line(item: &Result<Update, Error>) -> String {
         Ok(Update::Change(Change::Remove(key))) => format!("remove {key}"),
         Ok(Update::Set(endpoints)) => format!("set of {}", endpoints.len()),
         Ok(Update::Empty) => "empty".to_owned(),
+        Ok(Update::Renew(endpoint)) => format!("renew {}", endpoint.key()),
         Ok(other) => format!("{other:?}"),
         Err(error) => format!("error {:?}", error.kind()),
     }
@@ -70,6 +71,23 @@ fn with_an_index_all_endpoints_have_as_many_clients_give_or_take_one() {
         let (least, most) = (all / endpoints, all.div_ceil(endpoints));
         assert!(count.values().all(|count| (least..=most).contains(count)), "{endpoints} {clients} {count:?}");
     }
+}
+
+#[test]
+fn an_endpoint_is_renewed_in_the_subset_and_nothing_is_said_of_others() {
+    let subset = Subset::named("me").size(5);
+    let mine = of(&subset, servers(0, 20));
+    let renewed = after(&subset, servers(0, 20), servers(0, 20).into_iter().map(Update::Renew));
+    let expected: Vec<_> = names(&servers(0, 20)).intersection(&mine).map(|name| format!("renew {name}")).collect();
+    assert_eq!(renewed.iter().cloned().collect::<Names>(), expected.into_iter().collect());
+    assert_eq!(renewed.len(), 5);
+    // One that is new is as good as inserted, or there is an answer at least.
+    let all: Vec<_> = servers(0, 3).into_iter().map(Update::Renew).map(Ok::<_, Error>).collect();
+    let mut few = Subset::named("me").size(1).build(stream::iter(all)).unwrap();
+    let said: Vec<_> = std::iter::from_fn(|| next(&mut few)).map(|item| line(&item)).collect();
+    assert_eq!(said[0], "renew s0:1");
+    let inserts = said.iter().filter(|line| !line.starts_with("remove")).count();
+    assert_eq!(inserts, 1 + said.iter().filter(|line| line.starts_with("remove")).count());
 }
 
 #[test]

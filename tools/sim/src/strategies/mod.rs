@@ -27,6 +27,8 @@ pub(crate) const TOWLINE: &str = "towline";
 pub(crate) const TOWLINE_HOT_COLD: &str = "towline-hot-cold";
 /// Ours, with a limit of calls per server that is learned.
 pub(crate) const TOWLINE_ADAPTIVE: &str = "towline-adaptive";
+/// Ours, without ejection.
+pub(crate) const TOWLINE_NO_EJECTION: &str = "towline-no-ejection";
 /// The bound that regret is against.
 pub(crate) const ORACLE: &str = "oracle";
 
@@ -34,6 +36,7 @@ pub(crate) const ORACLE: &str = "oracle";
 pub(crate) const ALL: &[Named] = &[
     Named { name: TOWLINE, make: towline::default },
     Named { name: "towline-in-flight", make: towline::in_flight },
+    Named { name: TOWLINE_NO_EJECTION, make: towline::no_ejection },
     Named { name: TOWLINE_ADAPTIVE, make: towline::adaptive },
     Named { name: TOWLINE_HOT_COLD, make: towline::hot_cold },
     Named { name: "random", make: |_| Box::new(blind::Random::default()) },

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use slab::Slab;
-use towline_balance::core::{Clock, Detector, Flight, Levels, PERIOD, Set, Settings, Snapshot, Sweep};
+use towline_balance::core::{Clock, Detector, Flight, LENDERS, Levels, PERIOD, Set, Settings, Snapshot, Sweep, weigh};
 use towline_balance::{Circuit, HotCold, LoadMetric, Outliers, P2c, SlowStart};
 use towline_core::{
     CallContext, Endpoint, Error, Lend, LoadReport as Reported, Outcome as Classified, Pick as Picks, Policy, Room,
@@ -19,28 +19,39 @@ use crate::chance::Rng;
 use crate::engine::fleet::Fleet;
 use crate::strategy::{Change, Connection, LoadReport, Outcome, Pick, ServerId, Strategy, Token};
 
-/// Endpoints that a call asks in a row before it fails with what they said.
-const LENDERS: usize = 4;
-
 /// As it is without settings.
 pub(super) fn default(rng: Rng) -> Box<dyn Strategy> {
-    Box::new(Towline::new(P2c::new(), LoadMetric::default(), Circuit::new(), rng, false))
+    Box::new(Towline::new(P2c::new(), Options::default(), rng))
+}
+
+/// Nobody is ejected: what the load and probation do alone.
+pub(super) fn no_ejection(rng: Rng) -> Box<dyn Strategy> {
+    Box::new(Towline::new(P2c::new(), Options { outliers: Outliers::off(), ..Options::default() }, rng))
 }
 
 /// Two choices by calls in flight alone.
 pub(super) fn in_flight(rng: Rng) -> Box<dyn Strategy> {
-    Box::new(Towline::new(P2c::new(), LoadMetric::in_flight(), Circuit::new(), rng, false))
+    Box::new(Towline::new(P2c::new(), Options { metric: LoadMetric::in_flight(), ..Options::default() }, rng))
 }
 
 /// By what servers say about themselves.
 pub(super) fn hot_cold(rng: Rng) -> Box<dyn Strategy> {
-    Box::new(Towline::new(HotCold::new(), LoadMetric::default(), Circuit::new(), rng, true))
+    Box::new(Towline::new(HotCold::new(), Options { reads_reports: true, ..Options::default() }, rng))
 }
 
 /// With a limit of calls per server that is learned.
 pub(super) fn adaptive(rng: Rng) -> Box<dyn Strategy> {
     let circuit = Circuit::new().adaptive(1, 100).expect("within range");
-    Box::new(Towline::new(P2c::new(), LoadMetric::default(), circuit, rng, false))
+    Box::new(Towline::new(P2c::new(), Options { circuit, ..Options::default() }, rng))
+}
+
+/// What differs from one of ours to another.
+#[derive(Default)]
+struct Options {
+    metric: LoadMetric,
+    circuit: Circuit,
+    outliers: Outliers,
+    reads_reports: bool,
 }
 
 struct Towline<P: Policy> {
@@ -63,9 +74,10 @@ where
     P: Policy,
     P::Picker: Picks<()>,
 {
-    fn new(mut policy: P, metric: LoadMetric, circuit: Circuit, mut rng: Rng, reads_reports: bool) -> Self {
+    fn new(mut policy: P, options: Options, mut rng: Rng) -> Self {
+        let Options { metric, circuit, outliers, reads_reports } = options;
         let mut rng = towline_core::Rng::with_seed(rng.u64(..));
-        let detector = Detector::new(Outliers::default(), SlowStart::default(), rng.fork());
+        let detector = Detector::new(outliers, SlowStart::default(), rng.fork());
         let settings = Settings { metric, circuit, is_watched: detector.is_on(), ..Settings::default() };
         let levels = Levels::new(settings, Clock::Manual(AtomicU64::new(0)));
         let set = Set::default();
@@ -92,12 +104,14 @@ where
     fn begin(&mut self, now: u64, refused: Option<&Tried>) -> Option<Pick> {
         self.at(now);
         let choice = self.snapshot.pick(&(), None, refused, &mut self.rng, now).ok()?;
-        let stats = self.snapshot.nodes()[choice.index].stats().clone();
-        let server = stats.key().as_str().parse().expect("keys are ids");
         if self.sweep_at.is_none() {
             self.sweep_at = Some(now + PERIOD.as_nanos() as u64);
         }
-        let flight = Flight::begin(stats, now)?;
+        let flight = self.snapshot.begin(choice, now);
+        // Connections have room here, so one is asked at a time.
+        self.snapshot.leave(choice, flight.is_some().then_some(choice.index), now);
+        let flight = flight?;
+        let server = flight.stats().key().as_str().parse().expect("keys are ids");
         Some(Pick { server, token: self.flights.insert(flight) as Token })
     }
 }
@@ -212,6 +226,7 @@ where
             let stats = || self.snapshot.nodes().iter().map(|node| node.stats());
             self.sweep.run(&self.levels, stats(), now);
             self.detector.run(&self.levels, stats(), now);
+            weigh(&self.levels, self.snapshot.nodes());
         }
     }
 }

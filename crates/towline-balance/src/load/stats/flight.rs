@@ -33,9 +33,9 @@ pub struct Flight {
 
 impl Flight {
     /// The endpoint is asked for a call at `now`, which waits for it unless it is granted already; `None` when the endpoint
-    /// is at a limit.
+    /// is at a limit. One on probation may be asked for its probe.
     #[inline(always)]
-    pub(crate) fn ask(stats: Arc<Stats>, now: Nanos, is_granted: bool, entry: Entry) -> Option<Self> {
+    pub(crate) fn ask(stats: Arc<Stats>, now: Nanos, is_granted: bool, is_trial: bool, entry: Entry) -> Option<Self> {
         let before = stats.calls.fetch_add(CALL, Ordering::Relaxed);
         let levels = &stats.levels;
         let waiting = if is_granted { 0 } else { stats.pending.fetch_add(1, Ordering::Relaxed) };
@@ -50,21 +50,13 @@ impl Flight {
         };
         levels.touch();
         let (probe, serial) = (stats.status.begin(), (before >> IN_FLIGHT_BITS) as u32);
-        let (is_trial, has_ended) = (false, false);
-        Some(Self { stats, began: now, slot, serial, probe, is_trial, is_granted, has_ended, key: entry.key })
-    }
-
-    /// Says whether it is the probe of an endpoint on probation.
-    #[inline]
-    pub(crate) fn trial(mut self, is_trial: bool) -> Self {
-        self.is_trial = is_trial;
-        self
+        Some(Self { stats, began: now, slot, serial, probe, is_trial, is_granted, has_ended: false, key: entry.key })
     }
 
     /// A call to the endpoint begins at `now`; `None` when the endpoint is at a limit.
     #[inline]
     pub fn begin(stats: Arc<Stats>, now: Nanos) -> Option<Self> {
-        Self::ask(stats, now, true, Entry::default())
+        Self::ask(stats, now, true, false, Entry::default())
     }
 
     #[inline]
@@ -212,16 +204,16 @@ mod tests {
         let circuit = Circuit::new().in_flight(2).unwrap().pending(1).unwrap();
         let levels = Levels::new(Settings { circuit, ..Settings::default() }, Clock::Manual(AtomicU64::new(0)));
         let stats = Stats::new(EndpointKey::new("a"), levels);
-        let mut waits = Flight::ask(stats.clone(), 0, false, Entry::default()).unwrap();
-        assert!(Flight::ask(stats.clone(), 0, false, Entry::default()).is_none(), "one waits");
+        let mut waits = Flight::ask(stats.clone(), 0, false, false, Entry::default()).unwrap();
+        assert!(Flight::ask(stats.clone(), 0, false, false, Entry::default()).is_none(), "one waits");
         assert_eq!((stats.in_flight(), stats.begun()), (1, 1));
         waits.granted();
         waits.granted();
-        let second = Flight::ask(stats.clone(), 0, false, Entry::default()).unwrap();
+        let second = Flight::ask(stats.clone(), 0, false, false, Entry::default()).unwrap();
         assert!(Flight::begin(stats.clone(), 0).is_none(), "two are in flight");
         drop((waits, second));
         assert_eq!((stats.in_flight(), stats.begun()), (0, 1), "the second was not granted");
-        assert!(Flight::ask(stats, 0, false, Entry::default()).is_some());
+        assert!(Flight::ask(stats, 0, false, false, Entry::default()).is_some());
     }
 
     #[test]
