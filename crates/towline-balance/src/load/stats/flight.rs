@@ -223,14 +223,14 @@ mod tests {
         levels.bound.as_ref().unwrap().set_of([1.0; 5].into_iter());
         let home = Entry { allowance: Allowance::Home, key: Some(1), weight: 1.0 };
         let stats = Stats::new(EndpointKey::new("a"), levels.clone());
-        let held: Vec<_> = (0..10).map_while(|_| Flight::ask(stats.clone(), 0, true, home)).collect();
+        let held: Vec<_> = (0..10).map_while(|_| Flight::ask(stats.clone(), 0, true, false, home)).collect();
         assert_eq!(held.len(), 1, "the mean of one call over five, rounded up");
         let elsewhere = Stats::new(EndpointKey::new("b"), levels);
         let others: Vec<_> = (0..3).map(|_| Flight::begin(elsewhere.clone(), 0).unwrap()).collect();
-        assert!(Flight::ask(stats.clone(), 0, true, home).is_some(), "two of five calls");
+        assert!(Flight::ask(stats.clone(), 0, true, false, home).is_some(), "two of five calls");
         drop((held, others));
         assert_eq!((stats.in_flight(), stats.begun()), (0, 2));
-        assert!(Flight::ask(stats, 0, true, home).is_some());
+        assert!(Flight::ask(stats, 0, true, false, home).is_some());
     }
 
     #[test]
