@@ -396,7 +396,7 @@ mod tests {
             measured: vec![Span::seconds(0, 40)],
             slow_ns: SECONDS,
             faults: vec![Fault { servers: vec![0], span: Span::seconds(10, 20), condition: Condition::default() }],
-            restart: None,
+            ..Config::default()
         }
     }
 

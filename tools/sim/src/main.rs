@@ -12,6 +12,7 @@ mod figures;
 mod goals;
 mod json;
 mod plot;
+mod repeats;
 mod results;
 mod scenarios;
 mod strategies;

@@ -102,8 +102,7 @@ fn config() -> Config {
         deadline: None,
         measured: vec![Span { from: 0, to: SECONDS }],
         slow_ns: 10 * MILLIS,
-        faults: Vec::new(),
-        restart: None,
+        ..Config::default()
     }
 }
 

@@ -77,7 +77,7 @@ pub(super) fn config(bad: u32, condition: Condition) -> Config {
         measured: vec![Span::seconds(0, LENGTH_S)],
         slow_ns: (3.0 * healthy_p50) as u64,
         faults: vec![Fault { servers: (0..bad).collect(), span: Span::seconds(FAULT_S.0, FAULT_S.1), condition }],
-        restart: None,
+        ..Config::default()
     }
 }
 

@@ -169,7 +169,7 @@ where
             Outcome::Ok => flight.end(Classified::Success),
             Outcome::Failed => flight.end(Classified::Failure),
             Outcome::Unreachable => flight.unreachable(),
-            Outcome::Cut => drop(flight),
+            Outcome::Cut | Outcome::Superseded => drop(flight),
         }
     }
 
