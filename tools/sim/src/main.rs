@@ -15,6 +15,7 @@ mod plot;
 mod repeats;
 mod results;
 mod scenarios;
+mod stacks;
 mod strategies;
 mod strategy;
 mod subsets;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::engine;
 use crate::figures::{Metric, Run, Spread};
 use crate::scenarios::{Case, Scenario, World};
+use crate::stacks;
 use crate::strategies::{self, ORACLE};
 use crate::subsets;
 
@@ -92,6 +93,16 @@ fn contestants(case: &Case) -> Vec<Contestant<'_>> {
                 run: Box::new(|seed| Run::new(config, &engine::run(config, seed, strategy.make))),
             };
             strategies::named(&case.strategies).into_iter().map(balancer).collect()
+        }
+        World::Stacks(config) => {
+            let stack = |stack: &'static stacks::Stack| Contestant {
+                name: stack.name,
+                run: Box::new(|seed| {
+                    let record = engine::run_repeating(config, seed, stack.balancer().make, stack.repeats);
+                    Run::new(config, &record)
+                }),
+            };
+            stacks::named(&case.strategies).into_iter().map(stack).collect()
         }
         World::Subsets(config) => {
             let subsets = |who: &'static subsets::Named| Contestant {

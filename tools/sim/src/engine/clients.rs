@@ -92,7 +92,7 @@ impl Sim<'_> {
         request.attempts += 1;
         let Some(pick) = pick else {
             if request.legs == [None; 2] {
-                self.failed(id, Outcome::Failed);
+                self.failed(id, Outcome::Unreachable);
             }
             return self.arm_wake(client);
         };
@@ -264,7 +264,8 @@ impl Sim<'_> {
     fn failed(&mut self, id: RequestId, outcome: Outcome) {
         let Request { client, serial, attempts, deadline, .. } = self.requests[id as usize];
         let Client { repeats, repeats_rng, .. } = &mut self.clients[client as usize];
-        match repeats.again(self.now, Failed { outcome, attempts, deadline }, repeats_rng) {
+        let left = deadline.map(|deadline| deadline.saturating_sub(self.now));
+        match repeats.again(self.now, Failed { outcome, attempts, left }, repeats_rng) {
             Some(pause) => self.queue.push(self.now + pause, Event::Again(id, serial)),
             None => self.finish_request(id, outcome),
         }

@@ -124,11 +124,6 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Those whom clients of this tier call.
-    pub(crate) fn servers_of(&self, tier: u32) -> std::ops::Range<ServerId> {
-        tier * self.servers..(tier + 1) * self.servers
-    }
-
     /// Whether these servers have others to call.
     pub(crate) fn has_next(&self, server: ServerId) -> bool {
         self.tiers > 1 && server < (self.tiers - 1) * self.servers

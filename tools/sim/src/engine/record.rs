@@ -101,7 +101,10 @@ impl Record {
         if self.picks.len() <= server {
             self.picks.resize(server + 1, vec![0; self.buckets]);
         }
-        self.picks[server][(now / BUCKET) as usize] += 1;
+        // Not after the last arrival: later attempts are of calls that are still under way.
+        if let Some(picks) = self.picks[server].get_mut((now / BUCKET) as usize) {
+            *picks += 1;
+        }
     }
 
     pub(crate) fn begun(&mut self, config: &Config, tier: u32, now: u64) {

@@ -1,6 +1,9 @@
 //! What clients do about a call beside sending it once: other attempts when one has failed, and others beside one that is
 //! late.
 
+pub(crate) mod backup;
+pub(crate) mod budgets;
+
 use crate::chance::Rng;
 use crate::strategy::Outcome;
 
@@ -23,8 +26,8 @@ pub(crate) struct Failed {
     pub(crate) outcome: Outcome,
     /// How many there were.
     pub(crate) attempts: u32,
-    /// Whether an attempt was under way or pausing before, so that the last pause ended at some time.
-    pub(crate) deadline: Option<u64>,
+    /// How long its caller still waits.
+    pub(crate) left: Option<u64>,
 }
 
 /// One client's. Times are those of strategies.

@@ -44,7 +44,7 @@ const RATE: f64 = 2_000.0;
 const SERVICE_MS: (f64, f64) = (50.0, 0.5);
 const FAIL_MS: u64 = 1;
 const LENGTH_S: u64 = 70;
-const FAULT_S: (u64, u64) = (20, 50);
+pub(super) const FAULT_S: (u64, u64) = (20, 50);
 /// Percentage points above the floor.
 const MARGIN: f64 = 0.2;
 /// Percent.
@@ -58,7 +58,7 @@ pub(super) fn fails(part: f64) -> Condition {
     Condition { fails: Some((part, FAIL_MS * MILLIS)), ..Condition::default() }
 }
 
-fn refuses() -> Condition {
+pub(super) fn refuses() -> Condition {
     Condition { reach: Reach::Refuses, ..Condition::default() }
 }
 

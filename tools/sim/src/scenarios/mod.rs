@@ -4,8 +4,11 @@ mod antagonists;
 mod fast_failures;
 mod fidelity;
 mod lossy;
+mod pauses;
 mod restart;
+mod retries;
 mod slow_server;
+mod storm;
 mod subsetting;
 mod zones;
 
@@ -19,6 +22,8 @@ use crate::table::Table;
 pub(crate) enum World {
     /// Some servers, and the same calls for each strategy, in the engine.
     Calls(Box<Config>),
+    /// The same, where calls may be sent more than once; its strategies are those of `stacks`.
+    Stacks(Box<Config>),
     /// Clients and servers that are connected, without calls; its strategies are those of `subsets`.
     Subsets(subsets::Config),
 }
@@ -44,20 +49,24 @@ pub(crate) struct Scenario {
     pub(crate) picture: Option<fn(&Results) -> String>,
 }
 
-pub(crate) static ALL: [Scenario; 8] = [
+pub(crate) static ALL: [Scenario; 11] = [
     fidelity::SCENARIO,
     slow_server::SCENARIO,
     fast_failures::SCENARIO,
+    retries::SCENARIO,
+    pauses::SCENARIO,
     antagonists::SCENARIO,
     restart::SCENARIO,
     lossy::SCENARIO,
     zones::SCENARIO,
     subsetting::SCENARIO,
+    storm::SCENARIO,
 ];
 
-/// Pages with sections: how we balance, and how we keep away from who does badly.
+/// Pages with sections: how we balance, how we keep away from who does badly, and what we do about calls that fail or are late.
 const BALANCE: &str = "balance.md";
 const OUTLIERS: &str = "outliers.md";
+const RETRY: &str = "retry.md";
 
 /// Everybody but the yardsticks and those who eject.
 const CONTESTANTS: &[&str] = &[

@@ -2,7 +2,7 @@
 //! out, and its goals are missed.
 
 mod blind;
-mod clock;
+pub(crate) mod clock;
 mod least;
 mod oracle;
 mod peers;
