@@ -225,7 +225,10 @@ impl<L: Lend, P> Snapshot<L, P> {
             rule: self.levels.bound.as_ref().map(|bound| bound.rule(terms.key)),
             is_plain: !self.levels.is_limited && !self.levels.panics(),
         };
-        let mut order = self.picker.order(request, context, view, rng).enumerate().filter_map(|(skipped, index)| {
+        // On strict terms nobody comes after the first, not even when that has refused or is not there.
+        let most = if terms.is_strict { 1 } else { usize::MAX };
+        let order = self.picker.order(request, context, view, rng).enumerate().take(most);
+        let mut order = order.filter_map(|(skipped, index)| {
             let node =
                 self.nodes.get(index).filter(|node| refused.is_none_or(|refused| !refused.contains(node.id())))?;
             let room = node.lend.room();

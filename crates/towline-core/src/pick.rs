@@ -364,7 +364,8 @@ pub struct Terms {
     pub heeds_probation: bool,
     /// It mostly goes past endpoints that have just joined, or come back.
     pub heeds_slow_start: bool,
-    /// It fails with [`Kind::HomeUnavailable`](crate::Kind::HomeUnavailable) rather than go past its first candidate.
+    /// It fails with [`Kind::HomeUnavailable`](crate::Kind::HomeUnavailable) rather than go past its first candidate, be that one
+    /// that is outside of the set.
     pub is_strict: bool,
     /// Calls with this number are kept together: they share an allowance of the [load bound](Policy::load_bound).
     pub key: Option<u64>,

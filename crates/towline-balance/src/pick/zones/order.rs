@@ -67,11 +67,11 @@ impl<'a, P: Pick<Req>, Req> Iterator for ZonesOrder<'a, P, Req> {
     fn next(&mut self) -> Option<usize> {
         loop {
             match self.candidates.as_mut()?.next() {
-                // What is outside of the group is passed over here: it may be inside of the set.
-                Some(place) => match self.groups[self.group].indices.get(place) {
-                    Some(index) => return Some(*index),
-                    None => continue,
-                },
+                // What is outside of the group may be inside of the set: it is named so that it is not. It counts as a
+                // candidate that was passed over, as it would without groups.
+                Some(place) => {
+                    return Some(self.groups[self.group].indices.get(place).map_or(usize::MAX, |index| *index));
+                }
                 None => {
                     let group = self.next_group()?;
                     self.begin(group);

@@ -1,0 +1,5 @@
+//! What sessions are promised, over the real balancer and on the paused clock.
+
+mod bound;
+mod hash;
+mod support;
