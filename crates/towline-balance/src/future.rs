@@ -115,7 +115,8 @@ where
                 StateProj::Call { call, lent } => {
                     let result = ready!(call.poll(cx));
                     let Lending { flight, lend } = lent.take().expect("polled after completion");
-                    let result = result.map_err(|error| Error::wrap(error).or_endpoint(flight.stats().key()));
+                    let stats = flight.stats();
+                    let result = result.map_err(|error| Error::wrap(error).or_picked(stats.id(), stats.key()));
                     match &result {
                         Err(error) if error.sent() == Sent::Never => progress::back(),
                         _ => progress::written(),

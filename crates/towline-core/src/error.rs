@@ -9,7 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::EndpointKey;
+use crate::{EndpointId, EndpointKey};
 
 /// Any error, boxed, as tower's layers pass it.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
@@ -169,6 +169,7 @@ struct Inner {
     phase: Phase,
     sent: Sent,
     endpoint: Option<EndpointKey>,
+    endpoint_id: Option<EndpointId>,
     message: Option<Cow<'static, str>>,
     source: Option<Arc<dyn StdError + Send + Sync>>,
     spent: Vec<(Phase, Duration)>,
@@ -182,6 +183,7 @@ impl Error {
             phase,
             sent: phase.sent(),
             endpoint: None,
+            endpoint_id: None,
             message: None,
             source: None,
             spent: Vec::new(),
@@ -257,6 +259,13 @@ impl Error {
         self
     }
 
+    /// For balancers: names the endpoint that was picked, and which life of it, unless somebody closer to it already has.
+    #[must_use]
+    pub fn or_picked(mut self, id: EndpointId, endpoint: &EndpointKey) -> Self {
+        self.0.endpoint_id.get_or_insert(id);
+        self.or_endpoint(endpoint)
+    }
+
     /// Says how long each phase of the call took.
     #[must_use]
     pub fn with_spent(mut self, spent: Vec<(Phase, Duration)>) -> Self {
@@ -284,6 +293,11 @@ impl Error {
         self.0.endpoint.as_ref()
     }
 
+    /// The endpoint that a balancer picked, to note it as [tried](crate::CallContext::tried).
+    pub fn endpoint_id(&self) -> Option<EndpointId> {
+        self.0.endpoint_id
+    }
+
     /// Whether time ran out.
     pub fn is_timeout(&self) -> bool {
         self.kind() == Kind::Timeout
@@ -309,7 +323,7 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { kind, phase, sent, endpoint, message, source: _, spent } = &*self.0;
+        let Inner { kind, phase, sent, endpoint, endpoint_id: _, message, source: _, spent } = &*self.0;
         f.write_str(message.as_deref().unwrap_or(kind.text()))?;
         if *phase == Phase::Build {
             return Ok(());
@@ -331,7 +345,7 @@ impl fmt::Display for Error {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { kind, phase, sent, endpoint, message, source, spent } = &*self.0;
+        let Inner { kind, phase, sent, endpoint, endpoint_id: _, message, source, spent } = &*self.0;
         let mut out = f.debug_struct("Error");
         out.field("kind", kind).field("phase", phase).field("sent", sent);
         if let Some(endpoint) = endpoint {
@@ -463,6 +477,15 @@ mod tests {
     fn an_io_error_that_carries_ours_is_ours() {
         let ours = Error::new(Kind::TooLarge, Phase::Read);
         assert_eq!(Error::from(std::io::Error::other(ours)).kind(), Kind::TooLarge);
+    }
+
+    #[test]
+    fn the_innermost_balancer_says_which_endpoint_was_picked() {
+        let (inner, outer) = (EndpointId::fresh(), EndpointId::fresh());
+        let error = Error::new(Kind::Closed, Phase::Read).with_endpoint("told by its pool");
+        let error = error.or_picked(inner, &"a".into()).or_picked(outer, &"b".into());
+        assert_eq!(error.endpoint_id(), Some(inner));
+        assert_eq!(error.endpoint().unwrap().as_str(), "told by its pool");
     }
 
     #[test]

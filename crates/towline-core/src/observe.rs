@@ -64,9 +64,9 @@ pub enum Event<'a> {
         /// How long it waits first.
         after: Duration,
     },
-    /// A failed call that may go again cannot: its request cannot be replayed.
+    /// A call that has failed, or takes long, and may be sent again cannot be: its request cannot be replayed.
     NotReplayable {
-        /// Where it failed, if it reached an endpoint.
+        /// Where it failed or still is, if it reached an endpoint.
         endpoint: Option<&'a EndpointKey>,
     },
     /// A failed call that may go again does not: the retry budget is spent.
@@ -290,7 +290,7 @@ fn trace(event: &Event<'_>) {
             debug!(target: "towline", endpoint = name(*endpoint), attempt, error, ?after, "retrying");
         }
         Event::NotReplayable { endpoint } => {
-            warn!(target: "towline", endpoint = name(*endpoint), "not retried: the request cannot be replayed");
+            warn!(target: "towline", endpoint = name(*endpoint), "not sent again: the request cannot be replayed");
         }
         Event::BudgetExhausted { endpoint } => {
             warn!(target: "towline", endpoint = name(*endpoint), "not retried: the retry budget is spent");

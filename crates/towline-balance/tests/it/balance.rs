@@ -18,7 +18,7 @@ use towline_core::{
     Target, TokioExecutor, View, Weight,
 };
 use towline_pool::{Handle, PoolBuilder};
-use towline_retry::RetryLayer;
+use towline_retry::{RetryLayer, RetryPolicy};
 use towline_test::{ScriptedConnection, ScriptedMaker, cancel_at_every_poll, settle};
 
 type Message = Call<u32>;
@@ -392,7 +392,7 @@ async fn a_retry_avoids_the_endpoint_that_failed_while_another_is_there() {
     };
     let balance = BalanceBuilder::new(P2c::new()).rng(Rng::with_seed(3));
     let balance = balance.spawn(fixed(endpoints(2)), make.clone(), &TokioExecutor::current()).unwrap();
-    let retry = RetryLayer::new().attempts(2).unwrap();
+    let retry = RetryLayer::with_policy(RetryPolicy::default().attempts(2).unwrap());
     for _ in 0..100 {
         retry.layer(balance.clone()).oneshot(Call::new(0).idempotent()).await.unwrap();
     }

@@ -10,7 +10,7 @@ use towline_balance::{
     Balance, BalanceBuilder, LoadMetric, Outliers, P2c, RoundRobin, SlowStart, Zones, ZonesPicker, fixed,
 };
 use towline_core::{Call, Endpoint, Pick, Policy, Rng, Room, TokioExecutor};
-use towline_retry::RetryLayer;
+use towline_retry::{RetryLayer, RetryPolicy};
 
 use crate::support::{Desk, Desks, MS, Message, SECOND, discovery, endpoint};
 
@@ -259,7 +259,7 @@ async fn a_retry_goes_to_another_endpoint_here_and_then_elsewhere() {
     let balance = over(P2c::new(), LoadMetric::in_flight(), &zones).await;
     zones[0].answers(0..2, MS, true);
     for (attempts, expected) in [(2, [1, 1, 0, 0]), (3, [1, 1, 1, 0])] {
-        let retry = RetryLayer::new().attempts(attempts).unwrap();
+        let retry = RetryLayer::with_policy(RetryPolicy::default().attempts(attempts).unwrap());
         let before: Vec<_> = zones.iter().flat_map(Zone::all).map(|desk| desk.calls()).collect();
         let answer = retry.layer(balance.clone()).oneshot(Call::new(0).idempotent()).await;
         assert_eq!(answer.is_ok(), attempts == 3);
@@ -268,7 +268,7 @@ async fn a_retry_goes_to_another_endpoint_here_and_then_elsewhere() {
         assert_eq!(calls, expected);
     }
     zones[1].answers(0..1, MS, true);
-    let retry = RetryLayer::new().attempts(4).unwrap();
+    let retry = RetryLayer::with_policy(RetryPolicy::default().attempts(4).unwrap());
     assert_eq!(retry.layer(balance).oneshot(Call::new(0).idempotent()).await.unwrap(), "far:1");
 }
 
