@@ -20,6 +20,7 @@ mod strategies;
 mod strategy;
 mod subsets;
 mod table;
+mod tables;
 
 use std::process::ExitCode;
 

@@ -8,7 +8,7 @@ use crate::figures::{Metric, Run, Spread};
 use crate::scenarios::{Case, Scenario, World};
 use crate::stacks;
 use crate::strategies::{self, ORACLE};
-use crate::subsets;
+use crate::{subsets, tables};
 
 /// What the strategies of a case did.
 pub(crate) struct CaseResults {
@@ -110,6 +110,13 @@ fn contestants(case: &Case) -> Vec<Contestant<'_>> {
                 run: Box::new(|seed| subsets::run(config, who, seed)),
             };
             subsets::ALL.iter().filter(|who| case.strategies.contains(&who.name)).map(subsets).collect()
+        }
+        World::Tables(config) => {
+            let table = |who: &'static tables::Named| Contestant {
+                name: who.name,
+                run: Box::new(|seed| tables::run(config, who, seed)),
+            };
+            tables::ALL.iter().filter(|who| case.strategies.contains(&who.name)).map(table).collect()
         }
     }
 }

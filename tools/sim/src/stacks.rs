@@ -3,6 +3,7 @@
 use crate::chance::Rng;
 use crate::repeats::backup::Backup;
 use crate::repeats::budgets::{Aws, Finagle, Grpc, Retries, Tower, Unlimited};
+use crate::repeats::towline::Towline;
 use crate::repeats::{Once, Repeats};
 use crate::strategies::{self, TOWLINE};
 
@@ -18,6 +19,8 @@ const P2C: &str = "p2c-least-request";
 
 /// In the order of the tables.
 pub(crate) const ALL: &[Stack] = &[
+    Stack { name: TOWLINE, balancer: TOWLINE, repeats: |_| Box::new(Towline::new()) },
+    Stack { name: "towline-budget", balancer: P2C, repeats: |_| Box::new(Towline::new()) },
     Stack { name: "towline-once", balancer: TOWLINE, repeats: once },
     Stack { name: "no-retries", balancer: P2C, repeats: once },
     Stack { name: "no-budget", balancer: P2C, repeats: |_| Box::new(Retries(Unlimited)) },

@@ -36,6 +36,8 @@ pub(crate) struct Call {
     pub(crate) begun: u64,
     pub(crate) number: u32,
     pub(crate) is_hedge: bool,
+    /// How the one before it failed, if that is why there is this one.
+    pub(crate) after: Option<Outcome>,
     /// Tells it from earlier calls in the same place.
     pub(crate) serial: u64,
     pub(crate) deadline: Option<u64>,
@@ -68,6 +70,7 @@ impl Call {
             begun: now,
             number: request.attempts - 1,
             is_hedge: request.legs != [None; 2],
+            after: request.failed,
             serial,
             deadline: request.deadline,
             demand: request.demand,

@@ -67,8 +67,8 @@ impl Sim<'_> {
         self.serial += 1;
         let (born, serial) = (self.now, self.serial);
         let span = self.config.span_of(born);
-        let (attempts, legs, tried) = (0, [None; 2], Vec::new());
-        let request = Request { client, born, serial, span, demand, key, parent, deadline, attempts, legs, tried };
+        let (attempts, failed, legs, tried) = (0, None, [None; 2], Vec::new());
+        let request = Request { client, born, serial, span, demand, key, parent, deadline, attempts, failed, legs, tried };
         let id = self.requests.insert(request) as RequestId;
         match deadline {
             Some(at) if parent.is_none() => self.deadlines.push_back((at, id, serial)),
@@ -85,12 +85,15 @@ impl Sim<'_> {
     fn attempt(&mut self, id: RequestId) {
         let request = &mut self.requests[id as usize];
         let client = request.client;
-        let Client { strategy, rng, tier, .. } = &mut self.clients[client as usize];
+        let Client { strategy, repeats, rng, tier, .. } = &mut self.clients[client as usize];
         let wanted = Wanted { key: request.key, tried: &request.tried };
         let pick = strategy.pick_for(self.now, wanted, rng, &self.fleet);
         self.record.attempt(self.config, *tier, request);
         request.attempts += 1;
         let Some(pick) = pick else {
+            let (number, is_hedge, after) = (request.attempts - 1, request.legs != [None; 2], request.failed);
+            let (outcome, latency) = (Outcome::Unreachable, 0);
+            repeats.ended(self.now, Attempt { outcome, latency, number, is_hedge, after });
             if request.legs == [None; 2] {
                 self.failed(id, Outcome::Unreachable);
             }
@@ -226,11 +229,11 @@ impl Sim<'_> {
 
     /// What remains of it is what the request and those who repeat it know.
     fn leg_over(&mut self, id: CallId, leg: Leg, outcome: Outcome) {
-        let Leg { request, client, server, begun, number, is_hedge } = leg;
+        let Leg { request, client, server, begun, number, is_hedge, after } = leg;
         if let Some(keyed) = &mut self.keyed {
             keyed.end(server);
         }
-        let attempt = Attempt { outcome, latency: self.now - begun, number, is_hedge };
+        let attempt = Attempt { outcome, latency: self.now - begun, number, is_hedge, after };
         self.clients[client as usize].repeats.ended(self.now, attempt);
         let request = &mut self.requests[request as usize];
         request.legs.iter_mut().filter(|leg| **leg == Some(id)).for_each(|leg| *leg = None);
@@ -262,7 +265,9 @@ impl Sim<'_> {
 
     /// No attempt of a request is under way any more, and none went well.
     fn failed(&mut self, id: RequestId, outcome: Outcome) {
-        let Request { client, serial, attempts, deadline, .. } = self.requests[id as usize];
+        let request = &mut self.requests[id as usize];
+        request.failed = Some(outcome);
+        let Request { client, serial, attempts, deadline, .. } = *request;
         let Client { repeats, repeats_rng, .. } = &mut self.clients[client as usize];
         let left = deadline.map(|deadline| deadline.saturating_sub(self.now));
         match repeats.again(self.now, Failed { outcome, attempts, left }, repeats_rng) {
@@ -288,11 +293,12 @@ struct Leg {
     begun: u64,
     number: u32,
     is_hedge: bool,
+    after: Option<Outcome>,
 }
 
 impl Leg {
     fn of(call: &Call) -> Self {
-        let Call { request, client, server, begun, number, is_hedge, .. } = *call;
-        Self { request, client, server, begun, number, is_hedge }
+        let Call { request, client, server, begun, number, is_hedge, after, .. } = *call;
+        Self { request, client, server, begun, number, is_hedge, after }
     }
 }

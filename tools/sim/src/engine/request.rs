@@ -1,7 +1,7 @@
 //! A call as its caller sees it: whatever attempts are made of it.
 
 use super::call::{CallId, ClientId};
-use crate::strategy::{Key, ServerId};
+use crate::strategy::{Key, Outcome, ServerId};
 
 /// A place in the table of requests, reused when the caller has its answer.
 pub(crate) type RequestId = u32;
@@ -23,6 +23,8 @@ pub(crate) struct Request {
     pub(crate) deadline: Option<u64>,
     /// Attempts so far, those included that found nowhere to go.
     pub(crate) attempts: u32,
+    /// How the last attempt failed.
+    pub(crate) failed: Option<Outcome>,
     /// Attempts under way.
     pub(crate) legs: [Option<CallId>; 2],
     /// Where those went that have failed, and the one that is late.

@@ -3,6 +3,7 @@
 
 pub(crate) mod backup;
 pub(crate) mod budgets;
+pub(crate) mod towline;
 
 use crate::chance::Rng;
 use crate::strategy::Outcome;
@@ -17,6 +18,8 @@ pub(crate) struct Attempt {
     pub(crate) number: u32,
     /// It began beside another.
     pub(crate) is_hedge: bool,
+    /// It began because one before it had ended like this.
+    pub(crate) after: Option<Outcome>,
 }
 
 /// A call of which no attempt is under way, and none went well.

@@ -2,7 +2,9 @@
 
 mod antagonists;
 mod fast_failures;
+mod disruption;
 mod fidelity;
+mod hot_key;
 mod lossy;
 mod pauses;
 mod restart;
@@ -15,8 +17,8 @@ mod zones;
 use crate::engine::config::Config;
 use crate::goals::Goal;
 use crate::results::Results;
-use crate::subsets;
 use crate::table::Table;
+use crate::{subsets, tables};
 
 /// What the strategies of a case have to deal with.
 pub(crate) enum World {
@@ -26,6 +28,8 @@ pub(crate) enum World {
     Stacks(Box<Config>),
     /// Clients and servers that are connected, without calls; its strategies are those of `subsets`.
     Subsets(subsets::Config),
+    /// Servers that hashes belong to, without calls; its strategies are those of `tables`.
+    Tables(tables::Config),
 }
 
 pub(crate) struct Case {
@@ -49,7 +53,7 @@ pub(crate) struct Scenario {
     pub(crate) picture: Option<fn(&Results) -> String>,
 }
 
-pub(crate) static ALL: [Scenario; 11] = [
+pub(crate) static ALL: [Scenario; 13] = [
     fidelity::SCENARIO,
     slow_server::SCENARIO,
     fast_failures::SCENARIO,
@@ -59,14 +63,17 @@ pub(crate) static ALL: [Scenario; 11] = [
     restart::SCENARIO,
     lossy::SCENARIO,
     zones::SCENARIO,
+    hot_key::SCENARIO,
     subsetting::SCENARIO,
     storm::SCENARIO,
+    disruption::SCENARIO,
 ];
 
 /// Pages with sections: how we balance, how we keep away from who does badly, and what we do about calls that fail or are late.
 const BALANCE: &str = "balance.md";
 const OUTLIERS: &str = "outliers.md";
 const RETRY: &str = "retry.md";
+const STICKY: &str = "sticky.md";
 
 /// Everybody but the yardsticks and those who eject.
 const CONTESTANTS: &[&str] = &[

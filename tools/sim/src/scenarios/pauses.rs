@@ -8,9 +8,9 @@ use super::{Case, RETRY, Scenario, World};
 use crate::chance::Dist;
 use crate::engine::config::{Config, MILLIS, Pauses, SECONDS, Span};
 use crate::engine::fleet::Discipline;
-use crate::figures::{Metric, NINES};
+use crate::figures::Metric;
 use crate::goals::Goal;
-use crate::plot::lines::{self, Panel};
+use crate::plot::lines;
 use crate::results::Results;
 use crate::strategies::TOWLINE;
 use crate::table::Table;
@@ -109,14 +109,6 @@ fn goals(results: &Results) -> Vec<Goal> {
 }
 
 fn picture(results: &Results) -> String {
-    let axes = lines::Axes { x: "nines: of ten to this power, one call takes so long", y: "ms", logarithmic: true };
-    let panel = |case| {
-        let Panel { title, lines } = Panel::of_curves(case, &case.case.strategies);
-        let by_nines = |(strategy, points): (&'static str, Vec<(f64, f64)>)| {
-            (strategy, NINES.zip(points).map(|(nines, (_, ms))| (f64::from(nines) / 4.0, ms)).collect())
-        };
-        Panel { title, lines: lines.into_iter().map(by_nines).collect() }
-    };
-    let panels: Vec<_> = results.cases.iter().map(panel).collect();
-    lines::draw(results.scenario.title, &axes, &panels)
+    let panels: Vec<_> = results.cases.iter().map(|case| lines::Panel::by_nines(case, &case.case.strategies)).collect();
+    lines::draw(results.scenario.title, &lines::Axes::BY_NINES, &panels)
 }

@@ -37,7 +37,7 @@ of what the servers can do.",
 const SERVERS: u32 = 20;
 const TIERS: u32 = 3;
 const SLOTS: u32 = 2;
-const QUEUE: usize = 50;
+const QUEUE: usize = 1_000;
 const CLIENTS: u32 = 10;
 const UTILISATION: f64 = 0.8;
 const SERVICE_MS: (f64, f64) = (20.0, 0.5);
