@@ -23,6 +23,8 @@ pub(crate) enum Role {
     Pauses(u32),
     /// What the calls of a client are about.
     Keys(u32),
+    /// How long its connections live.
+    Lives(u32),
     /// What a client draws for attempts after the first.
     Repeats(u32),
 }
@@ -39,6 +41,7 @@ pub(crate) fn split(seed: u64, role: Role) -> Rng {
         Role::Pauses(server) => (7, server),
         Role::Keys(client) => (8, client),
         Role::Repeats(client) => (9, client),
+        Role::Lives(client) => (10, client),
     };
     Rng::with_seed(mix(mix(seed) ^ (kind << 32 | u64::from(index))))
 }

@@ -11,6 +11,7 @@ mod engine;
 mod figures;
 mod goals;
 mod json;
+mod lives;
 mod plot;
 mod repeats;
 mod results;

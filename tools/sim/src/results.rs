@@ -8,7 +8,7 @@ use crate::figures::{Metric, Run, Spread};
 use crate::scenarios::{Case, Scenario, World};
 use crate::stacks;
 use crate::strategies::{self, ORACLE};
-use crate::{subsets, tables};
+use crate::{lives, subsets, tables};
 
 /// What the strategies of a case did.
 pub(crate) struct CaseResults {
@@ -110,6 +110,13 @@ fn contestants(case: &Case) -> Vec<Contestant<'_>> {
                 run: Box::new(|seed| subsets::run(config, who, seed)),
             };
             subsets::ALL.iter().filter(|who| case.strategies.contains(&who.name)).map(subsets).collect()
+        }
+        World::Lives(config) => {
+            let lives = |who: &'static lives::Named| Contestant {
+                name: who.name,
+                run: Box::new(|seed| lives::run(config, who, seed)),
+            };
+            lives::ALL.iter().filter(|who| case.strategies.contains(&who.name)).map(lives).collect()
         }
         World::Tables(config) => {
             let table = |who: &'static tables::Named| Contestant {

@@ -15,12 +15,16 @@ pub(crate) struct Stack {
     pub(crate) repeats: fn(Rng) -> Box<dyn Repeats>,
 }
 
+/// Ours, with hedges.
+pub(crate) const TOWLINE_HEDGED: &str = "towline+hedge";
 const P2C: &str = "p2c-least-request";
 
 /// In the order of the tables.
 pub(crate) const ALL: &[Stack] = &[
     Stack { name: TOWLINE, balancer: TOWLINE, repeats: |_| Box::new(Towline::new()) },
     Stack { name: "towline-budget", balancer: P2C, repeats: |_| Box::new(Towline::new()) },
+    Stack { name: TOWLINE_HEDGED, balancer: TOWLINE, repeats: |_| Box::new(Towline::hedging()) },
+    Stack { name: "p2c+hedge", balancer: P2C, repeats: |_| Box::new(Towline::hedging()) },
     Stack { name: "towline-once", balancer: TOWLINE, repeats: once },
     Stack { name: "no-retries", balancer: P2C, repeats: once },
     Stack { name: "no-budget", balancer: P2C, repeats: |_| Box::new(Retries(Unlimited)) },

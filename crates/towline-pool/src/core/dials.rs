@@ -6,7 +6,7 @@ use std::time::Duration;
 use slab::Slab;
 use tokio::time::Instant;
 use towline_core::sync::after;
-use towline_core::{ConnectionId, Error, Kind, Phase, Poolable, Sharing};
+use towline_core::{ConnectionId, Error, Kind, Phase, Poolable, Rng, Sharing};
 
 use super::{Core, closed};
 use crate::bell::Ring;
@@ -59,6 +59,24 @@ impl Warmth {
             self.at_start = 0;
         }
         self.wishes.iter_mut().for_each(|(_, wish)| wish.reached |= live >= wish.want);
+    }
+}
+
+/// How long connections live: those that were opened together are not to end together.
+#[derive(Clone, Copy, Debug)]
+pub struct Lives {
+    /// Connections so far.
+    pub opened: u64,
+    /// As many as there may be: these are in their first life.
+    pub max_connections: usize,
+}
+
+impl Lives {
+    /// Of the next connection, as a part of the limit.
+    pub fn draw(&self, rng: &mut Rng) -> f64 {
+        let is_first = self.opened < self.max_connections as u64;
+        let (low, span) = if is_first { (0.5, 0.5) } else { (0.9, 0.2) };
+        low + span * rng.unit()
     }
 }
 
@@ -125,12 +143,10 @@ impl<C: Poolable> Core<C> {
         self.capacity = Some(limit);
         self.shared += usize::from(!exclusive);
         self.reach.opened();
-        // Connections that were opened together are not to end together.
-        let first_life = self.counts.opened < self.limits.max_connections as u64;
-        let (low, span) = if first_life { (0.5, 0.5) } else { (0.9, 0.2) };
+        let lives = Lives { opened: self.counts.opened, max_connections: self.limits.max_connections };
         self.counts.opened += 1;
-        let life = self.limits.max_lifetime.map(|life| after(now, times(life, low + span * self.rng.unit())));
-        let calls = self.limits.max_calls.map(|calls| calls as f64 * (low + span * self.rng.unit()));
+        let life = self.limits.max_lifetime.map(|life| after(now, times(life, lives.draw(&mut self.rng))));
+        let calls = self.limits.max_calls.map(|calls| calls as f64 * lives.draw(&mut self.rng));
         let check_at = self.limits.check_every.map(|every| after(now, times(every, 0.9 + 0.2 * self.rng.unit())));
         let id = ConnectionId::fresh();
         let entry = self.slots.vacant_entry();

@@ -32,6 +32,7 @@ use tokio::runtime::Id;
 use tokio::time::Instant;
 use towline_core::{Error, Kind, Phase, Poolable, Rng, Room};
 
+pub use self::dials::Lives;
 pub(crate) use self::dials::{DialPermit, Need};
 use crate::bell::{Bell, Ring};
 use crate::effects::Effects;

@@ -68,7 +68,7 @@ impl Sim<'_> {
         let (born, serial) = (self.now, self.serial);
         let span = self.config.span_of(born);
         let (attempts, failed, legs, tried) = (0, None, [None; 2], Vec::new());
-        let request = Request { client, born, serial, span, demand, key, parent, deadline, attempts, failed, legs, tried };
+        let request = Request { client, born, serial, span, demand, key, parent, deadline, hedge_after, attempts, failed, legs, tried };
         let id = self.requests.insert(request) as RequestId;
         match deadline {
             Some(at) if parent.is_none() => self.deadlines.push_back((at, id, serial)),
@@ -93,7 +93,8 @@ impl Sim<'_> {
         let Some(pick) = pick else {
             let (number, is_hedge, after) = (request.attempts - 1, request.legs != [None; 2], request.failed);
             let (outcome, latency) = (Outcome::Unreachable, 0);
-            repeats.ended(self.now, Attempt { outcome, latency, number, is_hedge, after });
+            let hedge_after = request.hedge_after;
+            repeats.ended(self.now, Attempt { outcome, latency, number, is_hedge, after, hedge_after });
             if request.legs == [None; 2] {
                 self.failed(id, Outcome::Unreachable);
             }
@@ -233,9 +234,10 @@ impl Sim<'_> {
         if let Some(keyed) = &mut self.keyed {
             keyed.end(server);
         }
-        let attempt = Attempt { outcome, latency: self.now - begun, number, is_hedge, after };
-        self.clients[client as usize].repeats.ended(self.now, attempt);
         let request = &mut self.requests[request as usize];
+        let (latency, hedge_after) = (self.now - begun, request.hedge_after);
+        let attempt = Attempt { outcome, latency, number, is_hedge, after, hedge_after };
+        self.clients[client as usize].repeats.ended(self.now, attempt);
         request.legs.iter_mut().filter(|leg| **leg == Some(id)).for_each(|leg| *leg = None);
         if outcome != Outcome::Ok && !request.tried.contains(&server) {
             request.tried.push(server);

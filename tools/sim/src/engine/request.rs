@@ -21,6 +21,8 @@ pub(crate) struct Request {
     pub(crate) parent: Option<CallId>,
     /// When its caller does not want it any more.
     pub(crate) deadline: Option<u64>,
+    /// After how long it is late.
+    pub(crate) hedge_after: Option<u64>,
     /// Attempts so far, those included that found nowhere to go.
     pub(crate) attempts: u32,
     /// How the last attempt failed.

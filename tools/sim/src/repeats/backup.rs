@@ -97,7 +97,7 @@ mod tests {
 
     fn answered(backup: &mut Backup, now: u64, millis: u64) {
         let (outcome, latency) = (Outcome::Ok, millis * MILLIS);
-        backup.ended(now, Attempt { outcome, latency, number: 0, is_hedge: false, after: None });
+        backup.ended(now, Attempt { outcome, latency, number: 0, is_hedge: false, after: None, hedge_after: None });
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub(crate) struct Attempt {
     pub(crate) is_hedge: bool,
     /// It began because one before it had ended like this.
     pub(crate) after: Option<Outcome>,
+    /// What its call was told when it began.
+    pub(crate) hedge_after: Option<u64>,
 }
 
 /// A call of which no attempt is under way, and none went well.

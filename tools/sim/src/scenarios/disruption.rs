@@ -19,7 +19,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
 500 servers and 100,000 keys; 1, 2 or 3 servers leave, one joins, one has twice or half its weight, or ten are replaced one
 after the other (then figures are per step). *Imbalance* is by how much the largest part of all hashes is above its due, exactly,
 from the table or the ring; *max/mean* is of the keys, whom chance spreads too, by 7 % and more. *Excess* are keys that moved
-although their home was still there, unless to a server that is new or has become heavier. *towline* is the table of
+although their home was still there and no lighter, unless to a server that is new or has become heavier. *towline* is the table of
 `Maglev::new()`, of 655,373 slots, *towline-65537* a smaller one; *towline-rendezvous* has no table. *maglev-65537* is Envoy's,
 *ring-1024* Envoy's and gRPC's with the least entries that they begin with, which are three per server here.",
     cases,

@@ -36,9 +36,9 @@ and *rendezvous* have no bound. The picture shows how many calls take how long: 
 };
 
 const SERVERS: u32 = 50;
-const SLOTS: u32 = 64;
+const SLOTS: u32 = 128;
 const UTILISATION: f64 = 0.6;
-const SERVICE_MS: (f64, f64) = (200.0, 0.5);
+const SERVICE_MS: (f64, f64) = (500.0, 0.5);
 const LENGTH_S: u64 = 45;
 const KEYS: Keys = Keys { count: 100_000, exponent: 1.1, hot: (20 * SECONDS, 0.2), cached: 4_000, miss: 10.0 };
 const MEASURED_S: (u64, u64) = (25, LENGTH_S);

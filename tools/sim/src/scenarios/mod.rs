@@ -10,6 +10,7 @@ mod pauses;
 mod restart;
 mod retries;
 mod slow_server;
+mod stampede;
 mod storm;
 mod subsetting;
 mod zones;
@@ -18,7 +19,7 @@ use crate::engine::config::Config;
 use crate::goals::Goal;
 use crate::results::Results;
 use crate::table::Table;
-use crate::{subsets, tables};
+use crate::{lives, subsets, tables};
 
 /// What the strategies of a case have to deal with.
 pub(crate) enum World {
@@ -30,6 +31,8 @@ pub(crate) enum World {
     Subsets(subsets::Config),
     /// Servers that hashes belong to, without calls; its strategies are those of `tables`.
     Tables(tables::Config),
+    /// Connections that come to their end, without calls; its strategies are those of `lives`.
+    Lives(lives::Config),
 }
 
 pub(crate) struct Case {
@@ -53,7 +56,7 @@ pub(crate) struct Scenario {
     pub(crate) picture: Option<fn(&Results) -> String>,
 }
 
-pub(crate) static ALL: [Scenario; 13] = [
+pub(crate) static ALL: [Scenario; 14] = [
     fidelity::SCENARIO,
     slow_server::SCENARIO,
     fast_failures::SCENARIO,
@@ -67,6 +70,7 @@ pub(crate) static ALL: [Scenario; 13] = [
     subsetting::SCENARIO,
     storm::SCENARIO,
     disruption::SCENARIO,
+    stampede::SCENARIO,
 ];
 
 /// Pages with sections: how we balance, how we keep away from who does badly, and what we do about calls that fail or are late.
@@ -74,6 +78,7 @@ const BALANCE: &str = "balance.md";
 const OUTLIERS: &str = "outliers.md";
 const RETRY: &str = "retry.md";
 const STICKY: &str = "sticky.md";
+const POOL: &str = "pool.md";
 
 /// Everybody but the yardsticks and those who eject.
 const CONTESTANTS: &[&str] = &[

@@ -12,6 +12,7 @@ use crate::figures::Metric;
 use crate::goals::Goal;
 use crate::plot::lines;
 use crate::results::Results;
+use crate::stacks::TOWLINE_HEDGED;
 use crate::strategies::TOWLINE;
 use crate::table::Table;
 
@@ -22,9 +23,9 @@ pub(super) const SCENARIO: Scenario = Scenario {
     about: "\
 10 clients and 20 servers of 4 slots, 60 % of them busy, log-normal service of 10 ms (σ 0.5 of the logarithm). Each server
 stops for 200 ms now and then, for itself, 10 s after the last time on average; *healthy* is the same without. Servers work on
-when a call is given up. *towline* is the balancer with hedging, *towline-once* without; *finagle+backup* is Finagle's balancer with
-its backup requests for 1 % of the calls. *Hedges* are second attempts, of the calls. Figures are of the calls after the
-first 5 s. The picture shows how many calls take how long: at 3 it is one in a thousand.",
+when a call is given up. *towline+hedge* is the balancer with the layer for hedges as it is by default, *towline* without;
+*p2c+hedge* is the layer over two choices of calls in flight, *finagle+backup* Finagle's balancer with its backup requests for 1 % of
+the calls. *Hedges* are second attempts, of the calls. Figures are of the calls after the first 10 s. The picture shows how many calls take how long: at 3 it is one in a thousand.",
     cases,
     tables,
     goals,
@@ -38,7 +39,8 @@ const CLIENTS: u32 = 10;
 const UTILISATION: f64 = 0.6;
 const SERVICE_MS: (f64, f64) = (10.0, 0.5);
 const PAUSES: Pauses = Pauses { length: 200 * MILLIS, mean_gap: 10 * SECONDS };
-const MEASURED_S: (u64, u64) = (5, 30);
+/// Until then nobody knows how long calls take, and there is nothing in any allowance.
+const MEASURED_S: (u64, u64) = (10, 45);
 
 const PAUSING: &str = "pauses";
 const HEALTHY: &str = "healthy";
@@ -49,8 +51,8 @@ const BELOW_LIMIT: f64 = 1.5;
 const HEDGES_LIMIT: f64 = 2.0;
 
 fn cases() -> Vec<Case> {
-    const STACKS: &[&str] =
-        &[TOWLINE, "towline-once", "round-robin", "p2c-least-request", "tower-p2c-ewma", "prequal", "finagle+backup"];
+    const HEALTHY_STACKS: &[&str] = &[TOWLINE_HEDGED, TOWLINE, "round-robin", "finagle+backup"];
+    let stacks = [HEALTHY_STACKS, &["p2c+hedge", "p2c-least-request", "tower-p2c-ewma", "prequal"]].concat();
     let (mean, sigma) = (SERVICE_MS.0 * MILLIS as f64, SERVICE_MS.1);
     let healthy_p50 = mean * (-sigma * sigma / 2.0).exp();
     let config = |pauses| Config {
@@ -66,13 +68,13 @@ fn cases() -> Vec<Case> {
         pauses,
         ..Config::default()
     };
-    let case = |name: &str, pauses| Case {
+    let case = |name: &str, strategies: &[_], pauses| Case {
         name: name.to_owned(),
         world: World::Stacks(config(pauses).into()),
-        strategies: STACKS.to_vec(),
+        strategies: strategies.to_vec(),
         spans: Vec::new(),
     };
-    vec![case(PAUSING, Some(PAUSES)), case(HEALTHY, None)]
+    vec![case(PAUSING, &stacks, Some(PAUSES)), case(HEALTHY, HEALTHY_STACKS, None)]
 }
 
 fn tables(results: &Results) -> Vec<Table> {
@@ -89,10 +91,9 @@ fn goals(results: &Results) -> Vec<Goal> {
         let (tail, other) = (tail(name, strategy)?, tail(other, than)?);
         Some(tail.0.iter().zip(&other.0).map(|(tail, other)| tail / other).collect::<Vec<_>>())
     };
-    let ratios = |strategy| over((PAUSING, strategy), (HEALTHY, strategy));
-    let healthy = ratios(TOWLINE).and_then(|ratios| ratios.into_iter().reduce(f64::max));
+    let healthy = over((PAUSING, TOWLINE_HEDGED), (HEALTHY, TOWLINE_HEDGED)).and_then(|ratios| ratios.into_iter().reduce(f64::max));
     let below =
-        over((PAUSING, "round-robin"), (PAUSING, TOWLINE)).and_then(|ratios| ratios.into_iter().reduce(f64::min));
+        over((PAUSING, "round-robin"), (PAUSING, TOWLINE_HEDGED)).and_then(|ratios| ratios.into_iter().reduce(f64::min));
     let mut goals = vec![
         Goal::of_ours(
             format!("S3 p99.9 ≤ {TAIL_LIMIT}× without pauses"),
@@ -104,7 +105,7 @@ fn goals(results: &Results) -> Vec<Goal> {
         ),
     ];
     let hedges = format!("S3 hedges ≤ {HEDGES_LIMIT} % of the calls");
-    goals.extend(results.case(PAUSING).map(|case| Goal::worst(hedges, case, Metric::Hedges, HEDGES_LIMIT)));
+    goals.extend(results.case(PAUSING).map(|case| Goal::worst_of(TOWLINE_HEDGED, hedges, case, Metric::Hedges, HEDGES_LIMIT)));
     goals
 }
 

@@ -67,33 +67,44 @@ pub(crate) fn hash_of(server: ServerId, seed: u64) -> u64 {
     mix(mix(seed) ^ u64::from(server))
 }
 
-/// The servers after each step, and whom of them a key may move to without need; those that have left it must leave.
-fn steps(config: &Config, seed: u64) -> Vec<(Vec<Weighted>, Vec<ServerId>)> {
+/// The servers after a step, and the one of them that a key has reason to move to, or to leave; those who have left, it must.
+struct Step {
+    servers: Vec<Weighted>,
+    gaining: Option<ServerId>,
+    losing: Option<ServerId>,
+}
+
+/// The first is the beginning.
+fn steps(config: &Config, seed: u64) -> Vec<Step> {
     let mut rng = split(seed, Role::Servers);
     let mut servers: Vec<Weighted> = (0..config.servers).map(|id| (id, 1.0)).collect();
     let mut next = config.servers;
-    let mut steps = vec![(servers.clone(), Vec::new())];
-    let mut step = |servers: &Vec<Weighted>, gaining: Vec<ServerId>| steps.push((servers.clone(), gaining));
+    let mut steps = vec![Step { servers: servers.clone(), gaining: None, losing: None }];
+    let mut step = |servers: &Vec<Weighted>, gaining, losing| {
+        steps.push(Step { servers: servers.clone(), gaining, losing });
+    };
     match config.event {
         Event::Leave(count) => {
-            (0..count).for_each(|_| drop(servers.swap_remove(rng.usize(..servers.len()))));
-            step(&servers, Vec::new());
+            for _ in 0..count {
+                servers.swap_remove(rng.usize(..servers.len()));
+            }
+            step(&servers, None, None);
         }
         Event::Join => {
             servers.push((next, 1.0));
-            step(&servers, vec![next]);
+            step(&servers, Some(next), None);
         }
         Event::Weigh(times) => {
             let (id, weight) = &mut servers[rng.usize(..config.servers as usize)];
             *weight *= times;
-            let gaining = if times > 1.0 { vec![*id] } else { Vec::new() };
-            step(&servers, gaining);
+            let id = Some(*id);
+            if times > 1.0 { step(&servers, id, None) } else { step(&servers, None, id) }
         }
         Event::Replace(count) => {
             for _ in 0..count {
                 let place = rng.usize(..servers.len());
                 servers[place] = (next, 1.0);
-                step(&servers, vec![next]);
+                step(&servers, Some(next), None);
                 next += 1;
             }
         }
@@ -104,20 +115,21 @@ fn steps(config: &Config, seed: u64) -> Vec<(Vec<Weighted>, Vec<ServerId>)> {
 /// One run.
 pub(crate) fn run(config: &Config, who: &Named, seed: u64) -> Run {
     let mut steps = steps(config, seed).into_iter();
-    let (before, _) = steps.next().expect("there is a beginning");
+    let before = steps.next().expect("there is a beginning").servers;
     let mut table = (who.make)(&before, seed);
     let keys: Vec<_> = (0..config.keys).map(|key| mix(mix(!seed) ^ u64::from(key))).collect();
     let mut homes: Vec<_> = keys.iter().map(|key| table.home(*key)).collect();
     let mut imbalance = imbalance(&*table, &before);
     let (mut moved, mut excess, mut count) = (0u64, 0u64, 0u64);
-    for (servers, gaining) in steps {
+    for Step { servers, gaining, losing } in steps {
         table = (who.make)(&servers, seed);
         let is_there = |home: ServerId| servers.iter().any(|(id, _)| *id == home);
         for (key, home) in keys.iter().zip(&mut homes) {
             let now = table.home(*key);
             if now != *home {
                 moved += 1;
-                excess += u64::from(is_there(*home) && !gaining.contains(&now));
+                let has_reason = gaining == Some(now) || losing == Some(*home) || !is_there(*home);
+                excess += u64::from(!has_reason);
             }
             *home = now;
         }
