@@ -62,20 +62,38 @@ impl Warmth {
     }
 }
 
-/// How long connections live: those that were opened together are not to end together.
-#[derive(Clone, Copy, Debug)]
+/// How long connections live, so that those which were opened together do not end together: at the start of a client, or after
+/// a restart of the backend. One that takes the place of another which has lived its time has a time of its own already.
+#[derive(Debug, Default)]
 pub struct Lives {
-    /// Connections so far.
-    pub opened: u64,
-    /// As many as there may be: these are in their first life.
-    pub max_connections: usize,
+    /// Those that have lived their time and were not replaced yet.
+    worn_out: usize,
 }
 
 impl Lives {
-    /// Of the next connection, as a part of the limit.
-    pub fn draw(&self, rng: &mut Rng) -> f64 {
-        let is_first = self.opened < self.max_connections as u64;
-        let (low, span) = if is_first { (0.5, 0.5) } else { (0.9, 0.2) };
+    /// A connection has ended by its age.
+    pub fn worn_out(&mut self) {
+        self.worn_out += 1;
+    }
+
+    /// Another begins.
+    pub fn begin(&mut self) -> Life {
+        let is_first = self.worn_out == 0;
+        self.worn_out = self.worn_out.saturating_sub(1);
+        Life { is_first }
+    }
+}
+
+/// Of one connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Life {
+    is_first: bool,
+}
+
+impl Life {
+    /// As a part of the limit.
+    pub fn draw(self, rng: &mut Rng) -> f64 {
+        let (low, span) = if self.is_first { (0.2, 0.8) } else { (0.9, 0.2) };
         low + span * rng.unit()
     }
 }
@@ -143,10 +161,10 @@ impl<C: Poolable> Core<C> {
         self.capacity = Some(limit);
         self.shared += usize::from(!exclusive);
         self.reach.opened();
-        let lives = Lives { opened: self.counts.opened, max_connections: self.limits.max_connections };
         self.counts.opened += 1;
-        let life = self.limits.max_lifetime.map(|life| after(now, times(life, lives.draw(&mut self.rng))));
-        let calls = self.limits.max_calls.map(|calls| calls as f64 * lives.draw(&mut self.rng));
+        let part = self.lives.begin();
+        let life = self.limits.max_lifetime.map(|life| after(now, times(life, part.draw(&mut self.rng))));
+        let calls = self.limits.max_calls.map(|calls| calls as f64 * part.draw(&mut self.rng));
         let check_at = self.limits.check_every.map(|every| after(now, times(every, 0.9 + 0.2 * self.rng.unit())));
         let id = ConnectionId::fresh();
         let entry = self.slots.vacant_entry();

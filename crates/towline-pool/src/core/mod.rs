@@ -66,6 +66,7 @@ pub(crate) struct Core<C> {
     reach: Reach,
     surplus: upkeep::Surplus,
     warmth: dials::Warmth,
+    lives: Lives,
     /// The runtime of the driver.
     driven_on: Option<Id>,
     /// When something may be due.
@@ -143,6 +144,7 @@ impl<C: Poolable> Core<C> {
             capacity: None,
             reach: Reach::default(),
             warmth: dials::Warmth::new(limits.warm),
+            lives: Lives::default(),
             closed: false,
             clock: Clock { now, fresh: false, used: false },
             driven_on: None,

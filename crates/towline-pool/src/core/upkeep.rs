@@ -382,6 +382,9 @@ impl<C: Poolable> Core<C> {
         let slot = self.slots.remove(index);
         self.shared -= usize::from(!slot.exclusive);
         self.counts.closed.count(reason);
+        if matches!(reason, CloseReason::Lifetime | CloseReason::MaxCalls) {
+            self.lives.worn_out();
+        }
         // A backend that accepts and hangs up is as unreachable as one that refuses: without this, dials to it would
         // follow each other without a pause.
         let by_peer = match reason {
