@@ -68,7 +68,21 @@ impl Sim<'_> {
         let (born, serial) = (self.now, self.serial);
         let span = self.config.span_of(born);
         let (attempts, failed, legs, tried) = (0, None, [None; 2], Vec::new());
-        let request = Request { client, born, serial, span, demand, key, parent, deadline, hedge_after, attempts, failed, legs, tried };
+        let request = Request {
+            client,
+            born,
+            serial,
+            span,
+            demand,
+            key,
+            parent,
+            deadline,
+            hedge_after,
+            attempts,
+            failed,
+            legs,
+            tried,
+        };
         let id = self.requests.insert(request) as RequestId;
         match deadline {
             Some(at) if parent.is_none() => self.deadlines.push_back((at, id, serial)),

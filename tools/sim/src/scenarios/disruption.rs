@@ -56,14 +56,20 @@ fn cases() -> Vec<Case> {
 
 fn tables(results: &Results) -> Vec<Table> {
     const COLUMNS: [Metric; 4] = [Metric::Imbalance, Metric::MaxMean, Metric::Moved, Metric::Excess];
-    results.cases.iter().map(|case| Table::of_case(results, case, &COLUMNS, &[Metric::Imbalance, Metric::Excess])).collect()
+    results
+        .cases
+        .iter()
+        .map(|case| Table::of_case(results, case, &COLUMNS, &[Metric::Imbalance, Metric::Excess]))
+        .collect()
 }
 
 fn goals(results: &Results) -> Vec<Goal> {
     let of_case = |(name, _)| {
         let case = results.case(name)?;
-        let (imbalance, excess) =
-            (format!("S11 {name}: imbalance ≤ {IMBALANCE_LIMIT} %"), format!("S11 {name}: excess moves ≤ {EXCESS_LIMIT} %"));
+        let (imbalance, excess) = (
+            format!("S11 {name}: imbalance ≤ {IMBALANCE_LIMIT} %"),
+            format!("S11 {name}: excess moves ≤ {EXCESS_LIMIT} %"),
+        );
         Some([
             Goal::worst(imbalance, case, Metric::Imbalance, IMBALANCE_LIMIT),
             Goal::worst(excess, case, Metric::Excess, EXCESS_LIMIT),

@@ -103,7 +103,11 @@ fn goals(results: &Results) -> Vec<Goal> {
         let goal = |what: &str, metric, limit| Goal::worst_of(ours, format!("S7 {ours}: {what}"), case, metric, limit);
         [
             goal("no call is admitted over the bound", Metric::OverBound, 0.0),
-            goal(&format!("affinity of keys below half the cap ≥ {AFFINITY_LIMIT} %"), Metric::Affinity, AFFINITY_LIMIT),
+            goal(
+                &format!("affinity of keys below half the cap ≥ {AFFINITY_LIMIT} %"),
+                Metric::Affinity,
+                AFFINITY_LIMIT,
+            ),
             goal("no overflow fills a server up to the bound", Metric::Filling, 0.0),
             goal(&format!("same second choice ≥ {SAME_SECOND_LIMIT} %"), Metric::SameSecond, SAME_SECOND_LIMIT),
         ]

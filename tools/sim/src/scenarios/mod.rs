@@ -1,8 +1,8 @@
 //! What is simulated: each scenario says who runs, what is shown and what is promised.
 
 mod antagonists;
-mod fast_failures;
 mod disruption;
+mod fast_failures;
 mod fidelity;
 mod hot_key;
 mod lossy;

@@ -91,9 +91,10 @@ fn goals(results: &Results) -> Vec<Goal> {
         let (tail, other) = (tail(name, strategy)?, tail(other, than)?);
         Some(tail.0.iter().zip(&other.0).map(|(tail, other)| tail / other).collect::<Vec<_>>())
     };
-    let healthy = over((PAUSING, TOWLINE_HEDGED), (HEALTHY, TOWLINE_HEDGED)).and_then(|ratios| ratios.into_iter().reduce(f64::max));
-    let below =
-        over((PAUSING, "round-robin"), (PAUSING, TOWLINE_HEDGED)).and_then(|ratios| ratios.into_iter().reduce(f64::min));
+    let healthy = over((PAUSING, TOWLINE_HEDGED), (HEALTHY, TOWLINE_HEDGED))
+        .and_then(|ratios| ratios.into_iter().reduce(f64::max));
+    let below = over((PAUSING, "round-robin"), (PAUSING, TOWLINE_HEDGED))
+        .and_then(|ratios| ratios.into_iter().reduce(f64::min));
     let mut goals = vec![
         Goal::of_ours(
             format!("S3 p99.9 ≤ {TAIL_LIMIT}× without pauses"),
@@ -105,7 +106,9 @@ fn goals(results: &Results) -> Vec<Goal> {
         ),
     ];
     let hedges = format!("S3 hedges ≤ {HEDGES_LIMIT} % of the calls");
-    goals.extend(results.case(PAUSING).map(|case| Goal::worst_of(TOWLINE_HEDGED, hedges, case, Metric::Hedges, HEDGES_LIMIT)));
+    goals.extend(
+        results.case(PAUSING).map(|case| Goal::worst_of(TOWLINE_HEDGED, hedges, case, Metric::Hedges, HEDGES_LIMIT)),
+    );
     goals
 }
 
