@@ -4,42 +4,36 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tower_service::Service;
-use towline_core::Error;
 use towline_core::progress::Progress;
-use towline_core::{BoxError, Sent};
+use towline_core::{BoxError, Error, Replay, Sent};
 
 pin_project_lite::pin_project! {
-    /// As [`ReadyCall`](towline_core::ReadyCall), but the service is lent for each poll: the next attempt needs one too, and
-    /// a second clone for every call would be one too many.
+    /// As [`ReadyCall`](towline_core::ReadyCall), but service and request stay with the caller until they are needed: the next
+    /// attempt needs them, too, and every move of a request that carries its context is felt.
     #[project = LegProj]
-    pub(crate) enum Leg<Req, F> {
-        Waiting { request: Option<Req> },
+    pub(crate) enum Leg<F> {
+        Waiting,
         Calling { #[pin] future: F },
         Over,
     }
 }
 
-impl<Req, F> Leg<Req, F> {
-    pub(crate) fn new(request: Req) -> Self {
-        Self::Waiting { request: Some(request) }
-    }
-
-    /// The request, while it has not been handed over.
-    pub(crate) fn request(&self) -> Option<&Req> {
-        match self {
-            Self::Waiting { request } => request.as_ref(),
-            Self::Calling { .. } | Self::Over => None,
-        }
+impl<F> Leg<F> {
+    pub(crate) fn is_waiting(&self) -> bool {
+        matches!(self, Self::Waiting)
     }
 
     pub(crate) fn is_over(&self) -> bool {
         matches!(self, Self::Over)
     }
 
-    /// Readies `service`, calls it, and waits for the answer. What the attempt has held is dropped with the answer.
-    pub(crate) fn poll<S>(
+    /// Readies `service`, makes the call, and waits for the answer. What the attempt has held is dropped
+    /// with the answer.
+    #[inline]
+    pub(crate) fn poll<S, Req>(
         mut self: Pin<&mut Self>,
         service: &mut S,
+        call: impl FnOnce(&mut S) -> F,
         cx: &mut Context<'_>,
     ) -> Poll<Result<S::Response, Error>>
     where
@@ -47,20 +41,16 @@ impl<Req, F> Leg<Req, F> {
         S::Error: Into<BoxError>,
         F: Future<Output = Result<S::Response, S::Error>>,
     {
-        let result = loop {
-            match self.as_mut().project() {
-                LegProj::Waiting { request } => {
-                    if let Err(error) = ready!(service.poll_ready(cx)) {
-                        break Err(error);
-                    }
-                    let request = request.take().expect("polled after completion");
-                    let future = service.call(request);
-                    self.set(Self::Calling { future });
-                }
-                LegProj::Calling { future } => break ready!(future.poll(cx)),
-                LegProj::Over => panic!("polled after completion"),
+        if let Self::Waiting = &*self {
+            if let Err(error) = ready!(service.poll_ready(cx)) {
+                self.set(Self::Over);
+                return Poll::Ready(Err(Error::wrap(error)));
             }
-        };
+            let future = call(service);
+            self.set(Self::Calling { future });
+        }
+        let LegProj::Calling { future } = self.as_mut().project() else { panic!("polled after completion") };
+        let result = ready!(future.poll(cx));
         self.set(Self::Over);
         Poll::Ready(result.map_err(Error::wrap))
     }
@@ -68,7 +58,7 @@ impl<Req, F> Leg<Req, F> {
     /// Gives it up, and says whether it can have been sent. Dropped within the scope, because some know only then.
     pub(crate) fn give_up(mut self: Pin<&mut Self>, progress: &mut Progress) -> Sent {
         match &*self {
-            Self::Waiting { .. } => Sent::Never,
+            Self::Waiting => Sent::Never,
             Self::Calling { .. } => {
                 progress.scope(|| self.set(Self::Over));
                 progress.sent()
@@ -76,6 +66,28 @@ impl<Req, F> Leg<Req, F> {
             Self::Over => progress.sent(),
         }
     }
+}
+
+/// Calls with the request, or with a copy of it, if one is to be kept and can be made. Either goes straight there, without being
+/// moved for the choice.
+#[inline]
+pub(crate) fn call<S, Req>(service: &mut S, request: &mut Option<Req>, keeps: bool) -> S::Future
+where
+    S: Service<Req>,
+    Req: Replay,
+{
+    if keeps {
+        if let Some(copy) = copy(request) {
+            return service.call(copy);
+        }
+    }
+    service.call(request.take().expect("an attempt has its request"))
+}
+
+/// A copy of the request, if it can be made.
+#[inline]
+pub(crate) fn copy<Req: Replay>(request: &Option<Req>) -> Option<Req> {
+    request.as_ref().and_then(Req::replay)
 }
 
 /// Whether an attempt with this result can have been sent. Its error may be that of a second call inside, made after the

@@ -15,7 +15,7 @@ use towline_core::{
 };
 
 use crate::budget::Permit;
-use crate::leg::{Leg, sent};
+use crate::leg::{Leg, call, sent};
 use crate::policy::{Failed, RetryPolicy, RetryStats};
 
 /// Lets failed calls go again. See the [crate](crate) for when they do.
@@ -141,26 +141,23 @@ where
         let context = self.access.get(&request);
         let is_idempotent = context.is_some_and(CallContext::is_idempotent);
         let is_nested = last > 0 && context.is_some_and(CallContext::is_retried);
-        let (attempt, spare) = if last == 0 {
-            (0, None)
-        } else if is_nested {
+        if is_nested {
             self.policy.found_nested();
-            (last, None) // Its first attempt is its last.
-        } else {
+        } else if last > 0 {
             self.access.edit(&mut request, CallContext::set_retried);
-            (0, request.replay())
-        };
+        }
         RetryFuture {
-            leg: Leg::new(request),
+            leg: Leg::Waiting,
             pause: None,
             service: self.inner.clone(),
             policy: self.policy.clone(),
             access: self.access.clone(),
-            spare,
+            request: Some(request),
             progress: Progress::default(),
             paid: None,
             last_pause: Duration::ZERO,
-            attempt,
+            // To an inner layer its first attempt is its last.
+            attempt: if is_nested { last } else { 0 },
             is_idempotent,
             sent: Sent::Never,
         }
@@ -172,14 +169,14 @@ pin_project_lite::pin_project! {
     pub struct RetryFuture<S: Service<Req>, A, K, Req> {
         // The running attempt; over during a pause.
         #[pin]
-        leg: Leg<Req, S::Future>,
+        leg: Leg<S::Future>,
         // In a box, because few calls need it, and all would have to carry its size.
         pause: Option<Pin<Box<Sleep>>>,
         service: S,
         policy: Arc<RetryPolicy<K>>,
         access: A,
-        // A copy of the request as the running attempt sent it, while another attempt may follow.
-        spare: Option<Req>,
+        // As the running attempt sends it; once it has, while another attempt may follow.
+        request: Option<Req>,
         // Of the running attempt.
         progress: Progress,
         // For the running attempt, or the pause before it.
@@ -224,7 +221,9 @@ where
                 self.as_mut().begin_next();
                 continue;
             }
-            let result = ready!(this.progress.scope(|| this.leg.poll(this.service, cx)));
+            let may_follow = *this.attempt + 1 < this.policy.rules.attempts;
+            let call = |service: &mut S| call(service, this.request, may_follow);
+            let result = ready!(this.progress.scope(|| this.leg.poll(this.service, call, cx)));
             let outcome = this.policy.classify.classify(result.as_ref());
             if outcome == Outcome::Success {
                 this.policy.budget.deposit();
@@ -266,13 +265,13 @@ where
         }
         let error = result.as_ref().err();
         let endpoint = this.progress.endpoint().map(|(_, key)| key).or_else(|| error.and_then(Error::endpoint));
-        let context = this.spare.as_ref().and_then(|spare| this.access.get(spare));
+        let context = this.request.as_ref().and_then(|request| this.access.get(request));
         let failed = Failed {
             attempt: *this.attempt,
             outcome,
             sent,
             is_idempotent: *this.is_idempotent,
-            is_replayable: this.spare.is_some(),
+            is_replayable: this.request.is_some(),
             deadline: context.and_then(CallContext::deadline),
             last_pause: *this.last_pause,
             endpoint,
@@ -298,18 +297,17 @@ where
     /// The pause is over: the next attempt begins, on a fresh clone of the service.
     fn begin_next(self: Pin<&mut Self>) {
         let mut this = self.project();
-        let mut request = this.spare.take().expect("kept while another attempt may follow");
         *this.attempt += 1;
         let (attempt, left) = (*this.attempt, this.progress.endpoint().map(|(id, _)| id));
-        this.access.edit(&mut request, |context| {
+        let request = this.request.as_mut().expect("kept while another attempt may follow");
+        this.access.edit(request, |context| {
             context.set_attempt(attempt);
             left.into_iter().for_each(|id| context.tried_mut().add(id));
         });
-        *this.spare = if attempt + 1 < this.policy.rules.attempts { request.replay() } else { None };
         *this.progress = Progress::default();
         *this.pause = None;
         *this.service = this.service.clone();
-        this.leg.set(Leg::new(request));
+        this.leg.set(Leg::Waiting);
     }
 }
 

@@ -16,13 +16,13 @@ use towline_core::{Access, BoxError, CallContext, Classify, Error, Event, Outcom
 
 use super::Shared;
 use crate::budget::Permit;
-use crate::leg::{Leg, sent};
+use crate::leg::{Leg, call, copy, sent};
 
 pin_project_lite::pin_project! {
     /// The response of [`Hedge`](crate::Hedge).
     pub struct HedgeFuture<S: Service<Req>, A, K, Req> {
         #[pin]
-        first: Leg<Req, S::Future>,
+        first: Leg<S::Future>,
         // In a box, because few calls need it, and all would have to carry its size.
         second: Option<Pin<Box<Second<S, Req>>>>,
         service: S,
@@ -33,7 +33,8 @@ pin_project_lite::pin_project! {
         watch: Option<Watch>,
         // Until the second attempt is made, or it is clear that there is none.
         timer: Option<Timer>,
-        spare: Option<Req>,
+        // Once the first attempt has sent it, while there may be a second.
+        request: Option<Req>,
         // Of the first attempt.
         progress: Progress,
         // Of the first attempt, that has failed while the second runs.
@@ -86,7 +87,7 @@ impl<S: Service<Req>, A, K, Req> HedgeFuture<S, A, K, Req> {
     #[inline]
     pub(super) fn new(service: S, shared: Arc<Shared<K>>, access: A, request: Req, may_hedge: bool) -> Self {
         Self {
-            first: Leg::new(request),
+            first: Leg::Waiting,
             second: None,
             service,
             shared,
@@ -94,7 +95,7 @@ impl<S: Service<Req>, A, K, Req> HedgeFuture<S, A, K, Req> {
             stage: if may_hedge { Stage::New } else { Stage::Plain },
             watch: None,
             timer: None,
-            spare: None,
+            request: Some(request),
             progress: Progress::default(),
             failed: None,
             answer: None,
@@ -117,7 +118,7 @@ where
         match self.stage {
             Stage::Plain => {
                 let this = self.project();
-                return this.first.poll(this.service, cx);
+                return this.first.poll(this.service, |service| call(service, this.request, false), cx);
             }
             Stage::New => self.as_mut().begin(),
             Stage::Watched => {}
@@ -125,7 +126,10 @@ where
         loop {
             let mut this = self.as_mut().project();
             if !this.first.is_over() {
-                if let Poll::Ready(result) = this.progress.scope(|| this.first.as_mut().poll(this.service, cx)) {
+                let may_hedge = this.timer.is_some();
+                let call = |service: &mut S| call(service, this.request, may_hedge);
+                let first = this.first.as_mut();
+                if let Poll::Ready(result) = this.progress.scope(|| first.poll(this.service, call, cx)) {
                     if let Some(result) = self.as_mut().first_ended(result) {
                         return Poll::Ready(result);
                     }
@@ -165,11 +169,10 @@ where
         let began = Instant::now();
         let delay = this.shared.hedging.begin(this.shared.since_epoch(began)).map(Duration::from_nanos);
         *this.watch = Some(Watch { began, delay });
-        let Some(request) = this.first.request() else { return };
-        let deadline = this.access.get(request).and_then(CallContext::deadline);
+        let context = this.request.as_ref().and_then(|request| this.access.get(request));
+        let deadline = context.and_then(CallContext::deadline);
         let due = delay.map(|delay| after(began, delay)).filter(|at| deadline.is_none_or(|deadline| *at < deadline));
         if let Some(at) = due {
-            *this.spare = request.replay();
             *this.timer = Some(this.shared.berth.timer(at));
         }
     }
@@ -261,7 +264,9 @@ where
         *this.timer = None;
         let (policy, counts) = (&this.shared.policy, &this.shared.counts);
         let endpoint = this.progress.endpoint();
-        let Some(mut request) = this.spare.take() else {
+        // The first attempt may not have sent its own yet.
+        let request = if this.first.is_waiting() { copy(this.request) } else { this.request.take() };
+        let Some(mut request) = request else {
             counts.not_replayable.fetch_add(1, Ordering::Relaxed);
             policy.observers.emit(Event::NotReplayable { endpoint: endpoint.map(|(_, key)| key) });
             return;
@@ -279,7 +284,8 @@ where
         let after = this.watch.as_ref().map_or(Duration::ZERO, |watch| watch.began.elapsed());
         policy.observers.emit(Event::Hedged { endpoint: endpoint.map(|(_, key)| key), after });
         *this.second = Some(Box::pin(Second {
-            leg: Leg::new(request),
+            leg: Leg::Waiting,
+            request: Some(request),
             service: this.service.clone(),
             progress: Progress::default(),
             paid: Some((allowance, from_budget.flatten())),
@@ -306,7 +312,8 @@ pin_project_lite::pin_project! {
     /// The second attempt.
     struct Second<S: Service<Req>, Req> {
         #[pin]
-        leg: Leg<Req, S::Future>,
+        leg: Leg<S::Future>,
+        request: Option<Req>,
         service: S,
         progress: Progress,
         // By the allowance, and by the retry budget if there is one; until it has ended.
@@ -332,9 +339,11 @@ impl<S: Service<Req>, Req> Second<S, Req> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<S::Response, Error>>
     where
         S::Error: Into<BoxError>,
+        Req: Replay,
     {
         let this = self.project();
-        let result = ready!(this.progress.scope(|| this.leg.poll(this.service, cx)));
+        let call = |service: &mut S| call(service, this.request, false);
+        let result = ready!(this.progress.scope(|| this.leg.poll(this.service, call, cx)));
         settle(this.paid, sent(this.progress, &result));
         Poll::Ready(result)
     }

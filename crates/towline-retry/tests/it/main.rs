@@ -3,6 +3,7 @@
 mod cancel;
 mod hedge;
 mod retry;
+mod sticky;
 mod storm;
 #[cfg(feature = "tower")]
 mod tower_policy;

@@ -330,6 +330,34 @@ async fn a_token_goes_back_when_the_caller_leaves_before_the_paid_attempt_was_se
     }
 }
 
+/// Ready once, then never again.
+#[derive(Clone)]
+struct ReadyOnce(Arc<Lock<bool>>);
+
+impl tower::Service<Call<&'static str>> for ReadyOnce {
+    type Response = &'static str;
+    type Error = Error;
+    type Future = std::future::Ready<crate::Answer>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        if std::mem::take(&mut *self.0.lock()) { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+
+    fn call(&mut self, _call: Call<&'static str>) -> Self::Future {
+        std::future::ready(maybe())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_goes_back_when_the_caller_leaves_before_the_service_was_ready_for_the_paid_attempt() {
+    let budget = one_token();
+    let policy = RetryPolicy::idempotent().budget(budget.clone());
+    let service = ReadyOnce(Arc::new(Lock::new(true)));
+    let call = RetryLayer::with_policy(policy).layer(service).oneshot(Call::new("ping"));
+    assert!(tokio::time::timeout(10 * SECOND, call).await.is_err());
+    assert!(holds_one_token(&budget));
+}
+
 /// As a shared connection does: whether the request was taken since the last poll is known when the call is dropped.
 struct TakenOnDrop;
 
