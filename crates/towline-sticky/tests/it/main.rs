@@ -2,4 +2,9 @@
 
 mod bound;
 mod hash;
+mod home_first;
+mod pin;
 mod support;
+mod table;
+#[cfg(feature = "token")]
+mod token;

@@ -187,7 +187,7 @@ pub(crate) async fn ask<P>(balance: &Balance<Desk, P>, call: Message) -> Result<
 where
     P: Pick<Message> + Send + Sync + 'static,
 {
-    balance.clone().oneshot(call).await
+    tokio::time::timeout(60 * SECOND, balance.clone().oneshot(call)).await.expect("a call that nobody holds ends")
 }
 
 /// What was observed, one line per event.
