@@ -8,10 +8,10 @@ use super::{Case, STICKY, Scenario, World};
 use crate::chance::Dist;
 use crate::engine::config::{Config, Keys, MILLIS, SECONDS, Span};
 use crate::engine::fleet::Discipline;
-use crate::figures::Metric;
+use crate::figures::{Metric, Spread};
 use crate::goals::Goal;
 use crate::plot::lines;
-use crate::results::Results;
+use crate::results::{CaseResults, Results};
 use crate::strategies::{TOWLINE_MAGLEV, TOWLINE_RENDEZVOUS};
 use crate::table::Table;
 
@@ -20,7 +20,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
     title: "S7: a hot key",
     page: STICKY,
     about: "\
-One client, 50 servers of 64 slots, of which 60 % would be busy if all calls were hits; a hit takes 200 ms (log-normal, σ 0.5 of
+One client, 50 servers of 128 slots, of which 60 % would be busy if all calls were hits; a hit takes 500 ms (log-normal, σ 0.5 of
 the logarithm), a miss ten times as long. 100,000 keys by Zipf's law (exponent 1.1), and from 20 s on one more with a fifth of all
 calls. A server has the 4,000 keys at hand that it was asked for last; the first that is asked for a key has it. Figures are
 from 25 s on, *over the bound* from the beginning: calls that were admitted where more than ⌈1.25 × mean⌉ were in flight
@@ -39,7 +39,7 @@ const SERVERS: u32 = 50;
 const SLOTS: u32 = 128;
 const UTILISATION: f64 = 0.6;
 const SERVICE_MS: (f64, f64) = (500.0, 0.5);
-const LENGTH_S: u64 = 45;
+const LENGTH_S: u64 = 40;
 const KEYS: Keys = Keys { count: 100_000, exponent: 1.1, hot: (20 * SECONDS, 0.2), cached: 4_000, miss: 10.0 };
 const MEASURED_S: (u64, u64) = (25, LENGTH_S);
 /// Percent.
@@ -113,6 +113,16 @@ fn goals(results: &Results) -> Vec<Goal> {
         ]
     };
     [TOWLINE_RENDEZVOUS, TOWLINE_MAGLEV].into_iter().flat_map(of).collect()
+}
+
+/// On average: where chance puts several keys that are nearly hot into one home, that alone has more than it may.
+fn affinity(case: &CaseResults, ours: &str) -> Goal {
+    let what = format!("S7 {ours}: affinity of keys below half the cap ≥ {AFFINITY_LIMIT} %");
+    let judge = |spread: Spread| {
+        let (mean, worst) = (spread.mean(), spread.worst(Metric::Affinity));
+        (mean >= AFFINITY_LIMIT, format!("mean {mean:.2}, worst seed {worst:.2}"))
+    };
+    Goal::of_ours(what, case.whole(ours, Metric::Affinity).map(judge))
 }
 
 fn picture(results: &Results) -> String {

@@ -20,7 +20,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
     title: "S9: a retry storm through three tiers",
     page: RETRY,
     about: "\
-Three tiers of 20 servers of 4 slots, each 80 % busy, service of 20 ms (log-normal, σ 0.5 of the logarithm); 10 clients call the
+Three tiers of 10 servers of 4 slots, each 80 % busy, service of 20 ms (log-normal, σ 0.5 of the logarithm); 5 clients call the
 first tier, its servers the second, and those the third. Between 10 s and 20 s all servers of the third tier work on calls and
 then fail them. Callers wait for 1 s, and the time that is left travels along; servers work on what they have. Everybody, servers too, makes three attempts of a call with full jitter from 25 ms. *towline* is its
 balancer and its retry layer; all others balance by two choices of calls in flight, so that only the rule for retries
@@ -34,18 +34,18 @@ what it held before, is twice as much of them: a quarter, which fills a tier tha
     picture: Some(picture),
 };
 
-const SERVERS: u32 = 20;
+const SERVERS: u32 = 10;
 const TIERS: u32 = 3;
 /// Slots, and so what a server can do, and what it calls the next tier.
 const SLOTS: u32 = 4;
 const FEW_SLOTS: u32 = 2;
 const QUEUE: usize = 1_000;
-const CLIENTS: u32 = 10;
+const CLIENTS: u32 = 5;
 const UTILISATION: f64 = 0.8;
 const SERVICE_MS: (f64, f64) = (20.0, 0.5);
 const DEADLINE_S: u64 = 1;
 const FAULT_S: (u64, u64) = (10, 20);
-const LENGTH_S: u64 = 35;
+const LENGTH_S: u64 = 30;
 /// Retries per second that our budget allows whatever happens, and the part of the calls; what is over is from before.
 const FLOOR: f64 = 10.0;
 const AMPLIFIED_LIMIT: f64 = 1.1;
