@@ -1,16 +1,11 @@
 //! What is kept for sessions: bounded, forgotten when idle, and found by a hash of the key, so that a key of a mebibyte
 //! costs no more to keep than one of eight bytes.
 //!
-//! The map and its order are `hashlink`'s. Beside them an entry has the step of the clock in which it was last used, and its
-//! turn in the order. A use moves it to the back only if that changes the one or matters for the other: within an
-//! eighth of the capacity from the back it stays where it is, since moving touches four cache lines of others. So the order
-//! is by step, the front says what has been idle for longest, and who is evicted has not been used while seven eighths of
-//! the others were.
+//! An entry has the step of the clock in which it was last used, and its turn in the order. A use moves it to the back only if
+//! that changes the one or matters for the other: within an eighth of the capacity from the back it stays where it is,
+//! since moving touches the cache lines of three others. So the order is by step, the front says what has been idle for
+//! longest, and who is evicted has not been used while seven eighths of the others were.
 
-use std::hash::{BuildHasherDefault, Hash, Hasher};
-
-use hashlink::LinkedHashMap;
-use hashlink::linked_hash_map::RawEntryMut;
 use tokio::time::Instant;
 use towline_core::sync::Lock;
 use towline_core::{Rng, SessionKey};
@@ -18,48 +13,7 @@ use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use crate::StickyStats;
 use crate::clock::{Clock, Tick};
-
-/// A session as the map knows it: XXH3 of 128 bits, seeded at random, so that nobody outside can choose keys that fall
-/// together. Two sessions that do would share what is kept; among a million that is one chance in 10²⁶.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Id {
-    high: u64,
-    low: u64,
-}
-
-impl Id {
-    pub(crate) fn low(self) -> u64 {
-        self.low
-    }
-}
-
-impl Hash for Id {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.low);
-    }
-}
-
-/// For keys that are hashes.
-#[derive(Default)]
-pub(crate) struct AsIs(u64);
-
-impl Hasher for AsIs {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
-        }
-    }
-}
-
-pub(crate) type ByHash = BuildHasherDefault<AsIs>;
+use crate::recent::{Id, Recent};
 
 struct Entry<V> {
     value: V,
@@ -70,7 +24,7 @@ struct Entry<V> {
 /// One shard: takes the time, locks nothing, counts nothing.
 struct Entries<V> {
     /// Whoever was used last is at the back.
-    map: LinkedHashMap<Id, Entry<V>, ByHash>,
+    map: Recent<Entry<V>>,
     capacity: usize,
     idle: Tick,
     /// How often anything was moved to the back.
@@ -84,7 +38,7 @@ const PER_SWEEP: usize = 64;
 
 impl<V> Entries<V> {
     fn new(capacity: usize, idle: Tick) -> Self {
-        Self { map: LinkedHashMap::default(), capacity, idle, turn: 0 }
+        Self { map: Recent::new(), capacity, idle, turn: 0 }
     }
 
     /// Whether that has been idle for too long. What is of a step to come is of this one: clocks are set by several.
@@ -96,30 +50,27 @@ impl<V> Entries<V> {
     /// Uses an entry, unless it has been idle for too long. What was dropped is added to `expired`.
     #[inline]
     fn get(&mut self, id: Id, now: Tick, expired: &mut usize) -> Option<&mut V> {
-        let (idle, slack) = (self.idle, (self.capacity / 8) as u32);
-        let RawEntryMut::Occupied(mut entry) = self.map.raw_entry_mut().from_key(&id) else { return None };
-        let Entry { used, turn, .. } = entry.get_mut();
-        if *used != now {
-            let age = now.wrapping_sub(*used);
-            if age > idle && age < Tick::MAX / 2 {
-                entry.remove();
-                *expired += 1;
-                return None;
-            }
-            *used = now;
-        } else if self.turn.wrapping_sub(*turn) <= slack {
-            return Some(&mut entry.into_mut().value);
+        let slack = (self.capacity / 8) as u32;
+        let place = self.map.find(id)?;
+        let Entry { used, turn, .. } = *self.map.get(place);
+        if used != now && self.is_over(used, now) {
+            self.map.remove(place);
+            *expired += 1;
+            return None;
         }
-        self.turn = self.turn.wrapping_add(1);
-        *turn = self.turn;
-        entry.to_back();
-        Some(&mut entry.into_mut().value)
+        if used != now || self.turn.wrapping_sub(turn) > slack {
+            self.turn = self.turn.wrapping_add(1);
+            let entry = self.map.get(place);
+            (entry.used, entry.turn) = (now, self.turn);
+            self.map.move_to_back(place);
+        }
+        Some(&mut self.map.get(place).value)
     }
 
     /// Drops entries that have been idle for too long, `most` at most; how many.
     fn expire(&mut self, now: Tick, most: usize) -> usize {
         let mut dropped = 0;
-        while dropped < most && self.map.front().is_some_and(|(_, entry)| self.is_over(entry.used, now)) {
+        while dropped < most && self.map.front().is_some_and(|entry| self.is_over(entry.used, now)) {
             self.map.pop_front();
             dropped += 1;
         }
@@ -134,13 +85,6 @@ impl<V> Entries<V> {
     fn insert(&mut self, id: Id, value: V, now: Tick) {
         self.turn = self.turn.wrapping_add(1);
         self.map.insert(id, Entry { value, used: now, turn: self.turn });
-    }
-
-    /// Gives memory back that was needed once.
-    fn shrink(&mut self) {
-        if self.map.len() < self.map.capacity() / 4 {
-            self.map.shrink_to_fit();
-        }
     }
 }
 
@@ -171,7 +115,9 @@ impl<V: Clone> Kept<V> {
         Self { shards: (0..shards).map(shard).collect(), clock, seed: Rng::new().next_u64(), stats }
     }
 
-    /// What `session` is known by among those of this `scope`.
+    /// What `session` is known by among those of this `scope`: XXH3 of 128 bits, seeded at random, so that nobody outside can
+    /// choose keys that fall together. Two sessions that did would share what is kept; among a million that is one chance in
+    /// 10²⁶.
     #[inline]
     pub(crate) fn id(&self, session: &SessionKey, scope: u64) -> Id {
         let hash = xxh3_128_with_seed(session.as_bytes(), self.seed ^ scope);
@@ -194,8 +140,9 @@ impl<V: Clone> Kept<V> {
 
     /// Whether there is something for this session. Does not use it.
     pub(crate) fn has(&self, id: Id) -> bool {
-        let entries = self.shard(id).lock();
-        entries.map.get(&id).is_some_and(|entry| !entries.is_over(entry.used, self.clock.read()))
+        let mut entries = self.shard(id).lock();
+        let used = entries.map.find(id).map(|place| entries.map.get(place).used);
+        used.is_some_and(|used| !entries.is_over(used, self.clock.read()))
     }
 
     /// Uses what is kept for a session; makes it if there is nothing, in place of what was used longest ago if there is no
@@ -255,9 +202,11 @@ impl<V: Clone> Kept<V> {
 
     /// Forgets a session; whether there was one.
     pub(crate) fn remove(&self, id: Id) -> bool {
-        let removed = self.shard(id).lock().map.remove(&id).is_some();
-        self.stats.left(usize::from(removed));
-        removed
+        let mut entries = self.shard(id).lock();
+        let removed = entries.map.find(id).map(|place| entries.map.remove(place));
+        drop(entries);
+        self.stats.left(usize::from(removed.is_some()));
+        removed.is_some()
     }
 
     /// Drops some of what has been idle for too long, in all shards; whether there may be more.
@@ -270,7 +219,7 @@ impl<V: Clone> Kept<V> {
             if expired == PER_SWEEP {
                 more = true;
             } else {
-                entries.shrink();
+                entries.map.shrink();
             }
             drop(entries);
             self.stats.expired(expired);
@@ -353,7 +302,7 @@ mod tests {
                     }
                     model.0.push((key, now));
                 }
-                let kept: Vec<_> = entries.map.iter().map(|(_, entry)| (entry.value, entry.used)).collect();
+                let kept: Vec<_> = entries.map.iter().map(|entry| (entry.value, entry.used)).collect();
                 prop_assert_eq!(&kept, &model.0);
             }
         }
@@ -369,7 +318,7 @@ mod tests {
                 let mut expired = 0;
                 if entries.get(id(key), now, &mut expired).is_none() {
                     if entries.is_full() {
-                        let (_, evicted) = entries.map.pop_front().unwrap();
+                        let evicted = entries.map.pop_front().unwrap();
                         let since: std::collections::BTreeSet<_> =
                             history.iter().rev().take_while(|k| **k != evicted.value).collect();
                         prop_assert!(since.len() + 1 >= capacity - capacity / 8, "{} of {}", since.len(), capacity);
@@ -379,7 +328,7 @@ mod tests {
                 history.push(key);
                 prop_assert!(entries.map.len() <= capacity);
                 // By step, so that the front says who is to expire.
-                let used: Vec<_> = entries.map.values().map(|entry| entry.used).collect();
+                let used: Vec<_> = entries.map.iter().map(|entry| entry.used).collect();
                 prop_assert!(used.is_sorted());
             }
         }

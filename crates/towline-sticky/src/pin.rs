@@ -23,7 +23,7 @@ use crate::sessions::{config, session};
 ///   knows what that means. It ends the session and begins again.
 /// - **When there is no room**, a new session is refused with [`Kind::Overloaded`]. Nobody is evicted: a session that lost its pin
 ///   would silently go on with another connection.
-/// - An entry takes some 90 bytes, however long the key is, and holds no connection open.
+/// - An entry takes 50 to 100 bytes, however long the key is, and holds no connection open.
 /// - Calls drop what has been idle for too long, two for each new session; [`sweep`](Self::sweep) drops it without calls.
 ///
 /// ```

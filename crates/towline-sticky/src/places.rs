@@ -1,10 +1,31 @@
 //! Where in a set an endpoint is, by the hash of its key.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 
 use towline_core::{Home, Members};
 
-use crate::kept::ByHash;
+/// For keys that are hashes.
+#[derive(Clone, Default)]
+struct AsIs(u64);
+
+impl Hasher for AsIs {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+}
+
+type ByHash = BuildHasherDefault<AsIs>;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Places {

@@ -17,8 +17,8 @@ use crate::sessions::{Sessions, bound_settings, hash, mix, session, session_sett
 /// key)`, both unseeded, `u` is `(mix(s ^ e) >> 11) + 0.5` in units of 2⁻⁵³, and `mix` the finalizer of splitmix64. Where
 /// all weights are equal, that is the order of `mix(s ^ e)`, and no logarithm is taken.
 ///
-/// A pick costs a nanosecond or two per endpoint, with unequal weights ten: right for sets up to about a hundred, and
-/// fifteen. [`Maglev`](crate::Maglev) costs the same however large the set is, but has other homes.
+/// A pick costs two nanoseconds per endpoint, with unequal weights ten: right for sets up to about a hundred, and
+/// twenty. [`Maglev`](crate::Maglev) costs the same however large the set is, but has other homes.
 ///
 /// ```
 /// use towline_balance::BalanceBuilder;

@@ -14,8 +14,9 @@ use towline_core::{CallContext, Error, Home, HomeLoss, Loads, Members, Pick, Pol
 use self::pace::Pace;
 use crate::WhenHomeFails;
 use crate::clock::Clock;
-use crate::kept::{Id, Kept};
+use crate::kept::Kept;
 use crate::places::Places;
+use crate::recent::Id;
 use crate::sessions::{Sessions, bound_settings, config, hash, loss, mix, session, session_settings};
 
 /// Remembers where each session's calls go: its first call by load, as [`P2c`](towline_balance::P2c), all later ones after it.
@@ -27,7 +28,7 @@ use crate::sessions::{Sessions, bound_settings, config, hash, loss, mix, session
 /// - **Concurrent first calls** of one session get the same home.
 /// - **Idle sessions** are forgotten after 30 minutes ([`idle`](Self::idle)), up to a sixteenth later, whether or not there are
 ///   any calls; the balancer's driver looks 32 times in that while, but at least once a minute.
-/// - **At most 100,000 sessions** are remembered ([`capacity`](Self::capacity)), at some 90 bytes each, however long their keys
+/// - **At most 100,000 sessions** are remembered ([`capacity`](Self::capacity)), at 50 to 100 bytes each, however long their keys
 ///   are; beyond, the one that was used longest ago makes room, to an eighth of the capacity exactly.
 /// - **A home that is removed** and comes back under its key finds those of its sessions that did not have a call meanwhile.
 /// - **When a home fails** its sessions go where their hash says, all calls of one to the same endpoint. What that means for
@@ -247,7 +248,7 @@ impl SessionTablePicker {
 
     /// Where a session goes when its home cannot take it: drawn by weight, by its hash.
     fn others<'a>(&'a self, id: Id, view: View<'a>) -> P2cOrder<'a> {
-        self.by_load.draw(View::new(view.members(), &Alike), &mut Rng::with_seed(id.low()))
+        self.by_load.draw(View::new(view.members(), &Alike), &mut Rng::with_seed(id.low))
     }
 
     /// A call has gone past its home to `index`, or that was where another call has just moved the session.

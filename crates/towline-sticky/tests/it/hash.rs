@@ -184,6 +184,15 @@ async fn an_empty_key_is_no_session_and_is_counted() {
     assert_eq!(stats.counts().empty_keys, 101);
 }
 
+#[tokio::test]
+async fn a_layer_lets_no_empty_key_through() {
+    let stats = StickyStats::new();
+    let echo = service_fn(|call: Message| async move { Ok::<_, Error>(call) });
+    let layer = StickyLayer::by(|_: &Message| Some(SessionKey::new(""))).with_stats(stats.clone());
+    let call = layer.layer(echo).oneshot(Call::new(0)).await.unwrap();
+    assert_eq!((call.context().session(), stats.counts().empty_keys), (None, 1));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_key_of_a_mebibyte_is_a_key() {
     let desks = Desks::default();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tower::ServiceExt;
 use towline_balance::{Balance, Update, Zones};
-use towline_core::{Endpoint, Error, Kind, Policy, Weight};
+use towline_core::{Endpoint, EndpointId, Error, Kind, Loads, Member, Pick, Policy, Rng, View, Weight};
 use towline_sticky::{SessionTable, SessionTablePicker, StickyStats, WhenHomeFails};
 
 use crate::support::{Desk, Desks, Discovery, SECOND, Seen, ask, by, endpoints, over, settle};
@@ -46,6 +46,20 @@ impl Setup {
         self.discovery.send(Ok(Update::Set(endpoints))).await.unwrap();
         settle().await;
     }
+}
+
+/// For pickers alone.
+struct Idle;
+
+impl Loads for Idle {
+    fn load(&self, _index: usize) -> f64 {
+        0.0
+    }
+}
+
+fn members(n: u8) -> Vec<Member> {
+    let member = |endpoint: Endpoint| Member { id: EndpointId::fresh(), endpoint: endpoint.into() };
+    endpoints(n).into_iter().map(member).collect()
 }
 
 fn without(n: u8, gone: &str) -> Vec<Endpoint> {
@@ -102,18 +116,10 @@ async fn two_concurrent_first_calls_of_one_session_get_the_same_home() {
 
 #[test]
 fn two_threads_that_ask_for_one_session_first_get_the_same_home() {
-    use towline_core::{Call, EndpointId, Loads, Member, Pick, Rng, View};
-    struct Idle;
-    impl Loads for Idle {
-        fn load(&self, _index: usize) -> f64 {
-            0.0
-        }
-    }
-    let member = |endpoint: Endpoint| Member { id: EndpointId::fresh(), endpoint: endpoint.into() };
-    let set: Vec<_> = endpoints(20).into_iter().map(member).collect();
+    let set = members(20);
     let picker = SessionTable::new().build(&set, None);
     let home = |session: u32, rng: &mut Rng| {
-        let call = Call::new(0u32).with_session(session.to_le_bytes());
+        let call = by(session.to_le_bytes());
         picker.order(&call, Some(call.context()), View::new(&set, &Idle), rng).next().unwrap()
     };
     let barrier = std::sync::Barrier::new(2);
@@ -290,6 +296,16 @@ async fn under_strict_a_session_whose_home_is_gone_is_refused_until_that_returns
     assert_eq!(setup.stats.counts().refused.gone, 1);
 }
 
+#[test]
+fn under_strict_only_a_session_that_has_a_home_is_kept_to_it() {
+    let (set, call) = (members(3), by("alice"));
+    let picker = SessionTable::new().when_home_fails(WhenHomeFails::Strict).build(&set, None);
+    let context = Some(call.context());
+    assert!(!picker.terms(&call, context).is_strict, "its first call may go past who is full");
+    picker.order(&call, context, View::new(&set, &Idle), &mut Rng::new()).next().unwrap();
+    assert!(picker.terms(&call, context).is_strict);
+}
+
 #[tokio::test(start_paused = true)]
 async fn with_a_bound_overloaded_homes_move_spill_or_refuse_and_first_calls_find_room() {
     for when in [WhenHomeFails::Move, WhenHomeFails::Spill, WhenHomeFails::Strict] {
@@ -356,6 +372,30 @@ async fn within_zones_a_session_has_one_home_in_its_client_s_zone_and_one_elsewh
     }
     assert_eq!(ask(&balance, by("alice")).await.unwrap(), home);
     assert!(stats.counts().entries <= 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn within_zones_a_session_whose_home_is_gone_moves_or_is_refused_as_set() {
+    for when in [WhenHomeFails::Move, WhenHomeFails::Strict] {
+        let (desks, stats) = (Desks::default(), StickyStats::new());
+        let policy = SessionTable::new().when_home_fails(when).with_stats(stats.clone());
+        let mut set = endpoints(6);
+        set.iter_mut().take(5).for_each(|endpoint| *endpoint = endpoint.clone().with_zone("here"));
+        let (balance, discovery) = over(Zones::new("here", policy), &desks, set.clone()).await;
+        let home = ask(&balance, by("alice")).await.unwrap();
+        set.retain(|endpoint| endpoint.key().as_str() != home);
+        discovery.send(Ok(Update::Set(set))).await.unwrap();
+        settle().await;
+        let next = ask(&balance, by("alice")).await;
+        let counts = stats.counts();
+        if when == WhenHomeFails::Strict {
+            assert_eq!(next.unwrap_err().kind(), Kind::HomeUnavailable);
+            assert_eq!((counts.moved.gone, counts.refused.gone), (0, 1));
+        } else {
+            assert_eq!(ask(&balance, by("alice")).await.unwrap(), next.unwrap());
+            assert_eq!((counts.moved.gone, counts.refused.gone), (1, 0));
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
