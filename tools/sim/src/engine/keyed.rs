@@ -21,6 +21,9 @@ pub(crate) struct Followed {
     /// Calls about keys that alone have less than half of what a server may have, and how many of them went home.
     pub(crate) cool: u64,
     pub(crate) at_home: u64,
+    /// All calls, and by home those about cool keys.
+    pub(crate) calls: u64,
+    pub(crate) cool_by_home: Vec<u64>,
     /// Calls that went elsewhere than home, and how many of them filled a server up to the bound.
     pub(crate) overflow: u64,
     pub(crate) filling: u64,
@@ -31,6 +34,14 @@ pub(crate) struct Followed {
     pub(crate) hot: Vec<u64>,
     pub(crate) looked_up: u64,
     pub(crate) missed: u64,
+}
+
+impl Followed {
+    /// Calls about cool keys that could have gone home if every server had nothing else, and its part of all calls by the bound.
+    pub(crate) fn at_home_at_most(&self) -> u64 {
+        let most = BOUND * self.calls as f64 / self.cool_by_home.len() as f64;
+        self.cool_by_home.iter().map(|calls| (*calls).min(most as u64)).sum()
+    }
 }
 
 pub(crate) struct Keyed {
@@ -59,7 +70,7 @@ impl Keyed {
             in_flight: vec![0; servers],
             calls: 0,
             last: HashMap::new(),
-            followed: Followed { hot: vec![0; servers], ..Followed::default() },
+            followed: Followed { hot: vec![0; servers], cool_by_home: vec![0; servers], ..Followed::default() },
         }
     }
 
@@ -93,6 +104,7 @@ impl Keyed {
         if now < self.keys.hot.0 + SETTLES {
             return;
         }
+        followed.calls += 1;
         followed.max_mean = followed.max_mean.max(there / mean);
         if key == self.keys.count {
             followed.hot[server as usize] += 1;
@@ -104,6 +116,7 @@ impl Keyed {
         if self.share(key) < BOUND / 2.0 / servers {
             let followed = &mut self.followed;
             followed.cool += 1;
+            followed.cool_by_home[home as usize] += 1;
             followed.at_home += u64::from(goes_home);
             if !goes_home && let Some(last) = self.last.insert(key, second) {
                 followed.again += 1;
@@ -217,6 +230,13 @@ mod tests {
         assert_eq!((again, to_second), (1, 1));
         assert_eq!((hot[..2].to_vec(), hot.iter().sum::<u64>(), over), (vec![0, 1], 1, 4));
         assert_eq!(filling, 3);
+    }
+
+    #[test]
+    fn a_home_can_have_its_part_of_all_calls_by_the_bound_and_no_more() {
+        let cool_by_home = vec![400, 100, 0, 0];
+        let followed = Followed { calls: 1_000, cool_by_home, ..Followed::default() };
+        assert_eq!(followed.at_home_at_most(), 312 + 100);
     }
 
     #[test]

@@ -70,6 +70,8 @@ pub(crate) enum Metric {
     Filling,
     /// Of the calls about what is not hot, those that went home: percent.
     Affinity,
+    /// What that could be at most, under the bound and with these homes.
+    AtMost,
     /// Of those that did not, the ones with the same second choice as before: percent.
     SameSecond,
     /// Servers that have at least a hundredth of the hot key's calls.
@@ -88,7 +90,7 @@ pub(crate) enum Metric {
 }
 
 impl Metric {
-    pub(crate) const ALL: [Self; 43] = [
+    pub(crate) const ALL: [Self; 44] = [
         Self::P50,
         Self::P99,
         Self::P999,
@@ -124,6 +126,7 @@ impl Metric {
         Self::OverBound,
         Self::Filling,
         Self::Affinity,
+        Self::AtMost,
         Self::SameSecond,
         Self::HotServers,
         Self::Missed,
@@ -172,6 +175,7 @@ impl Metric {
             Self::OverBound => ("over_bound", "over the bound", 1),
             Self::Filling => ("filling_percent", "filling overflow %", 2),
             Self::Affinity => ("affinity_percent", "affinity %", 2),
+            Self::AtMost => ("affinity_at_most_percent", "at most %", 2),
             Self::SameSecond => ("same_second_percent", "same second %", 2),
             Self::HotServers => ("hot_servers", "hot servers", 1),
             Self::Missed => ("missed_percent", "missed %", 2),
@@ -199,8 +203,8 @@ impl Metric {
     }
 
     pub(crate) fn larger_is_better(self) -> bool {
-        use Metric::{Affinity, Goodput, Reuse, SameSecond, Success, SuccessAfter};
-        matches!(self, Success | SuccessAfter | Goodput | Affinity | SameSecond | Reuse)
+        use Metric::{Affinity, AtMost, Goodput, Reuse, SameSecond, Success, SuccessAfter};
+        matches!(self, Success | SuccessAfter | Goodput | Affinity | AtMost | SameSecond | Reuse)
     }
 }
 

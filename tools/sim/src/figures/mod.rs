@@ -147,6 +147,7 @@ fn follow(figures: &mut Figures, followed: &Followed) {
         (Metric::MaxMean, Some(followed.max_mean)),
         (Metric::Filling, percent(followed.filling, followed.overflow)),
         (Metric::Affinity, percent(followed.at_home, followed.cool)),
+        (Metric::AtMost, percent(followed.at_home_at_most(), followed.cool)),
         (Metric::SameSecond, percent(followed.to_second, followed.again)),
         (Metric::HotServers, Some(hot_servers as f64)),
         (Metric::Missed, percent(followed.missed, followed.looked_up)),
