@@ -144,8 +144,9 @@ impl PoolBuilder {
         self
     }
 
-    /// Replaces a connection of this age once no call is on it; `None` keeps it. First lives are drawn from 50–100 %
-    /// of it and later ones from 90–110 %, so that connections opened together do not end together. Default: 30 min.
+    /// Replaces a connection of this age once no call is on it; `None` keeps it. Lives are drawn from 20–100 %
+    /// of it, or from 90–110 % where a connection replaces one whose time was over, so that connections opened together do not
+    /// end together. Default: 30 min.
     pub fn max_lifetime(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.limits.max_lifetime = limit.into();
         self

@@ -70,6 +70,9 @@ pub use self::call::PooledCall;
 pub use self::check::HealthCheck;
 pub use self::checkout::Checkout;
 pub use self::config::PoolBuilder;
+/// For simulators that drive the core. Not part of the stable surface.
+#[doc(hidden)]
+pub use self::core::Lives;
 pub use self::handle::Handle;
 pub use self::lend::LendFuture;
 pub use self::limits::IdleOrder;

@@ -115,6 +115,12 @@ impl<K> RetryPolicy<K> {
         RetryPolicy { rules, budget, classify, observers, counts }
     }
 
+    /// What it decides by, for simulators that drive the core. Not part of the stable surface.
+    #[doc(hidden)]
+    pub fn rules(&self) -> Rules {
+        self.rules
+    }
+
     /// What has happened so far.
     pub fn stats(&self) -> RetryStats {
         let Counts { retries, not_replayable, too_late, budget_exhausted, nested } = &*self.counts;

@@ -19,6 +19,14 @@ pub(crate) enum Role {
     Dials,
     /// Who fails, and what the neighbours of a server do.
     Servers,
+    /// When a server pauses.
+    Pauses(u32),
+    /// What the calls of a client are about.
+    Keys(u32),
+    /// How long its connections live.
+    Lives(u32),
+    /// What a client draws for attempts after the first.
+    Repeats(u32),
 }
 
 /// The generator of a role.
@@ -30,6 +38,10 @@ pub(crate) fn split(seed: u64, role: Role) -> Rng {
         Role::Network => (4, 0),
         Role::Servers => (5, 0),
         Role::Dials => (6, 0),
+        Role::Pauses(server) => (7, server),
+        Role::Keys(client) => (8, client),
+        Role::Repeats(client) => (9, client),
+        Role::Lives(client) => (10, client),
     };
     Rng::with_seed(mix(mix(seed) ^ (kind << 32 | u64::from(index))))
 }
@@ -62,6 +74,30 @@ impl Dist {
             },
             Self::LogNormal { mean, sigma } => mean * (sigma * normal(rng) - sigma * sigma / 2.0).exp(),
         }
+    }
+}
+
+/// Zipf's law over the keys 0, 1 and so on: the k-th is drawn by k to the power of `exponent` less often than the first.
+pub(crate) struct Zipf(Vec<f64>);
+
+impl Zipf {
+    pub(crate) fn new(count: u32, exponent: f64) -> Self {
+        let sums = (1..=count).scan(0.0, |sum, rank| {
+            *sum += f64::from(rank).powf(-exponent);
+            Some(*sum)
+        });
+        Self(sums.collect())
+    }
+
+    pub(crate) fn sample(&self, rng: &mut Rng) -> u32 {
+        let place = rng.f64() * self.0.last().copied().unwrap_or(0.0);
+        self.0.partition_point(|sum| *sum <= place) as u32
+    }
+
+    /// What part of all draws a key has.
+    pub(crate) fn share(&self, key: u32) -> f64 {
+        let (key, all) = (key as usize, self.0[self.0.len() - 1]);
+        (self.0[key] - if key == 0 { 0.0 } else { self.0[key - 1] }) / all
     }
 }
 
@@ -103,6 +139,19 @@ mod tests {
         assert!(near(mean, 50.0) && near(sd, 50.0 * ((sigma * sigma).exp() - 1.0).sqrt()), "{mean} {sd}");
         let (mean, sd) = moments(|| exponential(&mut rng, 3.0));
         assert!(near(mean, 3.0) && near(sd, 3.0), "{mean} {sd}");
+    }
+
+    #[test]
+    fn keys_are_drawn_by_their_rank() {
+        let (zipf, mut rng) = (Zipf::new(1_000, 1.1), split(1, Role::Keys(0)));
+        let mut drawn = [0u32; 1_000];
+        (0..DRAWS).for_each(|_| drawn[zipf.sample(&mut rng) as usize] += 1);
+        for key in [0, 1, 9] {
+            let (seen, share) = (f64::from(drawn[key as usize]) / DRAWS as f64, zipf.share(key));
+            assert!((seen / share - 1.0).abs() < 0.05, "{key}: {seen} {share}");
+        }
+        assert!(near(zipf.share(0) / zipf.share(9), 10f64.powf(1.1)));
+        assert!(near((0..1_000).map(|key| zipf.share(key)).sum(), 1.0));
     }
 
     #[test]

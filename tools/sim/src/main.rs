@@ -11,13 +11,17 @@ mod engine;
 mod figures;
 mod goals;
 mod json;
+mod lives;
 mod plot;
+mod repeats;
 mod results;
 mod scenarios;
+mod stacks;
 mod strategies;
 mod strategy;
 mod subsets;
 mod table;
+mod tables;
 
 use std::process::ExitCode;
 

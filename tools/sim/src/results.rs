@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::engine;
 use crate::figures::{Metric, Run, Spread};
 use crate::scenarios::{Case, Scenario, World};
+use crate::stacks;
 use crate::strategies::{self, ORACLE};
-use crate::subsets;
+use crate::{lives, subsets, tables};
 
 /// What the strategies of a case did.
 pub(crate) struct CaseResults {
@@ -93,12 +94,36 @@ fn contestants(case: &Case) -> Vec<Contestant<'_>> {
             };
             strategies::named(&case.strategies).into_iter().map(balancer).collect()
         }
+        World::Stacks(config) => {
+            let stack = |stack: &'static stacks::Stack| Contestant {
+                name: stack.name,
+                run: Box::new(|seed| {
+                    let record = engine::run_repeating(config, seed, stack.balancer().make, stack.repeats);
+                    Run::new(config, &record)
+                }),
+            };
+            stacks::named(&case.strategies).into_iter().map(stack).collect()
+        }
         World::Subsets(config) => {
             let subsets = |who: &'static subsets::Named| Contestant {
                 name: who.name,
                 run: Box::new(|seed| subsets::run(config, who, seed)),
             };
             subsets::ALL.iter().filter(|who| case.strategies.contains(&who.name)).map(subsets).collect()
+        }
+        World::Lives(config) => {
+            let lives = |who: &'static lives::Named| Contestant {
+                name: who.name,
+                run: Box::new(|seed| lives::run(config, who, seed)),
+            };
+            lives::ALL.iter().filter(|who| case.strategies.contains(&who.name)).map(lives).collect()
+        }
+        World::Tables(config) => {
+            let table = |who: &'static tables::Named| Contestant {
+                name: who.name,
+                run: Box::new(|seed| tables::run(config, who, seed)),
+            };
+            tables::ALL.iter().filter(|who| case.strategies.contains(&who.name)).map(table).collect()
         }
     }
 }

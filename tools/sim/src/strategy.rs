@@ -9,6 +9,17 @@ pub(crate) type ServerId = u32;
 /// Whatever a strategy wants to get back when a call ends.
 pub(crate) type Token = u64;
 
+/// What a call is about; see [`Keys`](crate::engine::config::Keys).
+pub(crate) type Key = u32;
+
+/// What a strategy may know of a call before it chooses.
+#[derive(Clone, Copy)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) key: Option<Key>,
+    /// Where earlier attempts of the call went, and one that is under way.
+    pub(crate) tried: &'a [ServerId],
+}
+
 /// A call that has started, as far as the strategy is concerned.
 pub(crate) struct Pick {
     pub(crate) server: ServerId,
@@ -23,6 +34,8 @@ pub(crate) enum Outcome {
     Failed,
     /// The deadline passed first. The server does not know.
     Cut,
+    /// Another attempt of the call was answered first.
+    Superseded,
     /// There was no connection to be had, and the server has seen nothing of it.
     Unreachable,
 }
@@ -60,6 +73,16 @@ pub(crate) trait Strategy {
     ///
     /// `fleet` is the truth about all servers. Only the oracle and the yardsticks look at it.
     fn pick(&mut self, now: u64, rng: &mut Rng, fleet: &Fleet) -> Option<Pick>;
+
+    /// As `pick`, for who minds what a call is about or where it has been.
+    fn pick_for(&mut self, now: u64, _wanted: Wanted<'_>, rng: &mut Rng, fleet: &Fleet) -> Option<Pick> {
+        self.pick(now, rng, fleet)
+    }
+
+    /// Where calls about this are at home and where they go when there is no room, for who has such places.
+    fn places(&mut self, _key: Key) -> Option<[ServerId; 2]> {
+        None
+    }
 
     /// A call of this strategy has ended. There is a report if the server answered and `reads_reports`.
     fn end(&mut self, token: Token, now: u64, outcome: Outcome, report: Option<LoadReport>);

@@ -22,9 +22,9 @@ cargo xtask COMMAND
            [balance-instructions] [layers] [sticky] [--json] [--quick] [--docs]: towline beside its peers; --quick ends within two minutes once
            it is built, --docs writes docs/benchmarks.md; checkout-instructions and balance-instructions --check fail when
            a checkout or a call takes 5 % more instructions than are recorded, --record records them
-  sim      sim [fidelity] [s1] [s2] [s4] [s5] [s6] [s8] [s10] [--seeds N] [--json] [--check] [--docs]: balancers beside each
-           other in virtual time (seconds for each scenario); --check says which goals are held over 20 seeds and fails
-           when one is missed (minutes), --docs writes the sections of docs/balance.md and docs/outliers.md
+  sim      sim [fidelity] [s1] [s2] [s2-retry] [s3] … [s12] [--seeds N] [--json] [--check] [--docs]: balancers, retries and
+           sessions beside others' in virtual time (seconds for each scenario); --check says which goals are held over
+           20 seeds and fails when one is missed (minutes), --docs writes their sections and pictures under docs/
   soak     soak transport: ten million calls against a server without manners (minutes); soak pool: a minute of callers
            who leave and a backend that kills
   model    checks the hand-off between callers, connections and pools in the interleavings of a few threads, with

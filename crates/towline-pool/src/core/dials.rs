@@ -6,7 +6,7 @@ use std::time::Duration;
 use slab::Slab;
 use tokio::time::Instant;
 use towline_core::sync::after;
-use towline_core::{ConnectionId, Error, Kind, Phase, Poolable, Sharing};
+use towline_core::{ConnectionId, Error, Kind, Phase, Poolable, Rng, Sharing};
 
 use super::{Core, closed};
 use crate::bell::Ring;
@@ -59,6 +59,42 @@ impl Warmth {
             self.at_start = 0;
         }
         self.wishes.iter_mut().for_each(|(_, wish)| wish.reached |= live >= wish.want);
+    }
+}
+
+/// How long connections live, so that those which were opened together do not end together: at the start of a client, or after
+/// a restart of the backend. One that takes the place of another which has lived its time has a time of its own already.
+#[derive(Debug, Default)]
+pub struct Lives {
+    /// Those that have lived their time and were not replaced yet.
+    worn_out: usize,
+}
+
+impl Lives {
+    /// A connection has ended by its age.
+    pub fn worn_out(&mut self) {
+        self.worn_out += 1;
+    }
+
+    /// Another begins.
+    pub fn begin(&mut self) -> Life {
+        let is_first = self.worn_out == 0;
+        self.worn_out = self.worn_out.saturating_sub(1);
+        Life { is_first }
+    }
+}
+
+/// Of one connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Life {
+    is_first: bool,
+}
+
+impl Life {
+    /// As a part of the limit.
+    pub fn draw(self, rng: &mut Rng) -> f64 {
+        let (low, span) = if self.is_first { (0.2, 0.8) } else { (0.9, 0.2) };
+        low + span * rng.unit()
     }
 }
 
@@ -125,12 +161,10 @@ impl<C: Poolable> Core<C> {
         self.capacity = Some(limit.max(1));
         self.shared += usize::from(!exclusive);
         self.reach.opened();
-        // Connections that were opened together are not to end together.
-        let first_life = self.counts.opened < self.limits.max_connections as u64;
-        let (low, span) = if first_life { (0.5, 0.5) } else { (0.9, 0.2) };
         self.counts.opened += 1;
-        let life = self.limits.max_lifetime.map(|life| after(now, times(life, low + span * self.rng.unit())));
-        let calls = self.limits.max_calls.map(|calls| calls as f64 * (low + span * self.rng.unit()));
+        let part = self.lives.begin();
+        let life = self.limits.max_lifetime.map(|life| after(now, times(life, part.draw(&mut self.rng))));
+        let calls = self.limits.max_calls.map(|calls| calls as f64 * part.draw(&mut self.rng));
         let check_at = self.limits.check_every.map(|every| after(now, times(every, 0.9 + 0.2 * self.rng.unit())));
         let id = ConnectionId::fresh();
         let entry = self.slots.vacant_entry();

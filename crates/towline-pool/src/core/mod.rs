@@ -32,6 +32,7 @@ use tokio::runtime::Id;
 use tokio::time::Instant;
 use towline_core::{CloseReason, Error, Kind, Phase, Poolable, Rng, Room};
 
+pub use self::dials::Lives;
 pub(crate) use self::dials::{DialPermit, Need};
 use crate::bell::{Bell, Ring};
 use crate::effects::Effects;
@@ -65,6 +66,7 @@ pub(crate) struct Core<C> {
     reach: Reach,
     surplus: upkeep::Surplus,
     warmth: dials::Warmth,
+    lives: Lives,
     /// The runtime of the driver.
     driven_on: Option<Id>,
     /// When something may be due.
@@ -144,6 +146,7 @@ impl<C: Poolable> Core<C> {
             capacity: None,
             reach: Reach::default(),
             warmth: dials::Warmth::new(limits.warm),
+            lives: Lives::default(),
             closed: false,
             clock: Clock { now, fresh: false, used: false },
             driven_on: None,

@@ -400,6 +400,9 @@ impl<C: Poolable> Core<C> {
         let slot = self.slots.remove(index);
         self.shared -= usize::from(!slot.exclusive);
         self.counts.closed.count(reason);
+        if matches!(reason, CloseReason::Lifetime | CloseReason::MaxCalls) {
+            self.lives.worn_out();
+        }
         // A backend that accepts and hangs up is as unreachable as one that refuses: without this, dials to it would
         // follow each other without a pause. So is one whose connections are dead when they come, of whatever.
         let served_nobody = !slot.succeeded && (slot.calls == 0 || reason == CloseReason::Peer);

@@ -20,7 +20,7 @@ async fn a_connection_is_replaced_after_its_calls_and_not_all_at_once() {
             assert_eq!(handle.call(i).await.unwrap().1, i);
         }
         let calls: Vec<_> = make.wires().iter().map(towline_test::Wire::calls).collect();
-        assert!((50..=100).contains(&calls[0]), "a first life is short: {calls:?}");
+        assert!((20..=100).contains(&calls[0]), "a first life is short: {calls:?}");
         let later = &calls[1..calls.len() - 1];
         assert!(later.len() > 7 && later.iter().all(|calls| (90..=110).contains(calls)), "{calls:?}");
         assert!(closed.reasons().iter().all(|reason| *reason == CloseReason::MaxCalls));
@@ -34,7 +34,7 @@ async fn a_shared_connection_that_has_had_its_calls_finishes_those_in_flight() {
     let handle = handle(PoolBuilder::new().max_calls(10), &make).await;
     let held: Vec<_> = futures_util::future::try_join_all((0..15).map(|_| handle.lend(None))).await.unwrap();
     let opened = make.open(); // lives differ
-    assert!((2..=3).contains(&opened) && handle.stats().in_use == 15);
+    assert!((2..=8).contains(&opened) && handle.stats().in_use == 15);
     drop(held);
     let (open, closed) = (make.open() as u64, handle.stats().closed.by(CloseReason::MaxCalls));
     assert!(closed >= 1 && open + closed == opened as u64, "{open} and {closed} of {opened}");

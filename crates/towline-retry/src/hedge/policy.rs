@@ -114,7 +114,9 @@ impl<K> HedgePolicy<K> {
         HedgePolicy { percentile, extra_load, all_idempotent, budget, classify, observers }
     }
 
-    pub(crate) fn hedging(&self) -> Hedging {
+    /// The core of a layer with this policy, for simulators that drive it. Not part of the stable surface.
+    #[doc(hidden)]
+    pub fn hedging(&self) -> Hedging {
         Hedging::new(self.percentile, self.extra_load).expect("both were checked when they were set")
     }
 }

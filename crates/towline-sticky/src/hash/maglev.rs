@@ -170,6 +170,12 @@ impl MaglevPicker {
         };
         self.indices.get(rank).map(|index| *index as usize)
     }
+
+    /// The endpoint of every slot, for simulators that count them. Not part of the stable surface.
+    #[doc(hidden)]
+    pub fn slots(&self) -> impl Iterator<Item = usize> + '_ {
+        self.table.slots.iter().map(|rank| self.indices[rank] as usize)
+    }
 }
 
 impl<Req> Pick<Req> for MaglevPicker {

@@ -42,6 +42,15 @@ impl Slots {
             Self::Wide(slots) => slots[slot(slots.len())] as usize,
         }
     }
+
+    /// The ranks of all slots.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = usize> + '_ {
+        let (narrow, wide): (&[u16], &[u32]) = match self {
+            Self::Narrow(slots) => (slots, &[]),
+            Self::Wide(slots) => (&[], slots),
+        };
+        narrow.iter().map(|rank| usize::from(*rank)).chain(wide.iter().map(|rank| *rank as usize))
+    }
 }
 
 /// The permutation of one endpoint, as far as it has come.

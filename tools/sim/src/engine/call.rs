@@ -1,11 +1,12 @@
-//! The calls under way.
+//! The attempts under way, which are calls to the servers.
 
-use super::config::Config;
-use crate::strategy::{LoadReport, Outcome, Pick, ServerId, Token};
+use super::request::{Request, RequestId};
+use crate::strategy::{Key, LoadReport, Outcome, Pick, ServerId, Token};
 
 /// A place in the table of calls, reused when both the client and the server are done with the call.
 pub(crate) type CallId = u32;
 
+/// Clients of the first tier, and then the servers that are clients of the next.
 pub(crate) type ClientId = u32;
 
 /// Where a call is.
@@ -13,24 +14,36 @@ pub(crate) type ClientId = u32;
 pub(crate) enum Place {
     /// At its client, which has no connection yet.
     Waiting,
-    /// On the way or at the server.
+    /// On the way to the server.
+    Sent,
+    /// In the server's queue.
+    Queued,
+    /// At work in one of its slots.
+    Working,
+    /// At the server otherwise, or on the way back.
     Away,
     /// Nowhere: no answer will come.
     Gone,
 }
 
 pub(crate) struct Call {
+    /// Of its client; when `has_ended` there may be another in that place.
+    pub(crate) request: RequestId,
     pub(crate) client: ClientId,
     pub(crate) server: ServerId,
     pub(crate) token: Token,
-    /// When the client had it; its latency counts from here.
-    pub(crate) born: u64,
+    /// When this attempt began, the how manieth it is, and whether it was beside another.
+    pub(crate) begun: u64,
+    pub(crate) number: u32,
+    pub(crate) is_hedge: bool,
+    /// How the one before it failed, if that is why there is this one.
+    pub(crate) after: Option<Outcome>,
     /// Tells it from earlier calls in the same place.
     pub(crate) serial: u64,
-    /// The span of the measurement that it belongs to.
-    pub(crate) span: Option<usize>,
+    pub(crate) deadline: Option<u64>,
     /// Nanoseconds of a healthy server's work.
     pub(crate) demand: f64,
+    pub(crate) key: Option<Key>,
     pub(crate) place: Place,
     /// The client is done with it.
     pub(crate) has_ended: bool,
@@ -39,26 +52,35 @@ pub(crate) struct Call {
     /// When it came to the server, and how many were there already.
     pub(crate) reached: u64,
     pub(crate) found: u32,
+    /// The server's pauses that its work has taken into account.
+    pub(crate) paused: u64,
     /// What the answer says.
     pub(crate) outcome: Outcome,
     pub(crate) report: Option<LoadReport>,
 }
 
 impl Call {
-    pub(crate) fn new(config: &Config, client: ClientId, now: u64, serial: u64, demand: f64, pick: &Pick) -> Self {
+    /// The next attempt of a request.
+    pub(crate) fn new(request: &Request, id: RequestId, now: u64, serial: u64, pick: &Pick) -> Self {
         Self {
-            client,
+            request: id,
+            client: request.client,
             server: pick.server,
             token: pick.token,
-            born: now,
+            begun: now,
+            number: request.attempts - 1,
+            is_hedge: request.legs != [None; 2],
+            after: request.failed,
             serial,
-            span: config.span_of(now),
-            demand,
+            deadline: request.deadline,
+            demand: request.demand,
+            key: request.key,
             place: Place::Waiting,
             has_ended: false,
             asked: Vec::new(),
             reached: 0,
             found: 0,
+            paused: 0,
             outcome: Outcome::Ok,
             report: None,
         }

@@ -1,14 +1,16 @@
-//! The clients' half of the world: calls arrive, are given to servers, and end; connections come and go.
+//! The clients' half of the world: calls arrive, are given to servers, perhaps more than once, and end.
 
 use super::Sim;
 use super::call::{Call, CallId, ClientId, Place};
 use super::config::{MILLIS, SECONDS};
 use super::fleet::Reach;
-use super::links::{DIAL_DEADLINE, Given, Link, USER_TIMEOUT};
+use super::links::Given;
 use super::queue::Event;
+use super::request::{Request, RequestId};
 use super::{Client, ONE_WAY_NS};
 use crate::chance::exponential;
-use crate::strategy::{Outcome, ServerId};
+use crate::repeats::{Attempt, Failed};
+use crate::strategy::{Outcome, ServerId, Wanted};
 
 /// A lost packet is sent again after so long, and after twice as long each time that it is lost again.
 pub(super) const RETRANSMIT: u64 = 200 * MILLIS;
@@ -51,21 +53,76 @@ impl Sim<'_> {
 
     pub(super) fn arrive(&mut self, client: ClientId) {
         self.arm_arrival(client);
-        let Client { strategy, demand, rng, .. } = &mut self.clients[client as usize];
+        let deadline = self.config.deadline.map(|after| self.now + after);
+        self.request(client, None, deadline);
+    }
+
+    /// A client has a call to make, for a call of the tier before or for somebody outside.
+    pub(super) fn request(&mut self, client: ClientId, parent: Option<CallId>, deadline: Option<u64>) {
+        let Client { demand, keys, repeats, tier, .. } = &mut self.clients[client as usize];
         let demand = self.config.demand.sample(demand);
-        let Some(pick) = strategy.pick(self.now, rng, &self.fleet) else {
-            let span = self.config.span_of(self.now);
-            self.record.end(self.config, self.now, span, 0, Outcome::Failed);
+        let key = self.keyed.as_ref().map(|keyed| keyed.draw(self.now, keys));
+        let hedge_after = repeats.begun(self.now);
+        self.record.begun(self.config, *tier, self.now);
+        self.serial += 1;
+        let (born, serial) = (self.now, self.serial);
+        let span = self.config.span_of(born);
+        let (attempts, failed, legs, tried) = (0, None, [None; 2], Vec::new());
+        let request = Request {
+            client,
+            born,
+            serial,
+            span,
+            demand,
+            key,
+            parent,
+            deadline,
+            hedge_after,
+            attempts,
+            failed,
+            legs,
+            tried,
+        };
+        let id = self.requests.insert(request) as RequestId;
+        match deadline {
+            Some(at) if parent.is_none() => self.deadlines.push_back((at, id, serial)),
+            Some(at) => self.queue.push(at, Event::Deadline(id, serial)),
+            None => {}
+        }
+        if let Some(after) = hedge_after {
+            self.queue.push(born + after, Event::Hedge(id, serial));
+        }
+        self.attempt(id);
+    }
+
+    /// One more attempt is made of a request.
+    fn attempt(&mut self, id: RequestId) {
+        let request = &mut self.requests[id as usize];
+        let client = request.client;
+        let Client { strategy, repeats, rng, tier, .. } = &mut self.clients[client as usize];
+        let wanted = Wanted { key: request.key, tried: &request.tried };
+        let pick = strategy.pick_for(self.now, wanted, rng, &self.fleet);
+        self.record.attempt(self.config, *tier, request);
+        request.attempts += 1;
+        let Some(pick) = pick else {
+            let (number, is_hedge, after) = (request.attempts - 1, request.legs != [None; 2], request.failed);
+            let (outcome, latency) = (Outcome::Unreachable, 0);
+            let hedge_after = request.hedge_after;
+            repeats.ended(self.now, Attempt { outcome, latency, number, is_hedge, after, hedge_after });
+            if request.legs == [None; 2] {
+                self.failed(id, Outcome::Unreachable);
+            }
             return self.arm_wake(client);
         };
         strategy.probes(rng, &mut self.targets);
         self.record.probes += self.targets.len() as u64;
-        self.serial += 1;
-        let call = Call::new(self.config, client, self.now, self.serial, demand, &pick);
-        let call = self.calls.insert(call) as CallId;
-        if let Some(deadline) = self.config.deadline {
-            self.deadlines.push_back((self.now + deadline, call, self.serial));
+        if let (Some(keyed), Some(key)) = (&mut self.keyed, request.key) {
+            keyed.admit(self.now, key, pick.server, strategy.places(key));
         }
+        self.serial += 1;
+        let call = self.calls.insert(Call::new(request, id, self.now, self.serial, &pick)) as CallId;
+        let free = request.legs.iter_mut().find(|leg| leg.is_none());
+        *free.expect("two attempts at a time") = Some(call);
         self.give(call);
         while let Some(server) = self.targets.pop() {
             let time = self.after_one_way();
@@ -86,9 +143,9 @@ impl Sim<'_> {
         }
     }
 
-    fn send(&mut self, id: CallId) {
+    pub(super) fn send(&mut self, id: CallId) {
         let call = &mut self.calls[id as usize];
-        call.place = Place::Away;
+        call.place = Place::Sent;
         let server = call.server;
         self.fleet.server_mut(server).assigned += 1;
         let time = self.after_travel(server);
@@ -96,7 +153,7 @@ impl Sim<'_> {
     }
 
     /// There is no connection to be had. The strategy may know somebody else to ask.
-    fn unreachable(&mut self, id: CallId) {
+    pub(super) fn unreachable(&mut self, id: CallId) {
         let call = &mut self.calls[id as usize];
         if call.has_ended {
             self.calls.remove(id as usize);
@@ -104,25 +161,51 @@ impl Sim<'_> {
         }
         let client = call.client;
         let Client { strategy, rng, .. } = &mut self.clients[client as usize];
-        strategy.end(call.token, self.now, Outcome::Unreachable, None);
         call.asked.push(call.server);
+        strategy.end(call.token, self.now, Outcome::Unreachable, None);
         match strategy.another(self.now, rng, &self.fleet, &call.asked) {
             Some(pick) => {
                 (call.server, call.token) = (pick.server, pick.token);
                 self.give(id);
             }
             None => {
-                let Call { born, span, .. } = self.calls.remove(id as usize);
-                self.record.end(self.config, born, span, self.now - born, Outcome::Unreachable);
+                let leg = Leg::of(&self.calls.remove(id as usize));
+                let request = leg.request;
+                self.leg_over(id, leg, Outcome::Unreachable);
+                self.go_on(request, Outcome::Unreachable);
             }
         }
         self.arm_wake(client);
     }
 
-    /// The client gives up, and the server works on.
-    pub(super) fn cut(&mut self, id: CallId, serial: u64) {
-        if self.calls.get(id as usize).is_some_and(|call| call.serial == serial && !call.has_ended) {
-            self.end(id, Outcome::Cut);
+    /// A caller gives up, and so do the servers' clients on its behalf.
+    pub(super) fn cut(&mut self, id: RequestId, serial: u64) {
+        let Some(request) = self.requests.get(id as usize).filter(|request| request.serial == serial) else { return };
+        let client = request.client;
+        self.give_up_legs(id, Outcome::Cut);
+        self.finish_request(id, Outcome::Cut);
+        self.arm_wake(client);
+    }
+
+    /// The time for an attempt beside the first has come.
+    pub(super) fn hedge(&mut self, id: RequestId, serial: u64) {
+        let Some(request) = self.requests.get_mut(id as usize).filter(|request| request.serial == serial) else {
+            return;
+        };
+        let [Some(first), None] = request.legs else { return };
+        let is_first = request.attempts == 1;
+        if is_first && self.clients[request.client as usize].repeats.may_hedge(self.now) {
+            let server = self.calls[first as usize].server;
+            request.tried.push(server);
+            self.record.hedges += 1;
+            self.attempt(id);
+        }
+    }
+
+    /// The pause before another attempt is over.
+    pub(super) fn again(&mut self, id: RequestId, serial: u64) {
+        if self.requests.get(id as usize).is_some_and(|request| request.serial == serial) {
+            self.attempt(id);
         }
     }
 
@@ -138,117 +221,100 @@ impl Sim<'_> {
         self.calls.remove(id as usize);
     }
 
-    fn end(&mut self, id: CallId, outcome: Outcome) {
+    /// An attempt has ended by itself.
+    pub(super) fn end(&mut self, id: CallId, outcome: Outcome) {
+        let Call { client, request, .. } = self.calls[id as usize];
+        self.end_leg(id, outcome);
+        self.go_on(request, outcome);
+        self.arm_wake(client);
+    }
+
+    /// The client is done with an attempt.
+    fn end_leg(&mut self, id: CallId, outcome: Outcome) {
         let call = &mut self.calls[id as usize];
         call.has_ended = true;
-        let Call { client, token, born, span, report, place, .. } = *call;
-        if place == Place::Gone {
+        let report = call.report.filter(|_| matches!(outcome, Outcome::Ok | Outcome::Failed));
+        self.clients[call.client as usize].strategy.end(call.token, self.now, outcome, report);
+        let over = Leg::of(call);
+        if call.place == Place::Gone {
             self.calls.remove(id as usize);
         }
-        let report = report.filter(|_| outcome != Outcome::Cut);
-        self.record.end(self.config, born, span, self.now - born, outcome);
-        self.clients[client as usize].strategy.end(token, self.now, outcome, report);
-        self.arm_wake(client);
+        self.leg_over(id, over, outcome);
     }
 
-    /// Nobody hears of a call any more. Its connection has nothing to show for it, and will be given up in the end.
-    pub(super) fn lose(&mut self, id: CallId) {
-        let call = &mut self.calls[id as usize];
-        call.place = Place::Gone;
-        let Call { client, server, has_ended, .. } = *call;
-        if has_ended {
-            self.calls.remove(id as usize);
+    /// What remains of it is what the request and those who repeat it know.
+    fn leg_over(&mut self, id: CallId, leg: Leg, outcome: Outcome) {
+        let Leg { request, client, server, begun, number, is_hedge, after } = leg;
+        if let Some(keyed) = &mut self.keyed {
+            keyed.end(server);
         }
-        let link = self.link(client, server);
-        if link.is_up() && !std::mem::replace(&mut link.is_watched, true) {
-            self.queue.push(self.now + USER_TIMEOUT, Event::GiveUp(client, server));
-        }
-    }
-
-    // Connections.
-
-    fn link(&mut self, client: ClientId, server: ServerId) -> &mut Link {
-        &mut self.clients[client as usize].links[server as usize]
-    }
-
-    pub(super) fn dial(&mut self, client: ClientId, server: ServerId) {
-        let now = self.now;
-        self.link(client, server).dials(now);
-        let time = self.after_one_way();
-        self.queue.push(time, Event::DialReach(client, server));
-    }
-
-    pub(super) fn dial_reach(&mut self, client: ClientId, id: ServerId) {
-        let server = self.fleet.server(id);
-        let (reach, ended) = (server.condition.reach, server.ended);
-        let (time, is_answered) = match reach {
-            Reach::Open | Reach::Refuses => (self.after_one_way(), reach == Reach::Open && !ended),
-            Reach::IgnoresDials | Reach::Silent => (self.link(client, id).dialled + DIAL_DEADLINE, false),
-        };
-        self.queue.push(time, Event::DialEnd(client, id, is_answered));
-    }
-
-    /// A server that stopped listening in the meantime has taken the connection with it.
-    pub(super) fn dial_end(&mut self, client: ClientId, server: ServerId, is_answered: bool) {
-        if is_answered && self.fleet.server(server).condition.reach == Reach::Open {
-            let waited = self.link(client, server).connected();
-            self.tell_connection(client, server);
-            for call in waited {
-                match self.calls[call as usize].has_ended {
-                    true => drop(self.calls.remove(call as usize)),
-                    false => self.send(call),
-                }
-            }
-            return;
-        }
-        let (waited, pause) = self.clients[client as usize].links[server as usize].failed(&mut self.dials);
-        self.tell_connection(client, server);
-        for call in waited {
-            self.unreachable(call);
-        }
-        if self.now + pause < self.config.length {
-            self.queue.push(self.now + pause, Event::Redial(client, server));
+        let request = &mut self.requests[request as usize];
+        let (latency, hedge_after) = (self.now - begun, request.hedge_after);
+        let attempt = Attempt { outcome, latency, number, is_hedge, after, hedge_after };
+        self.clients[client as usize].repeats.ended(self.now, attempt);
+        request.legs.iter_mut().filter(|leg| **leg == Some(id)).for_each(|leg| *leg = None);
+        if outcome != Outcome::Ok && !request.tried.contains(&server) {
+            request.tried.push(server);
         }
     }
 
-    /// A connection had a packet that was not answered for long.
-    pub(super) fn give_up(&mut self, client: ClientId, server: ServerId) {
-        self.link(client, server).is_watched = false;
-        if self.fleet.server(server).condition.reach == Reach::Silent && self.link(client, server).is_up() {
-            return self.disconnect(client, server);
+    /// An attempt of a request has ended like this. A failure waits for the other, if there is one.
+    fn go_on(&mut self, id: RequestId, outcome: Outcome) {
+        if outcome == Outcome::Ok {
+            self.give_up_legs(id, Outcome::Superseded);
+            self.finish_request(id, Outcome::Ok);
+        } else if self.requests[id as usize].legs == [None; 2] {
+            self.failed(id, outcome);
         }
-        self.fail_calls(client, server, |call| call.place == Place::Gone);
     }
 
-    /// The connections to a server are reset.
-    pub(super) fn reset(&mut self, server: ServerId) {
-        for client in 0..self.config.clients {
-            if self.link(client, server).is_up() {
-                self.disconnect(client, server);
+    fn give_up_legs(&mut self, id: RequestId, outcome: Outcome) {
+        for leg in self.requests[id as usize].legs.into_iter().flatten() {
+            self.end_leg(leg, outcome);
+            if self.config.stops_work && self.calls.contains(leg as usize) {
+                let serial = self.calls[leg as usize].serial;
+                let time = self.after_one_way();
+                self.queue.push(time, Event::Stop(leg, serial));
             }
         }
     }
 
-    fn disconnect(&mut self, client: ClientId, server: ServerId) {
-        self.link(client, server).lost();
-        self.tell_connection(client, server);
-        self.fail_calls(client, server, |call| call.place != Place::Waiting);
-        if self.clients[client as usize].strategy.keeps_connected() {
-            self.dial(client, server);
+    /// No attempt of a request is under way any more, and none went well.
+    fn failed(&mut self, id: RequestId, outcome: Outcome) {
+        let request = &mut self.requests[id as usize];
+        request.failed = Some(outcome);
+        let Request { client, serial, attempts, deadline, .. } = *request;
+        let Client { repeats, repeats_rng, .. } = &mut self.clients[client as usize];
+        let left = deadline.map(|deadline| deadline.saturating_sub(self.now));
+        match repeats.again(self.now, Failed { outcome, attempts, left }, repeats_rng) {
+            Some(pause) => self.queue.push(self.now + pause, Event::Again(id, serial)),
+            None => self.finish_request(id, outcome),
         }
     }
 
-    fn fail_calls(&mut self, client: ClientId, server: ServerId, is_lost: impl Fn(&Call) -> bool) {
-        let theirs = |call: &Call| call.client == client && call.server == server && !call.has_ended && is_lost(call);
-        let lost: Vec<_> = self.calls.iter().filter(|(_, call)| theirs(call)).map(|(id, _)| id as CallId).collect();
-        for call in lost {
-            self.end(call, Outcome::Failed);
+    fn finish_request(&mut self, id: RequestId, outcome: Outcome) {
+        let Request { born, span, parent, .. } = self.requests.remove(id as usize);
+        match parent {
+            None => self.record.end(self.config, born, span, self.now - born, outcome),
+            Some(call) => self.reply(call, if outcome == Outcome::Ok { Outcome::Ok } else { Outcome::Failed }),
         }
     }
+}
 
-    fn tell_connection(&mut self, client: ClientId, server: ServerId) {
-        let connection = self.link(client, server).connection();
-        self.clients[client as usize].strategy.connection(self.now, server, connection);
-        self.arm_wake(client);
+/// What is to be known of an attempt when it is over.
+struct Leg {
+    request: RequestId,
+    client: ClientId,
+    server: ServerId,
+    begun: u64,
+    number: u32,
+    is_hedge: bool,
+    after: Option<Outcome>,
+}
+
+impl Leg {
+    fn of(call: &Call) -> Self {
+        let Call { request, client, server, begun, number, is_hedge, after, .. } = *call;
+        Self { request, client, server, begun, number, is_hedge, after }
     }
 }

@@ -45,14 +45,40 @@ pub(crate) struct Restart {
     pub(crate) cold: (f64, u64),
 }
 
+/// Servers that stop now and then, each for itself, and do nothing for a while: neither work that was begun nor any other.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pauses {
+    pub(crate) length: u64,
+    /// From the end of one to the beginning of the next, exponentially distributed.
+    pub(crate) mean_gap: u64,
+}
+
+/// Calls are about something: the first of so many keys is asked for most, the k-th by k to the power of this less often.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Keys {
+    pub(crate) count: u32,
+    pub(crate) exponent: f64,
+    /// From then on one more key has this part of the calls.
+    pub(crate) hot: (u64, f64),
+    /// Keys that a server has at hand. The first server that is asked for a key has it.
+    pub(crate) cached: usize,
+    /// A call about any other takes so many times as long.
+    pub(crate) miss: f64,
+}
+
 /// A run.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
+    /// In each tier. Their ids count up through the tiers.
     pub(crate) servers: u32,
+    /// Servers of all tiers but the last call one of the next for every call that they have worked on, and answer with its
+    /// outcome; meanwhile the call has no slot. Their own work on it is drawn like anybody's.
+    pub(crate) tiers: u32,
     pub(crate) discipline: Discipline,
     pub(crate) demand: Dist,
     /// The mean of `demand`.
     pub(crate) mean_demand: f64,
+    /// Of the first tier.
     pub(crate) clients: u32,
     /// Calls per second of all clients together, from a time on.
     pub(crate) rates: Vec<(u64, f64)>,
@@ -67,9 +93,42 @@ pub(crate) struct Config {
     /// The figures of a fault are about the first; no server has two at a time.
     pub(crate) faults: Vec<Fault>,
     pub(crate) restart: Option<Restart>,
+    pub(crate) pauses: Option<Pauses>,
+    pub(crate) keys: Option<Keys>,
+    /// Servers with slots are told when their client has given up a call, and stop working on it. Otherwise they work on.
+    pub(crate) stops_work: bool,
+}
+
+/// A second in which nobody calls: what scenarios do not say.
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            servers: 1,
+            tiers: 1,
+            discipline: Discipline::Slots { slots: 1, queue: 0 },
+            demand: Dist::Normal { mean: MILLIS as f64, sd: 0.0 },
+            mean_demand: MILLIS as f64,
+            clients: 1,
+            rates: Vec::new(),
+            length: SECONDS,
+            deadline: None,
+            measured: vec![Span { from: 0, to: SECONDS }],
+            slow_ns: SECONDS,
+            faults: Vec::new(),
+            restart: None,
+            pauses: None,
+            keys: None,
+            stops_work: false,
+        }
+    }
 }
 
 impl Config {
+    /// Whether these servers have others to call.
+    pub(crate) fn has_next(&self, server: ServerId) -> bool {
+        self.tiers > 1 && server < (self.tiers - 1) * self.servers
+    }
+
     /// Calls per second of one client.
     pub(crate) fn rate(&self, now: u64) -> f64 {
         let of_all = self.rates.iter().rev().find(|(from, _)| *from <= now).map_or(0.0, |(_, rate)| *rate);
@@ -86,6 +145,11 @@ impl Config {
     pub(crate) fn capacity(&self) -> Option<f64> {
         let Discipline::Slots { slots, .. } = self.discipline else { return None };
         Some(self.healthy().count() as f64 * f64::from(slots) * SECONDS as f64 / self.mean_demand)
+    }
+
+    /// Of the first fault.
+    pub(crate) fn is_in_fault(&self, time: u64) -> bool {
+        self.faults.first().is_some_and(|fault| fault.span.contains(time))
     }
 
     pub(crate) fn span_of(&self, time: u64) -> Option<usize> {

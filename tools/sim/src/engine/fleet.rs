@@ -39,6 +39,8 @@ pub(crate) struct Condition {
     pub(crate) fixed_ns: Option<u64>,
     /// Calls fail: with what probability, after how long.
     pub(crate) fails: Option<(f64, u64)>,
+    /// Calls fail with this probability once all work on them is done.
+    pub(crate) fails_late: f64,
     pub(crate) cold: Option<Cold>,
     /// Everything takes so many times as long.
     pub(crate) slower: Option<f64>,
@@ -101,6 +103,9 @@ pub(crate) struct Server {
     /// Calls that are there or on the way.
     pub(crate) assigned: u32,
     pub(crate) recent: Recent,
+    /// All of its pauses together, the present one to its end, and that.
+    pub(crate) paused: u64,
+    pub(crate) pauses_until: u64,
     /// Known to discovery from here until there.
     pub(crate) joined: u64,
     pub(crate) left: u64,
@@ -111,7 +116,8 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) fn new(work: Work, condition: Condition, joined: u64) -> Self {
         let (recent, left) = (Recent::default(), u64::MAX);
-        Self { work, condition, in_flight: 0, assigned: 0, recent, joined, left, ended: false }
+        let (in_flight, assigned, paused, pauses_until, ended) = (0, 0, 0, 0, false);
+        Self { work, condition, in_flight, assigned, recent, paused, pauses_until, joined, left, ended }
     }
 }
 

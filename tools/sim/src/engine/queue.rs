@@ -5,6 +5,7 @@ use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 
 use super::call::{CallId, ClientId};
+use super::request::RequestId;
 use super::shared::Version;
 use crate::strategy::{LoadReport, Outcome, ServerId};
 
@@ -12,10 +13,18 @@ use crate::strategy::{LoadReport, Outcome, ServerId};
 pub(crate) enum Event {
     /// A client has a new call.
     Arrive(ClientId),
+    /// Of a request by its serial number: it is late, its pause is over, or it has taken too long.
+    Hedge(RequestId, u64),
+    Again(RequestId, u64),
+    Deadline(RequestId, u64),
     /// A call reaches its server.
     Reach(CallId),
     /// A server with slots is done with a call.
     Finish(CallId, Outcome),
+    /// The news that a call, by its serial number, is not wanted any more reaches its server.
+    Stop(CallId, u64),
+    /// A server pauses.
+    Pause(ServerId),
     /// A server that shares its cores may be done with a call.
     Turn(ServerId, Version),
     /// The answer is back at the client.

@@ -3,6 +3,8 @@
 use hdrhistogram::Histogram;
 
 use super::config::{Config, MILLIS, SECONDS};
+use super::keyed::Followed;
+use super::request::Request;
 use crate::strategy::{Outcome, ServerId};
 
 /// Picks are counted per bucket of this length.
@@ -60,6 +62,12 @@ pub(crate) struct Record {
     /// Calls that failed because a server that was replaced had gone.
     pub(crate) lost_in_drain: u64,
     pub(crate) probes: u64,
+    /// Attempts beside others.
+    pub(crate) hedges: u64,
+    /// By tier, of the calls that began while the fault lasted: how many there were, and how many attempts were made of them.
+    pub(crate) tiers: Vec<(u64, u64)>,
+    /// Where calls about the same went.
+    pub(crate) keyed: Option<Followed>,
     /// The largest part of the servers that a client kept away from at a time.
     pub(crate) most_ejected: f64,
     /// Of the whole run.
@@ -79,6 +87,9 @@ impl Record {
             after_fault: (0, 0),
             lost_in_drain: 0,
             probes: 0,
+            hedges: 0,
+            tiers: vec![(0, 0); config.tiers as usize],
+            keyed: None,
             most_ejected: 0.0,
             calls: 0,
             buckets,
@@ -90,13 +101,24 @@ impl Record {
         if self.picks.len() <= server {
             self.picks.resize(server + 1, vec![0; self.buckets]);
         }
-        self.picks[server][(now / BUCKET) as usize] += 1;
+        // Not after the last arrival: later attempts are of calls that are still under way.
+        if let Some(picks) = self.picks[server].get_mut((now / BUCKET) as usize) {
+            *picks += 1;
+        }
+    }
+
+    pub(crate) fn begun(&mut self, config: &Config, tier: u32, now: u64) {
+        self.tiers[tier as usize].0 += u64::from(config.is_in_fault(now));
+    }
+
+    pub(crate) fn attempt(&mut self, config: &Config, tier: u32, of: &Request) {
+        self.tiers[tier as usize].1 += u64::from(config.is_in_fault(of.born));
     }
 
     pub(crate) fn end(&mut self, config: &Config, born: u64, span: Option<usize>, latency: u64, outcome: Outcome) {
         self.calls += 1;
         let slow = latency > config.slow_ns;
-        if slow && config.faults.first().is_some_and(|fault| fault.span.contains(born)) {
+        if slow && config.is_in_fault(born) {
             self.slow_in_fault += 1;
         }
         if config.faults.first().is_some_and(|fault| born >= fault.span.to) {

@@ -1,11 +1,12 @@
 //! What the engine promises, seen by a strategy that writes down whatever it is told.
 
+mod attempts;
 mod reach;
 
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use super::config::{Config, Fault, MICROS, MILLIS, Restart, SECONDS, Span};
+use super::config::{Config, Fault, Keys, MICROS, MILLIS, Restart, SECONDS, Span};
 use super::fleet::{Condition, Discipline, Fleet};
 use super::record::Record;
 use super::run;
@@ -102,8 +103,7 @@ fn config() -> Config {
         deadline: None,
         measured: vec![Span { from: 0, to: SECONDS }],
         slow_ns: 10 * MILLIS,
-        faults: Vec::new(),
-        restart: None,
+        ..Config::default()
     }
 }
 
@@ -130,7 +130,8 @@ fn ended(told: &[Told]) -> Vec<(u64, Outcome, Option<LoadReport>)> {
 
 #[test]
 fn a_seed_gives_the_same_run_again_and_another_seed_another_one() {
-    let config = Config { clients: 3, rates: vec![(0, 500.0)], ..config() };
+    let keys = Some(Keys { count: 100, exponent: 1.0, hot: (0, 0.1), cached: 10, miss: 2.0 });
+    let config = Config { clients: 3, rates: vec![(0, 500.0)], keys, ..config() };
     for strategy in strategies::ALL {
         let run = |seed| Run::new(&config, &run(&config, seed, strategy.make));
         assert_eq!(run(1), run(1), "{}", strategy.name);

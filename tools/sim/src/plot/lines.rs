@@ -1,6 +1,7 @@
 //! Lines over numbers, one panel beside the other, each line named at its end.
 
 use super::{Anchor, Canvas, FAINT, RULE, colour};
+use crate::figures::NINES;
 use crate::results::CaseResults;
 use crate::strategies::{ORACLE, TOWLINE};
 
@@ -9,6 +10,12 @@ pub(crate) struct Axes {
     pub(crate) y: &'static str,
     /// Upwards; else from zero.
     pub(crate) logarithmic: bool,
+}
+
+impl Axes {
+    /// Of [`Panel::by_nines`].
+    pub(crate) const BY_NINES: Self =
+        Self { x: "powers of ten: of so many calls one takes longer", y: "latency, ms", logarithmic: true };
 }
 
 /// A chart of its own, with a scale of its own.
@@ -26,6 +33,15 @@ impl Panel {
             (strategy, points.map(|(share, at)| (f64::from(at) + 0.5, share)).collect())
         };
         Self { title: case.case.name.clone(), lines: strategies.iter().copied().filter(run).map(line).collect() }
+    }
+
+    /// The latencies of these strategies.
+    pub(crate) fn by_nines(case: &CaseResults, strategies: &[&'static str]) -> Self {
+        let Self { title, lines } = Self::of_curves(case, strategies);
+        let line = |(strategy, points): (&'static str, Vec<(f64, f64)>)| {
+            (strategy, NINES.zip(points).map(|(nines, (_, ms))| (f64::from(nines) / 4.0, ms)).collect())
+        };
+        Self { title, lines: lines.into_iter().map(line).collect() }
     }
 }
 

@@ -83,6 +83,14 @@ fn colour(strategy: &str) -> &'static str {
         "grpc-a50" => "#0a7d91",
         "finagle" => "#5e3fbe",
         "linkerd" => "#57606a",
+        "towline+hedge" | "towline-rendezvous" => "#0969da",
+        "towline-budget" | "towline-maglev" => "#218bff",
+        "no-budget" | "ring-1024" => "#cf222e",
+        "finagle-budget" | "finagle+backup" => "#5e3fbe",
+        "grpc-throttle" | "grpc-10" => "#0a7d91",
+        "aws-standard" | "haproxy-125" | "first-half" => "#bf3989",
+        "tower-tps-budget" | "envoy-125" => "#bc4c00",
+        "p2c+hedge" | "rendezvous" => "#2da44e",
         _ => "#8c959f",
     }
 }

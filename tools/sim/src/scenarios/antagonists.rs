@@ -68,8 +68,7 @@ fn config() -> Config {
         deadline: Some(DEADLINE_S * SECONDS),
         measured: rungs().map(|(from, _)| Span::seconds(from + SETTLE_S, from + RUNG_S)).collect(),
         slow_ns: (SLOW_MS * MILLIS as f64) as u64,
-        faults: Vec::new(),
-        restart: None,
+        ..Config::default()
     }
 }
 

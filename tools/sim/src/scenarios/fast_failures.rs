@@ -45,7 +45,7 @@ const RATE: f64 = 2_000.0;
 const SERVICE_MS: (f64, f64) = (50.0, 0.5);
 const FAIL_MS: u64 = 1;
 const LENGTH_S: u64 = 70;
-const FAULT_S: (u64, u64) = (20, 50);
+pub(super) const FAULT_S: (u64, u64) = (20, 50);
 /// Percentage points above the floor.
 const MARGIN: f64 = 0.2;
 /// Percent.
@@ -59,7 +59,7 @@ pub(super) fn fails(part: f64) -> Condition {
     Condition { fails: Some((part, FAIL_MS * MILLIS)), ..Condition::default() }
 }
 
-fn refuses() -> Condition {
+pub(super) fn refuses() -> Condition {
     Condition { reach: Reach::Refuses, ..Condition::default() }
 }
 
@@ -78,7 +78,7 @@ pub(super) fn config(bad: u32, condition: Condition) -> Config {
         measured: vec![Span::seconds(0, LENGTH_S)],
         slow_ns: (3.0 * healthy_p50) as u64,
         faults: vec![Fault { servers: (0..bad).collect(), span: Span::seconds(FAULT_S.0, FAULT_S.1), condition }],
-        restart: None,
+        ..Config::default()
     }
 }
 

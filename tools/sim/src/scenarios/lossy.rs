@@ -74,7 +74,7 @@ fn config(service_ms: f64, faults: Vec<Fault>) -> Config {
         measured: vec![Span::seconds(FAULT_S.0, FAULT_S.1)],
         slow_ns: (3.0 * healthy_p50) as u64,
         faults,
-        restart: None,
+        ..Config::default()
     }
 }
 

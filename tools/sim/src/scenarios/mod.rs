@@ -1,26 +1,38 @@
 //! What is simulated: each scenario says who runs, what is shown and what is promised.
 
 mod antagonists;
+mod disruption;
 mod fast_failures;
 mod fidelity;
+mod hot_key;
 mod lossy;
+mod pauses;
 mod restart;
+mod retries;
 mod slow_server;
+mod stampede;
+mod storm;
 mod subsetting;
 mod zones;
 
 use crate::engine::config::Config;
 use crate::goals::Goal;
 use crate::results::Results;
-use crate::subsets;
 use crate::table::Table;
+use crate::{lives, subsets, tables};
 
 /// What the strategies of a case have to deal with.
 pub(crate) enum World {
     /// Some servers, and the same calls for each strategy, in the engine.
     Calls(Box<Config>),
+    /// The same, where calls may be sent more than once; its strategies are those of `stacks`.
+    Stacks(Box<Config>),
     /// Clients and servers that are connected, without calls; its strategies are those of `subsets`.
     Subsets(subsets::Config),
+    /// Servers that hashes belong to, without calls; its strategies are those of `tables`.
+    Tables(tables::Config),
+    /// Connections that come to their end, without calls; its strategies are those of `lives`.
+    Lives(lives::Config),
 }
 
 pub(crate) struct Case {
@@ -44,20 +56,29 @@ pub(crate) struct Scenario {
     pub(crate) picture: Option<fn(&Results) -> String>,
 }
 
-pub(crate) static ALL: [Scenario; 8] = [
+pub(crate) static ALL: [Scenario; 14] = [
     fidelity::SCENARIO,
     slow_server::SCENARIO,
     fast_failures::SCENARIO,
+    retries::SCENARIO,
+    pauses::SCENARIO,
     antagonists::SCENARIO,
     restart::SCENARIO,
     lossy::SCENARIO,
     zones::SCENARIO,
+    hot_key::SCENARIO,
     subsetting::SCENARIO,
+    storm::SCENARIO,
+    disruption::SCENARIO,
+    stampede::SCENARIO,
 ];
 
-/// Pages with sections: how we balance, and how we keep away from who does badly.
+/// Pages with sections: how we balance, how we keep away from who does badly, and what we do about calls that fail or are late.
 const BALANCE: &str = "balance.md";
 const OUTLIERS: &str = "outliers.md";
+const RETRY: &str = "retry.md";
+const STICKY: &str = "sticky.md";
+const POOL: &str = "pool.md";
 
 /// Everybody but the yardsticks and those who eject.
 const CONTESTANTS: &[&str] = &[

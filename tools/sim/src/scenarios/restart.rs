@@ -60,13 +60,13 @@ fn config(length: u64, restart: bool) -> Config {
         deadline: None,
         measured: vec![Span::seconds(WARM_UP_S, length)],
         slow_ns: (3.0 * healthy_p50) as u64,
-        faults: Vec::new(),
         restart: restart.then_some(Restart {
             every: EVERY_S * SECONDS,
             span: Span::seconds(WARM_UP_S, length),
             drain: DRAIN_S * SECONDS,
             cold: COLD,
         }),
+        ..Config::default()
     }
 }
 

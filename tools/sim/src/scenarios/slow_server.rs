@@ -60,7 +60,7 @@ pub(super) fn config() -> Config {
             span: Span::seconds(FAULT_S.0, FAULT_S.1),
             condition: Condition { fixed_ns: Some(SLOW_MS * MILLIS), ..Condition::default() },
         }],
-        restart: None,
+        ..Config::default()
     }
 }
 

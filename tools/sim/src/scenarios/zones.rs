@@ -84,7 +84,7 @@ fn config(fault: &str, load: f64) -> Config {
         measured: vec![Span::seconds(FAULT_S.0 + 1, FAULT_S.1)],
         slow_ns: (3.0 * healthy_p50) as u64,
         faults: vec![Fault { servers: (0..ZONE).collect(), span, condition: condition(fault) }],
-        restart: None,
+        ..Config::default()
     }
 }
 

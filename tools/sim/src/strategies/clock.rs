@@ -8,14 +8,14 @@ use tokio::runtime::{Builder, EnterGuard, Runtime};
 use tokio::time::{Instant, advance};
 
 /// A runtime of its own whose clock is paused and pushed on. Nothing ever runs in it.
-pub(super) struct Clock {
+pub(crate) struct Clock {
     runtime: Runtime,
     start: Instant,
     now: u64,
 }
 
 impl Clock {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let runtime = Builder::new_current_thread().enable_time().start_paused(true).build();
         let runtime = runtime.expect("a runtime without I/O needs nothing");
         let start = {
@@ -28,7 +28,7 @@ impl Clock {
     /// As long as the guard lives, it is `now` for tokio.
     ///
     /// The first poll of `advance` moves the clock. What it waits for then is other tasks, and there are none.
-    pub(super) fn enter(&mut self, now: u64) -> EnterGuard<'_> {
+    pub(crate) fn enter(&mut self, now: u64) -> EnterGuard<'_> {
         let guard = self.runtime.enter();
         if now > self.now {
             let mut advance = std::pin::pin!(advance(Duration::from_nanos(now - self.now)));

@@ -2,7 +2,8 @@
 //! out, and its goals are missed.
 
 mod blind;
-mod clock;
+pub(crate) mod clock;
+mod hashed;
 mod least;
 mod oracle;
 mod peers;
@@ -29,6 +30,9 @@ pub(crate) const TOWLINE_HOT_COLD: &str = "towline-hot-cold";
 pub(crate) const TOWLINE_ADAPTIVE: &str = "towline-adaptive";
 /// Ours, without ejection.
 pub(crate) const TOWLINE_NO_EJECTION: &str = "towline-no-ejection";
+/// Ours, for sessions.
+pub(crate) const TOWLINE_RENDEZVOUS: &str = "towline-rendezvous";
+pub(crate) const TOWLINE_MAGLEV: &str = "towline-maglev";
 /// The bound that regret is against.
 pub(crate) const ORACLE: &str = "oracle";
 
@@ -51,6 +55,13 @@ pub(crate) const ALL: &[Named] = &[
     Named { name: "grpc-a50", make: |rng| Box::new(peers::a50::Grpc::new(rng)) },
     Named { name: "finagle", make: |rng| Box::new(peers::finagle::Finagle::new(rng)) },
     Named { name: "linkerd", make: |rng| Box::new(peers::linkerd::Linkerd::new(rng)) },
+    Named { name: TOWLINE_RENDEZVOUS, make: towline::rendezvous },
+    Named { name: TOWLINE_MAGLEV, make: towline::maglev },
+    Named { name: "ring-1024", make: |rng| Box::new(hashed::Hashed::ring(rng)) },
+    Named { name: "maglev", make: |rng| Box::new(hashed::Hashed::maglev(rng)) },
+    Named { name: "rendezvous", make: |rng| Box::new(hashed::Hashed::rendezvous(rng)) },
+    Named { name: "haproxy-125", make: |rng| Box::new(hashed::Hashed::haproxy(rng)) },
+    Named { name: "envoy-125", make: |rng| Box::new(hashed::Hashed::envoy(rng)) },
     Named { name: ORACLE, make: |_| Box::new(oracle::Oracle::default()) },
     Named { name: "p2c-perfect", make: |_| Box::new(yardstick::Yardstick::perfect()) },
     Named { name: "p2c-error-blind", make: |_| Box::new(yardstick::Yardstick::error_blind()) },

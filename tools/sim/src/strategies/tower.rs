@@ -95,7 +95,7 @@ where
         let ended = match outcome {
             Outcome::Ok => Ok(()),
             Outcome::Failed | Outcome::Unreachable => Err("failed".into()),
-            Outcome::Cut => return,
+            Outcome::Cut | Outcome::Superseded => return,
         };
         answer.send(ended).expect("the future waits for it");
         let polled = future.as_mut().poll(&mut Context::from_waker(Waker::noop()));

@@ -8,16 +8,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use slab::Slab;
-use towline_balance::core::{Clock, Detector, Flight, LENDERS, Levels, PERIOD, Set, Settings, Snapshot, Sweep, weigh};
+use towline_balance::core::{
+    Clock, Detector, Flight, LENDERS, Levels, Node, PERIOD, Set, Settings, Snapshot, Stats, Sweep, weigh,
+};
 use towline_balance::{Circuit, HotCold, LoadMetric, Outliers, P2c, SlowStart};
 use towline_core::{
-    CallContext, Endpoint, Error, Lend, LoadReport as Reported, Outcome as Classified, Pick as Picks, Policy, Room,
-    Target, Tried,
+    CallContext, Endpoint, EndpointId, Error, Lend, LoadReport as Reported, Outcome as Classified, Pick as Picks,
+    Policy, Room, SessionKey, Target, Tried, View,
 };
+use towline_sticky::{Maglev, Rendezvous};
 
 use crate::chance::Rng;
 use crate::engine::fleet::Fleet;
-use crate::strategy::{Change, Connection, LoadReport, Outcome, Pick, ServerId, Strategy, Token};
+use crate::strategy::{Change, Connection, Key, LoadReport, Outcome, Pick, ServerId, Strategy, Token, Wanted};
+use crate::tables::Unloaded;
 
 /// As it is without settings.
 pub(super) fn default(rng: Rng) -> Box<dyn Strategy> {
@@ -54,6 +58,16 @@ struct Options {
     reads_reports: bool,
 }
 
+/// Sessions by a table.
+pub(super) fn maglev(rng: Rng) -> Box<dyn Strategy> {
+    Box::new(Towline::new(Maglev::new(), Options::default(), rng))
+}
+
+/// Sessions by the highest score.
+pub(super) fn rendezvous(rng: Rng) -> Box<dyn Strategy> {
+    Box::new(Towline::new(Rendezvous::new(), Options::default(), rng))
+}
+
 struct Towline<P: Policy> {
     policy: P,
     levels: Arc<Levels>,
@@ -62,6 +76,7 @@ struct Towline<P: Policy> {
     /// By server.
     pools: Vec<Pool>,
     rng: towline_core::Rng,
+    salt: u64,
     flights: Slab<Flight>,
     sweep: Sweep,
     detector: Detector,
@@ -76,9 +91,10 @@ where
 {
     fn new(mut policy: P, options: Options, mut rng: Rng) -> Self {
         let Options { metric, circuit, outliers, reads_reports } = options;
-        let mut rng = towline_core::Rng::with_seed(rng.u64(..));
+        let (mut rng, salt) = (towline_core::Rng::with_seed(rng.u64(..)), rng.u64(..));
         let detector = Detector::new(outliers, SlowStart::default(), rng.fork());
-        let settings = Settings { metric, circuit, is_watched: detector.is_on(), ..Settings::default() };
+        let (is_watched, load_bound) = (detector.is_on(), policy.load_bound());
+        let settings = Settings { metric, circuit, is_watched, load_bound, ..Settings::default() };
         let levels = Levels::new(settings, Clock::Manual(AtomicU64::new(0)));
         let set = Set::default();
         let snapshot = Snapshot::new(levels.clone(), Vec::new(), Vec::new(), &mut policy, None);
@@ -89,6 +105,7 @@ where
             snapshot,
             pools: Vec::new(),
             rng,
+            salt,
             flights: Slab::new(),
             sweep: Sweep::default(),
             detector,
@@ -97,13 +114,29 @@ where
         }
     }
 
+    /// What the library calls these servers, as far as they are there.
+    fn ids(&self, servers: &[ServerId]) -> impl Iterator<Item = EndpointId> {
+        let node = |server: &ServerId| {
+            let key = endpoint(*server);
+            self.snapshot.nodes().iter().find(move |node| node.stats().key() == key.key())
+        };
+        servers.iter().filter_map(node).map(Node::id)
+    }
+
+    /// A call of a session: one for each key, others under every seed.
+    fn about(&self, key: Key) -> CallContext {
+        let mut context = CallContext::default();
+        context.set_session(Some(SessionKey::new([self.salt, u64::from(key)].map(u64::to_le_bytes).as_flattened())));
+        context
+    }
+
     fn at(&self, now: u64) {
         self.levels.clock().set(now);
     }
 
-    fn begin(&mut self, now: u64, refused: Option<&Tried>) -> Option<Pick> {
+    fn begin(&mut self, now: u64, context: Option<&CallContext>, refused: Option<&Tried>) -> Option<Pick> {
         self.at(now);
-        let choice = self.snapshot.pick(&(), None, refused, &mut self.rng, now).ok()?;
+        let choice = self.snapshot.pick(&(), context, refused, &mut self.rng, now).ok()?;
         if self.sweep_at.is_none() {
             self.sweep_at = Some(now + PERIOD.as_nanos() as u64);
         }
@@ -111,9 +144,14 @@ where
         // Connections have room here, so one is asked at a time.
         self.snapshot.leave(choice, flight.is_some().then_some(choice.index), now);
         let flight = flight?;
-        let server = flight.stats().key().as_str().parse().expect("keys are ids");
+        let server = id(flight.stats());
+        self.snapshot.taken(&(), context, choice, now);
         Some(Pick { server, token: self.flights.insert(flight) as Token })
     }
+}
+
+fn id(stats: &Stats) -> ServerId {
+    stats.key().as_str().parse().expect("keys are ids")
 }
 
 /// What the balancer sees of the simulator's pool of connections to a server.
@@ -157,7 +195,26 @@ where
     P::Picker: Picks<()>,
 {
     fn pick(&mut self, now: u64, _: &mut Rng, _: &Fleet) -> Option<Pick> {
-        self.begin(now, None)
+        self.begin(now, None, None)
+    }
+
+    fn pick_for(&mut self, now: u64, wanted: Wanted<'_>, _: &mut Rng, _: &Fleet) -> Option<Pick> {
+        if wanted.key.is_none() && wanted.tried.is_empty() {
+            return self.begin(now, None, None);
+        }
+        let mut context = wanted.key.map(|key| self.about(key)).unwrap_or_default();
+        self.ids(wanted.tried).for_each(|id| context.tried_mut().add(id));
+        self.begin(now, Some(&context), None)
+    }
+
+    fn places(&mut self, key: Key) -> Option<[ServerId; 2]> {
+        let context = self.about(key);
+        let view = View::new(self.snapshot.members(), &Unloaded);
+        let mut order = self.snapshot.picker().order(&(), Some(&context), view, &mut self.rng);
+        let home = order.next()?;
+        let second = order.find(|index| *index != home).unwrap_or(home);
+        let server = |index: usize| id(self.snapshot.nodes()[index].stats());
+        Some([server(home), server(second)])
     }
 
     fn another(&mut self, now: u64, _: &mut Rng, _: &Fleet, asked: &[ServerId]) -> Option<Pick> {
@@ -165,12 +222,8 @@ where
             return None;
         }
         let mut refused = Tried::default();
-        for server in asked {
-            let key = endpoint(*server);
-            let node = self.snapshot.nodes().iter().find(|node| node.stats().key() == key.key());
-            node.into_iter().for_each(|node| refused.add(node.id()));
-        }
-        self.begin(now, Some(&refused))
+        self.ids(asked).for_each(|id| refused.add(id));
+        self.begin(now, None, Some(&refused))
     }
 
     fn end(&mut self, token: Token, now: u64, outcome: Outcome, report: Option<LoadReport>) {
@@ -183,7 +236,7 @@ where
             Outcome::Ok => flight.end(Classified::Success),
             Outcome::Failed => flight.end(Classified::Failure),
             Outcome::Unreachable => flight.unreachable(),
-            Outcome::Cut => drop(flight),
+            Outcome::Cut | Outcome::Superseded => drop(flight),
         }
     }
 

@@ -14,7 +14,8 @@ pub(super) mod linkerd;
 
 use crate::strategy::Outcome;
 
-/// To all of them a call that could not be sent, or that took too long, has failed.
+/// To all of them a call that could not be sent, or that took too long, has failed. One that was overtaken by another attempt
+/// has not.
 fn is_good(outcome: Outcome) -> bool {
-    outcome == Outcome::Ok
+    matches!(outcome, Outcome::Ok | Outcome::Superseded)
 }

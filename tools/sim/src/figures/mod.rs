@@ -1,185 +1,23 @@
 //! What a run comes to, and what several seeds do.
 
+mod metric;
+
+pub(crate) use self::metric::Metric;
 use crate::engine::config::{Config, MILLIS, SECONDS};
+use crate::engine::keyed::Followed;
 use crate::engine::record::{BUCKET, Record, SpanRecord};
 use crate::strategy::ServerId;
 
-/// A figure of a run, or of one of its spans.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Metric {
-    /// Latencies in milliseconds, of calls that were answered well or were cut, which count as the deadline.
-    P50,
-    P99,
-    P999,
-    /// Calls that were answered well, of all: percent.
-    Success,
-    /// The same of the calls that came after the fault.
-    SuccessAfter,
-    /// Calls that were not: a number.
-    Errors,
-    /// Slow calls, of all: percent, and a number of those that arrived in the fault.
-    Slow,
-    SlowInFault,
-    /// Calls that went to a bad server, of all in the fault: percent.
-    BadHit,
-    /// The same over the fair share, once the fault has lasted a while.
-    SteadyShare,
-    /// The most calls that a server had in a second, over the mean of all: the worst second. Of subsets, the most connections:
-    /// the worst moment.
-    MaxMean,
-    /// The most calls that a healthy server had while the fault lasted, over the mean of the healthy: over the whole
-    /// fault, because in a second chance alone makes more of a difference than it may.
-    HealthyMaxMean,
-    /// Seconds from the beginning of the fault until the bad servers have less than a tenth of their fair share, and from
-    /// its end until they have more than 80 % of it, over a second.
-    Detect,
-    Recover,
-    /// The largest share of a new server in any of its first ten seconds, over the fair one; the same of all who were bad,
-    /// together, in any of the first ten seconds after the fault.
-    Overshoot,
-    /// Good answers in the fault, from its second second on, over what the healthy servers can do: percent.
-    Goodput,
-    /// The largest part of the servers that a client kept away from because they did badly: percent.
-    Ejected,
-    /// Servers that were asked, per call.
-    Attempts,
-    /// Calls that failed because their server had been replaced.
-    LostInDrain,
-    /// Requests in flight on a server.
-    InFlight99,
-    /// Probes per call.
-    Overhead,
-    /// p99.9 over the oracle's.
-    Regret,
-    /// Connections of a client.
-    PerClient,
-    /// Changes after which a server has more connections than it may: percent.
-    OverLimit,
-    /// Servers without a connection: the worst moment.
-    AtZero,
-    /// Connections that a client opens because of one change: the mean, and the most.
-    Swaps,
-    MostSwaps,
-}
-
-impl Metric {
-    pub(crate) const ALL: [Self; 27] = [
-        Self::P50,
-        Self::P99,
-        Self::P999,
-        Self::Success,
-        Self::SuccessAfter,
-        Self::Errors,
-        Self::Slow,
-        Self::SlowInFault,
-        Self::BadHit,
-        Self::SteadyShare,
-        Self::MaxMean,
-        Self::HealthyMaxMean,
-        Self::Detect,
-        Self::Recover,
-        Self::Overshoot,
-        Self::Goodput,
-        Self::Ejected,
-        Self::Attempts,
-        Self::LostInDrain,
-        Self::InFlight99,
-        Self::Overhead,
-        Self::Regret,
-        Self::PerClient,
-        Self::OverLimit,
-        Self::AtZero,
-        Self::Swaps,
-        Self::MostSwaps,
-    ];
-
-    /// In lines of JSON.
-    pub(crate) fn key(self) -> &'static str {
-        match self {
-            Self::P50 => "p50_ms",
-            Self::P99 => "p99_ms",
-            Self::P999 => "p999_ms",
-            Self::Success => "success_percent",
-            Self::SuccessAfter => "success_after_percent",
-            Self::Errors => "errors",
-            Self::Slow => "slow_percent",
-            Self::SlowInFault => "slow_in_fault",
-            Self::BadHit => "bad_hit_percent",
-            Self::SteadyShare => "steady_share",
-            Self::MaxMean => "max_mean",
-            Self::HealthyMaxMean => "healthy_max_mean",
-            Self::Detect => "t_detect_s",
-            Self::Recover => "t_recover_s",
-            Self::Overshoot => "overshoot",
-            Self::Goodput => "goodput_percent",
-            Self::Ejected => "ejected_percent",
-            Self::Attempts => "attempts_per_call",
-            Self::LostInDrain => "lost_in_drain",
-            Self::InFlight99 => "in_flight_p99",
-            Self::Overhead => "probes_per_call",
-            Self::Regret => "regret",
-            Self::PerClient => "connections_per_client",
-            Self::OverLimit => "over_limit_percent",
-            Self::AtZero => "at_zero",
-            Self::Swaps => "swaps",
-            Self::MostSwaps => "most_swaps",
-        }
-    }
-
-    /// At the head of a column.
-    pub(crate) fn title(self) -> &'static str {
-        match self {
-            Self::P50 => "p50 ms",
-            Self::P99 => "p99 ms",
-            Self::P999 => "p99.9 ms",
-            Self::Success => "success %",
-            Self::SuccessAfter => "success % after",
-            Self::Errors => "errors",
-            Self::Slow => "slow %",
-            Self::SlowInFault => "slow in fault",
-            Self::BadHit => "bad-hit %",
-            Self::SteadyShare => "share of fair",
-            Self::MaxMean => "max/mean",
-            Self::HealthyMaxMean => "max/mean healthy",
-            Self::Detect => "T_detect s",
-            Self::Recover => "T_recover s",
-            Self::Overshoot => "overshoot",
-            Self::Goodput => "goodput %",
-            Self::Ejected => "ejected %",
-            Self::Attempts => "attempts/call",
-            Self::LostInDrain => "failed in drain",
-            Self::InFlight99 => "in flight p99",
-            Self::Overhead => "probes/call",
-            Self::Regret => "regret",
-            Self::PerClient => "per client",
-            Self::OverLimit => "over limit %",
-            Self::AtZero => "at zero",
-            Self::Swaps => "swaps",
-            Self::MostSwaps => "most swaps",
-        }
-    }
-
-    pub(crate) fn show(self, value: f64) -> String {
-        let digits = match self {
-            Self::P50 | Self::P99 | Self::P999 | Self::SlowInFault | Self::Detect | Self::Recover => 1,
-            Self::Errors | Self::LostInDrain | Self::InFlight99 | Self::Goodput | Self::Ejected => 1,
-            Self::PerClient | Self::OverLimit | Self::AtZero | Self::MostSwaps => 1,
-            Self::MaxMean | Self::HealthyMaxMean | Self::Overshoot | Self::Regret | Self::Overhead => 2,
-            Self::BadHit => 2,
-            Self::Success | Self::SuccessAfter | Self::Slow | Self::Attempts | Self::Swaps => 3,
-            Self::SteadyShare => 4,
-        };
-        if value.is_infinite() { "never".to_owned() } else { format!("{value:.digits$}") }
-    }
-
-    pub(crate) fn larger_is_better(self) -> bool {
-        matches!(self, Self::Success | Self::SuccessAfter | Self::Goodput)
-    }
-}
-
 /// A figure per metric, where there is one.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Figures([Option<f64>; Metric::ALL.len()]);
+
+// By hand: the standard library has it for arrays of up to 32.
+impl Default for Figures {
+    fn default() -> Self {
+        Self([None; Metric::ALL.len()])
+    }
+}
 
 impl Figures {
     pub(crate) fn get(&self, metric: Metric) -> Option<f64> {
@@ -212,7 +50,8 @@ pub(crate) struct Run {
     pub(crate) whole: Figures,
     pub(crate) spans: Vec<Figures>,
     /// For the picture, per second: the share of the bad servers over their fair one; good answers over what the healthy
-    /// servers can do, where there is a deadline; or the share of a new server by its age.
+    /// servers can do, where there is a deadline; or the share of a new server by its age. Without faults, latencies in
+    /// milliseconds by [`NINES`].
     pub(crate) curve: Vec<f64>,
 }
 
@@ -222,6 +61,11 @@ const SECOND: usize = (SECONDS / BUCKET) as usize;
 const SETTLED: u64 = 10 * SECONDS;
 /// How long a new server is watched for overshoot, and for the picture.
 const YOUNG: usize = 10 * SECOND;
+/// What good answers are compared with: those of so long before the fault.
+const BEFORE: usize = 5 * SECOND;
+/// Quarters of a power of ten: of so many calls one takes longer, down to one in ten thousand.
+pub(crate) const NINES: std::ops::RangeInclusive<u32> = 1..=16;
+const TIERS: [Metric; 3] = [Metric::FirstTier, Metric::SecondTier, Metric::ThirdTier];
 const GROWING: usize = 45 * SECOND;
 
 impl Run {
@@ -235,7 +79,9 @@ impl Run {
         whole.set(Metric::Attempts, shares.all(from..to) / record.calls.max(1) as f64);
         whole.set(Metric::Ejected, 100.0 * record.most_ejected);
         whole.set(Metric::MaxMean, shares.max_mean(config));
-        whole.set(Metric::Overhead, record.probes as f64 / record.calls.max(1) as f64);
+        let per_call = |count: u64| count as f64 / record.calls.max(1) as f64;
+        whole.set(Metric::Overhead, per_call(record.probes));
+        whole.set(Metric::Hedges, 100.0 * per_call(record.hedges));
         let mut curve = Vec::new();
         if let Some(fault) = config.faults.first() {
             let bad: Vec<_> = fault.servers.iter().map(|server| *server as usize).collect();
@@ -249,24 +95,32 @@ impl Run {
             whole.set(Metric::SlowInFault, record.slow_in_fault as f64);
             whole.set(Metric::BadHit, 100.0 * share(from..to));
             whole.set(Metric::SteadyShare, share(from + (SETTLED / BUCKET) as usize..to) / fair);
-            let since = |begin: usize, end: usize, is: &dyn Fn(f64) -> bool| {
-                let mut windows = begin..=end - SECOND;
-                let found = windows.find(|at| is(share(*at..at + SECOND)));
-                found.map_or(f64::INFINITY, |at| (at - begin) as f64 / SECOND as f64)
-            };
-            whole.set(Metric::Detect, since(from, to, &|share| share < 0.1 * fair));
-            whole.set(Metric::Recover, since(to, end, &|share| share > 0.8 * fair));
+            let share_at = |at: usize| share(at..at + SECOND);
+            whole.set(Metric::Detect, since_when(from, to, &|at| share_at(at) < 0.1 * fair));
+            whole.set(Metric::Recover, since_when(to, end, &|at| share_at(at) > 0.8 * fair));
             let young = (to..=end - SECOND).take(YOUNG - SECOND + 1);
             whole.set(Metric::Overshoot, young.map(|at| share(at..at + SECOND)).fold(0.0, f64::max) / fair);
             curve = (0..end / SECOND).map(|at| share(at * SECOND..(at + 1) * SECOND) / fair).collect();
-            if let Some(capacity) = config.capacity().filter(|_| config.deadline.is_some()) {
-                let good = |window: std::ops::Range<usize>| {
-                    let seconds = window.len() as f64 / SECOND as f64;
-                    f64::from(record.good[window].iter().sum::<u32>()) / seconds / capacity
-                };
-                whole.set(Metric::Goodput, 100.0 * good(from + SECOND..to));
-                curve = (0..end / SECOND).map(|at| good(at * SECOND..(at + 1) * SECOND)).collect();
+            for (metric, (calls, attempts)) in TIERS.into_iter().zip(&record.tiers) {
+                whole.set(metric, *attempts as f64 / (*calls).max(1) as f64);
             }
+            let good = |window: std::ops::Range<usize>| {
+                let seconds = window.len() as f64 / SECOND as f64;
+                f64::from(record.good[window].iter().sum::<u32>()) / seconds
+            };
+            let before = good(from.saturating_sub(BEFORE)..from);
+            whole.set(Metric::GoodAgain, since_when(to, end, &|at| good(at..at + SECOND) >= 0.95 * before));
+            if let Some(capacity) = config.capacity().filter(|_| config.deadline.is_some()) {
+                whole.set(Metric::Goodput, 100.0 * good(from + SECOND..to) / capacity);
+                curve = (0..end / SECOND).map(|at| good(at * SECOND..(at + 1) * SECOND) / capacity).collect();
+            }
+        }
+        if let Some(followed) = &record.keyed {
+            follow(&mut whole, followed);
+        }
+        if config.faults.is_empty() {
+            let at = |nines| all.latencies.value_at_quantile(1.0 - 10f64.powf(-f64::from(nines) / 4.0));
+            curve = NINES.map(|nines| at(nines).min(all.longest) as f64 / MILLIS as f64).collect();
         }
         if config.restart.is_some() {
             whole.set(Metric::LostInDrain, record.lost_in_drain as f64);
@@ -274,6 +128,31 @@ impl Run {
             curve = shares.growth(config);
         }
         Self { whole, spans: record.spans.iter().map(Figures::of_span).collect(), curve }
+    }
+}
+
+/// Seconds from `begin` until the first second of which this holds.
+fn since_when(begin: usize, end: usize, holds: &dyn Fn(usize) -> bool) -> f64 {
+    let found = (begin..=end - SECOND).find(|at| holds(*at));
+    found.map_or(f64::INFINITY, |at| (at - begin) as f64 / SECOND as f64)
+}
+
+/// Where calls about the same went.
+fn follow(figures: &mut Figures, followed: &Followed) {
+    let percent = |part: u64, of: u64| (of > 0).then(|| 100.0 * part as f64 / of as f64);
+    let hot: u64 = followed.hot.iter().sum();
+    let hot_servers = followed.hot.iter().filter(|calls| **calls * 100 >= hot).count();
+    for (metric, figure) in [
+        (Metric::OverBound, Some(followed.over as f64)),
+        (Metric::MaxMean, Some(followed.max_mean)),
+        (Metric::Filling, percent(followed.filling, followed.overflow)),
+        (Metric::Affinity, percent(followed.at_home, followed.cool)),
+        (Metric::AtMost, percent(followed.at_home_at_most(), followed.cool)),
+        (Metric::SameSecond, percent(followed.to_second, followed.again)),
+        (Metric::HotServers, Some(hot_servers as f64)),
+        (Metric::Missed, percent(followed.missed, followed.looked_up)),
+    ] {
+        figure.into_iter().for_each(|figure| figures.set(metric, figure));
     }
 }
 
@@ -396,7 +275,7 @@ mod tests {
             measured: vec![Span::seconds(0, 40)],
             slow_ns: SECONDS,
             faults: vec![Fault { servers: vec![0], span: Span::seconds(10, 20), condition: Condition::default() }],
-            restart: None,
+            ..Config::default()
         }
     }
 
