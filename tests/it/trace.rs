@@ -64,7 +64,7 @@ async fn a_call_is_a_span_and_dial_reuse_close_retry_and_move_are_events() {
         "connection reused endpoint=".to_owned(),
         "reason=peer".to_owned(),
         format!("retrying endpoint=\"{home}\" attempt=0"),
-        format!("session moved session=alice from={home}"),
+        format!("session's call went elsewhere session=alice home=\"{home}\""),
         "call{session=alice".to_owned(),
     ] {
         assert!(said.contains(&expected), "no {expected:?} in\n{said}");

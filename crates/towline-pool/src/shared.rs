@@ -213,6 +213,7 @@ impl<C: Poolable> Shared<C> {
         let mut core = self.core.lock();
         match core.give_back_clean(slot, lent, how) {
             Returned::Idle => self.publish(Room::Ready),
+            Returned::Share => self.publish(core.room()),
             Returned::HandedOver(waker) => {
                 drop(core);
                 waker.wake();

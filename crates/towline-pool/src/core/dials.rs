@@ -71,7 +71,7 @@ pub struct Lives {
 }
 
 impl Lives {
-    /// A connection has ended by its age.
+    /// A connection has lived its time: said when that is over, since its replacement may begin before it ends.
     pub fn worn_out(&mut self) {
         self.worn_out += 1;
     }

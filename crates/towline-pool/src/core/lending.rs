@@ -14,10 +14,13 @@ use crate::slot::{Grant, SlotId};
 use crate::total::Want;
 
 impl<C: Poolable> Core<C> {
-    /// The most common case of [`lend`](Self::lend), and nothing else: an idle connection about which there is nothing
-    /// to find out, and that has no effect on anybody. Tells whether it was used before.
+    /// The most common cases of [`lend`](Self::lend), and nothing else: an idle connection, or a share of one, about which
+    /// there is nothing to find out, and that has no effect on anybody. Tells whether it was used before.
     #[inline]
     pub(crate) fn take_idle(&mut self, into: &mut Option<C>) -> Option<(SlotId, bool)> {
+        if self.shared > 0 && self.idle.is_empty() {
+            return self.take_share(into);
+        }
         // With `min_idle`, somebody may have to see to the next.
         let index = self.next_idle().filter(|_| self.clock.fresh && self.idle.len() > self.limits.min_idle)?;
         let slot = self.slots.get_mut(index)?;
@@ -32,6 +35,30 @@ impl<C: Poolable> Core<C> {
         self.pop_next();
         self.counts.reused += u64::from(reused);
         Some((id, reused))
+    }
+
+    #[inline]
+    fn take_share(&mut self, into: &mut Option<C>) -> Option<(SlotId, bool)> {
+        let simple = self.clock.fresh && !self.closed && self.limits.min_idle == 0;
+        let index = self.roomiest().filter(|_| simple)?;
+        let slot = self.slots.get_mut(index)?;
+        if slot.ring.has_rung() || slot.calls + 1 >= slot.max_calls {
+            return None;
+        }
+        // One that cannot be shared any more is closed by who comes the long way.
+        *into = Some(slot.share()?);
+        let (id, reused) = (SlotId { index, id: slot.id }, slot.calls > 0);
+        slot.calls += 1;
+        slot.in_use += 1;
+        self.counts.reused += u64::from(reused);
+        Some((id, reused))
+    }
+
+    /// Of shared connections that have room, the one with most of it.
+    #[inline]
+    fn roomiest(&self) -> Option<usize> {
+        let with_room = self.slots.iter().filter(|(_, slot)| !slot.exclusive && slot.has_room());
+        with_room.min_by_key(|(_, slot)| Reverse(slot.limit - slot.in_use)).map(|(index, _)| index)
     }
 
     pub(crate) fn has_idle(&self) -> bool {
@@ -139,10 +166,7 @@ impl<C: Poolable> Core<C> {
             let index = match self.next_idle() {
                 Some(index) => index,
                 None if self.shared == 0 => return None,
-                None => {
-                    let with_room = self.slots.iter().filter(|(_, slot)| !slot.exclusive && slot.has_room());
-                    with_room.min_by_key(|(_, slot)| Reverse(slot.limit - slot.in_use))?.0
-                }
+                None => self.roomiest()?,
             };
             if let Some(grant) = self.take(index, now, effects) {
                 return Some(grant);

@@ -106,6 +106,8 @@ pub(crate) enum Lent<C> {
 /// What became of a connection that came back.
 pub(crate) enum Returned {
     Idle,
+    /// The connection carries other calls.
+    Share,
     /// To whom this waker belongs.
     HandedOver(Waker),
     /// There is more to see to.

@@ -19,6 +19,9 @@ impl<C: Poolable> Core<C> {
     #[inline]
     pub(crate) fn give_back_clean(&mut self, id: SlotId, lent: &mut Option<C>, how: Use) -> Returned {
         let simple = self.clock.fresh && !self.closed && !self.is_wanted() && how.end.is_none() && !how.check;
+        if self.shared > 0 && simple && self.give_back_share(id, how) {
+            return Returned::Share;
+        }
         let (Some(slot), Some(connection)) = (
             self.slots.get_mut(id.index).filter(|known| simple && known.id == id.id && known.is_simple()),
             lent.as_mut(),
@@ -55,6 +58,24 @@ impl<C: Poolable> Core<C> {
             Some(Ok(waker)) => Returned::HandedOver(waker),
             _ => unreachable!("it was there, and somebody waits"),
         }
+    }
+
+    /// A share comes back of a connection that carries other calls and that nobody waits for: whether that was all.
+    fn give_back_share(&mut self, id: SlotId, how: Use) -> bool {
+        let is_suspect = self.reach.is_suspect();
+        let known = self.slots.get_mut(id.index).filter(|known| known.id == id.id);
+        let is_shared = |slot: &&mut Slot<C>| !slot.exclusive && slot.draining.is_none() && !slot.checking;
+        let Some(slot) = known.filter(is_shared).filter(|slot| slot.in_use > 1 && !slot.ring.has_rung()) else {
+            return false;
+        };
+        if !self.queue.is_empty() || how.succeeded && (!slot.succeeded || is_suspect) || !slot.learn_limit() {
+            return false;
+        }
+        slot.in_use -= 1;
+        slot.idle_since = self.clock.now;
+        slot.trimmed = false;
+        self.clock.used = true;
+        true
     }
 
     /// A connection, or a share of one, comes back. What is left of it is to be dropped without the lock.

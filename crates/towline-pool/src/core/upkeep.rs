@@ -188,7 +188,10 @@ impl<C: Poolable> Core<C> {
     /// Retires what is old, ends waits for single connections, and finds when health checks are due.
     fn look_at_ages(&mut self, now: Instant, next: &mut Next, effects: &mut Effects<C>) {
         for (_, slot) in &mut self.slots {
-            slot.expired |= slot.expires.is_some_and(|at| at <= now);
+            if !slot.expired && slot.expires.is_some_and(|at| at <= now) {
+                slot.expired = true;
+                self.lives.worn_out();
+            }
             next.at(slot.expires.filter(|_| !slot.expired));
             // What is due begins as soon as there is room for one more check.
             next.at(slot.check_at.filter(|at| *at > now && slot.is_idle() && !slot.checking));
@@ -400,7 +403,7 @@ impl<C: Poolable> Core<C> {
         let slot = self.slots.remove(index);
         self.shared -= usize::from(!slot.exclusive);
         self.counts.closed.count(reason);
-        if matches!(reason, CloseReason::Lifetime | CloseReason::MaxCalls) {
+        if reason == CloseReason::MaxCalls {
             self.lives.worn_out();
         }
         // A backend that accepts and hangs up is as unreachable as one that refuses: without this, dials to it would

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tokio_test::task::spawn;
 use tower::{Service, ServiceExt};
-use towline_core::{Backoff, CloseReason, Error, Kind, Lend, Phase, Poolable, Room, Sent, Sharing, State};
+use towline_core::{Backoff, CloseReason, Error, Jitter, Kind, Lend, Phase, Poolable, Room, Sent, Sharing, State};
 use towline_pool::{Pool, PoolBuilder};
 use towline_test::{ScriptedMaker, settle};
 
@@ -467,11 +467,14 @@ async fn two_refused_dials_in_a_row_tell_every_call_the_cause() {
 async fn a_dial_that_timed_out_is_no_accident_and_tells_every_call_at_once() {
     let make = ScriptedMaker::exclusive();
     make.hold(true);
-    let handle = handle(PoolBuilder::new().dial_deadline(Duration::from_secs(1)), &make).await;
+    // The next dial is half a second off at least.
+    let second = Duration::from_secs(1);
+    let backoff = Backoff::new(second, second).with_jitter(Jitter::Equal);
+    let handle = handle(PoolBuilder::new().dial_deadline(second).dial_backoff(backoff), &make).await;
     let mut waiting: Vec<_> = (0..100).map(|_| spawn(handle.checkout())).collect();
     waiting.iter_mut().for_each(|checkout| assert!(checkout.poll().is_pending()));
     settle().await;
-    tokio::time::advance(Duration::from_secs(1)).await;
+    tokio::time::advance(second).await;
     settle().await;
     for lend in &mut waiting {
         let Poll::Ready(Err(error)) = lend.poll() else { panic!("waits on") };

@@ -23,7 +23,9 @@ fn who(call: &Message) -> Option<SessionKey> {
 /// Two endpoints, each with connections of its own.
 async fn stack(pins: &Pins) -> (Stack, ScriptedMaker) {
     let make = ScriptedMaker::exclusive();
-    let pool = PoolBuilder::new().idle_timeout(Duration::from_secs(600)).build(make.clone()).unwrap();
+    // Connections outlive what sessions do here.
+    let (idle, life) = (Duration::from_secs(600), Duration::from_secs(86_400));
+    let pool = PoolBuilder::new().idle_timeout(idle).max_lifetime(life).build(make.clone()).unwrap();
     let policy = SessionTable::new().when_home_fails(WhenHomeFails::Strict);
     let balance = BalanceBuilder::new(policy).spawn(fixed(endpoints(2)), pool, &TokioExecutor::current()).unwrap();
     settle().await;
