@@ -87,7 +87,8 @@ where
         known.as_ref().map(Handle::evict).is_some()
     }
 
-    /// What all endpoints have, and did: also those that are gone.
+    /// What all endpoints have, and did: also those that are gone. They are asked one after the other, so a place that
+    /// changes hands meanwhile may be counted twice, or not at all.
     pub fn stats(&self) -> Stats {
         let handles = self.inner.endpoints.lock().handles();
         let mut sum = *self.inner.common.past.lock();

@@ -5,11 +5,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use http_body_util::BodyExt;
 use hyper::client::conn::http1::Builder;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tower::{Layer, Service, ServiceExt};
 use towline_core::progress::Progress;
 use towline_core::{CloseReason, Kind, Lend, Phase, Poolable, Sent, Sharing, State, TokioExecutor};
@@ -592,48 +591,4 @@ async fn many_callers_on_few_connections_never_mix_answers() {
         caller.await.unwrap();
     }
     assert!(handle.stats().live <= 4);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_closed_pool_cuts_a_response_that_is_being_read_once_its_time_is_over() {
-    let (dials, mut peers) = net();
-    let (mut handle, closings) = pool(http1(dials), 1).await;
-    let call = tokio::spawn(handle.call(get("/")));
-    let mut peer = peers.recv().await.unwrap();
-    request(&mut peer).await;
-    say(&mut peer, "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf").await;
-    let mut response = call.await.unwrap().unwrap();
-    assert_eq!(response.frame().await.unwrap().unwrap().into_data().unwrap(), "half");
-
-    handle.close().await;
-    let error = timeout(Duration::from_secs(1), read(response)).await.expect("the body was cut").unwrap_err();
-    assert_eq!((error.kind(), error.phase(), error.sent()), (Kind::Closed, Phase::Read, Sent::Maybe), "{error:?}");
-    assert_eq!(closings.seen(), [CloseReason::Shutdown]);
-    assert_eq!(rest(&mut peer).await, b"");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_request_that_goes_on_after_its_response_keeps_its_connection_for_a_second() {
-    let (dials, mut peers) = net();
-    let (mut handle, closings) = pool(Http1Layer::new().layer(dials), 1).await;
-    let request = |path: &str, last: bool| {
-        let part = futures_util::stream::iter([Ok::<_, io::Error>(http_body::Frame::data(bytes::Bytes::from("part")))]);
-        let rest = futures_util::stream::iter((!last).then_some(())).then(|()| std::future::pending());
-        let body = http_body_util::StreamBody::new(Box::pin(part.chain(rest)));
-        http::Request::post(format!("http://peer{path}")).body(body).unwrap()
-    };
-    let call = tokio::spawn(handle.call(request("/endless", false)));
-    let mut peer = peers.recv().await.unwrap();
-    next_request(&mut peer).await.unwrap();
-    say(&mut peer, &ok("enough")).await;
-    assert_eq!(text(call.await.unwrap().unwrap()).await, "enough");
-
-    let before = Instant::now();
-    let next = tokio::spawn(handle.call(request("/next", true)));
-    let mut peer = timeout(Duration::from_secs(60), peers.recv()).await.expect("its place is free again").unwrap();
-    assert_eq!(next_request(&mut peer).await.unwrap(), "/next");
-    say(&mut peer, &ok("answer")).await;
-    assert_eq!(text(next.await.unwrap().unwrap()).await, "answer");
-    assert!((1..2).contains(&before.elapsed().as_secs()), "{:?}", before.elapsed());
-    assert_eq!(closings.seen(), [CloseReason::Dirty]);
 }
