@@ -10,7 +10,7 @@ use towline_core::{
     Terms, Tried, View,
 };
 
-use crate::load::{Admission, Allowance, Ejected, Entry, Flight, Levels, Nanos, Rule, Standing, Stats};
+use crate::load::{Admission, Allowance, Bound, Ejected, Entry, Flight, Levels, Nanos, Standing, Stats};
 use crate::outlier::PanicMode;
 
 /// An immutable set of endpoints and a picker built for it.
@@ -255,7 +255,6 @@ impl<L: Lend, P> Snapshot<L, P> {
             tried: context.map(CallContext::tried).filter(|tried| !tried.is_empty()),
             terms,
             levels: &self.levels,
-            rule: self.levels.bound.as_ref().map(|bound| bound.rule(terms.key)),
             is_plain: !self.levels.is_limited && !self.levels.panics(),
         };
         // On strict terms nobody comes after the first, not even when that has refused or is not there.
@@ -337,7 +336,7 @@ impl<L: Lend, P> Snapshot<L, P> {
     #[inline]
     pub(crate) fn ask(&self, choice: Choice, index: usize, now: Nanos, is_granted: bool) -> Option<Flight> {
         let node = &self.nodes[index];
-        let entry = Entry { allowance: choice.allowance, key: choice.key, weight: node.weight() };
+        let entry = Entry { allowance: choice.allowance, key: choice.key, per_call: node.per_call };
         Flight::ask(node.stats.clone(), now, is_granted, choice.claim(index) == Claim::OnProbation, entry)
     }
 
@@ -380,8 +379,6 @@ struct Judge<'a> {
     tried: Option<&'a Tried>,
     terms: Terms,
     levels: &'a Levels,
-    /// Of the load bound.
-    rule: Option<Rule>,
     /// There are no limits, and no panic.
     is_plain: bool,
 }
@@ -393,30 +390,29 @@ impl Judge<'_> {
             Fitness::Down.into()
         } else if self.is_plain && node.stats.seen().is_nothing() {
             self.plain(node)
-        } else if self.rule.is_none() {
-            self.full(node, room, rng)
         } else {
-            self.bounded(node, room, is_first, rng)
+            match &self.levels.bound {
+                None => self.full(node, room, rng),
+                Some(bound) => self.bounded(bound, node, room, is_first, rng),
+            }
         }
     }
 
     #[inline(never)]
-    fn bounded<L>(&self, node: &Node<L>, room: Room, is_first: bool, rng: &mut Rng) -> Verdict {
+    fn bounded<L>(&self, bound: &Bound, node: &Node<L>, room: Room, is_first: bool, rng: &mut Rng) -> Verdict {
         let verdict = self.full(node, room, rng);
-        match &self.rule {
-            // A probe of who is ejected is one call, and wanted.
-            Some(rule) if verdict.fitness == Fitness::Fit && !node.stats.seen().is_ejected() => {
-                match rule.allows(&node.stats, node.weight(), is_first) {
-                    Some(allowance) => Verdict { allowance, ..verdict },
-                    None => {
-                        if verdict.claim == Claim::OnProbation {
-                            node.stats.leave_trial(self.now);
-                        }
-                        Fitness::Bounded.into()
-                    }
+        // A probe of who is ejected is one call, and wanted.
+        if verdict.fitness != Fitness::Fit || node.stats.seen().is_ejected() {
+            return verdict;
+        }
+        match bound.allows(self.terms.key, &node.stats, node.weight(), is_first) {
+            Some(allowance) => Verdict { allowance, ..verdict },
+            None => {
+                if verdict.claim == Claim::OnProbation {
+                    node.stats.leave_trial(self.now);
                 }
+                Fitness::Bounded.into()
             }
-            _ => verdict,
         }
     }
 

@@ -41,15 +41,6 @@ pub(crate) struct Bound {
     keys: Box<[AtomicU32]>,
 }
 
-/// What one call may do, computed once.
-#[derive(Clone, Copy)]
-pub(crate) struct Rule {
-    /// Calls in flight that the first candidate may have per unit of weight, with this one.
-    first: f64,
-    first_allowance: Allowance,
-    others: f64,
-}
-
 impl Bound {
     pub(crate) fn new(factor: f64) -> Self {
         Self {
@@ -84,17 +75,19 @@ impl Bound {
         &self.keys[key as usize % KEYS]
     }
 
-    /// What holds for a call of `key` that comes now.
-    pub(crate) fn rule(&self, key: Option<u64>) -> Rule {
+    /// What a call of `key` may have of a candidate, if that has room for it.
+    pub(crate) fn allows(&self, key: Option<u64>, stats: &Stats, weight: f64, is_first: bool) -> Option<Allowance> {
         let calls = self.in_flight.load(Ordering::Relaxed) + 1;
-        let whole = self.per_weight(calls, Allowance::Home);
-        let others = self.per_weight(calls, Allowance::Overflow);
-        let mean_cap = self.factor * f64::from(calls) / f64::from(self.endpoints.load(Ordering::Relaxed));
-        let is_hot = key.is_some_and(|key| f64::from(self.key(key).load(Ordering::Relaxed) + 1) > mean_cap / 2.0);
-        match is_hot {
-            true => Rule { first: others, first_allowance: Allowance::Overflow, others },
-            false => Rule { first: whole, first_allowance: Allowance::Home, others },
-        }
+        let is_at_home = is_first && !self.is_hot(key, calls);
+        let allowance = if is_at_home { Allowance::Home } else { Allowance::Overflow };
+        let most = round(self.per_weight(calls, allowance) * weight);
+        (f64::from(stats.in_flight() + 1) <= most).then_some(allowance)
+    }
+
+    /// Whether a key has half of what an endpoint of mean weight may have.
+    fn is_hot(&self, key: Option<u64>, calls: u32) -> bool {
+        let most = self.factor * f64::from(calls) / f64::from(self.endpoints.load(Ordering::Relaxed));
+        key.is_some_and(|key| f64::from(self.key(key).load(Ordering::Relaxed) + 1) > most / 2.0)
     }
 
     /// Counts a call, if an endpoint of this weight that had `before` in flight may have it.
@@ -103,7 +96,7 @@ impl Bound {
         if let Some(key) = entry.key {
             self.key(key).fetch_add(1, Ordering::Relaxed);
         }
-        let may = f64::from(before + 1) <= round(self.per_weight(calls, entry.allowance) * entry.weight);
+        let may = f64::from(before + 1) <= round(self.per_weight(calls, entry.allowance) / entry.per_call);
         if !may {
             self.leave(entry.key);
         }
@@ -118,15 +111,6 @@ impl Bound {
     }
 }
 
-impl Rule {
-    /// The allowance of a candidate, if it has room for it.
-    pub(crate) fn allows(&self, stats: &Stats, weight: f64, is_first: bool) -> Option<Allowance> {
-        let (per_weight, allowance) =
-            if is_first { (self.first, self.first_allowance) } else { (self.others, Allowance::Overflow) };
-        (f64::from(stats.in_flight() + 1) <= round(per_weight * weight)).then_some(allowance)
-    }
-}
-
 /// Up, but for what the arithmetic adds.
 fn round(calls: f64) -> f64 {
     (calls - 1e-9).ceil().max(1.0)
@@ -137,13 +121,13 @@ fn round(calls: f64) -> f64 {
 pub(crate) struct Entry {
     pub(crate) allowance: Allowance,
     pub(crate) key: Option<u64>,
-    /// The endpoint's.
-    pub(crate) weight: f64,
+    /// 1 over the endpoint's weight: divided by only where loads are bounded.
+    pub(crate) per_call: f64,
 }
 
 impl Default for Entry {
     fn default() -> Self {
-        Self { allowance: Allowance::Any, key: None, weight: 1.0 }
+        Self { allowance: Allowance::Any, key: None, per_call: 1.0 }
     }
 }
 
@@ -152,7 +136,7 @@ mod tests {
     use super::*;
 
     fn entry(allowance: Allowance) -> Entry {
-        Entry { allowance, key: None, weight: 1.0 }
+        Entry { allowance, key: None, per_call: 1.0 }
     }
 
     /// A bound of 1.25 over so many endpoints, with calls in flight elsewhere.
@@ -191,9 +175,8 @@ mod tests {
         // 25 in all: half of them are 12.5.
         bound.key(1).store(12, Ordering::Relaxed);
         bound.key(2).store(11, Ordering::Relaxed);
-        assert_eq!(bound.rule(Some(1)).first_allowance, Allowance::Overflow);
-        assert_eq!(bound.rule(Some(2)).first_allowance, Allowance::Home);
-        assert_eq!(bound.rule(None).first_allowance, Allowance::Home);
+        assert!(bound.is_hot(Some(1), 100));
+        assert!(!bound.is_hot(Some(2), 100) && !bound.is_hot(None, 100));
     }
 
     #[test]
@@ -203,7 +186,7 @@ mod tests {
         bound.in_flight.store(39, Ordering::Relaxed);
         let most = |weight| {
             let mut before = 0;
-            while bound.enter(Entry { weight, ..entry(Allowance::Home) }, before) {
+            while bound.enter(Entry { per_call: 1.0 / weight, ..entry(Allowance::Home) }, before) {
                 bound.leave(None);
                 before += 1;
             }

@@ -51,7 +51,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use towline_core::{Error, Kind, Phase};
 
-pub(crate) use self::bound::{Allowance, Bound, Entry, Rule};
+pub(crate) use self::bound::{Allowance, Bound, Entry};
 pub use self::circuit::Circuit;
 pub(crate) use self::record::{Ejected, Record};
 pub(crate) use self::stats::{Admission, Standing};

@@ -221,7 +221,7 @@ mod tests {
         let settings = Settings { load_bound: Some(1.25), ..Settings::default() };
         let levels = Levels::new(settings, Clock::Manual(AtomicU64::new(0)));
         levels.bound.as_ref().unwrap().set_of([1.0; 5].into_iter());
-        let home = Entry { allowance: Allowance::Home, key: Some(1), weight: 1.0 };
+        let home = Entry { allowance: Allowance::Home, key: Some(1), per_call: 1.0 };
         let stats = Stats::new(EndpointKey::new("a"), levels.clone());
         let held: Vec<_> = (0..10).map_while(|_| Flight::ask(stats.clone(), 0, true, false, home)).collect();
         assert_eq!(held.len(), 1, "the mean of one call over five, rounded up");
