@@ -333,7 +333,8 @@ impl<L: Lend, P> Snapshot<L, P> {
     }
 
     /// As [`begin`](Self::begin), on either of the two that were chosen, which may have to be waited for.
-    #[inline]
+    // Always inline, as `plain`: what every call runs is compiled as one.
+    #[inline(always)]
     pub(crate) fn ask(&self, choice: Choice, index: usize, now: Nanos, is_granted: bool) -> Option<Flight> {
         let node = &self.nodes[index];
         let entry = Entry { allowance: choice.allowance, key: choice.key, per_call: node.per_call };
@@ -384,7 +385,7 @@ struct Judge<'a> {
 }
 
 impl Judge<'_> {
-    #[inline]
+    #[inline(always)]
     fn judge<L>(&self, node: &Node<L>, room: Room, is_first: bool, rng: &mut Rng) -> Verdict {
         if room == Room::Down {
             Fitness::Down.into()
@@ -416,7 +417,7 @@ impl Judge<'_> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn plain<L>(&self, node: &Node<L>) -> Verdict {
         if self.has_tried(node) {
             Fitness::Tried.into()

@@ -25,7 +25,7 @@ cargo xtask COMMAND
   sim      sim [fidelity] [s1] [s2] [s2-retry] [s3] … [s12] [--seeds N] [--json] [--check] [--docs]: balancers, retries and
            sessions beside others' in virtual time (seconds for each scenario); --check says which goals are held over
            20 seeds and fails when one is missed (minutes), --docs writes their sections and pictures under docs/
-  soak     soak transport: ten million calls against a server without manners (minutes); soak pool: a minute of callers
+  soak     soak transport: ten million calls against a server without manners (minutes); soak pool: two minutes of callers
            who leave and a backend that kills
   model    checks the hand-off between callers, connections and pools in the interleavings of a few threads, with
            two or three preemptions (minutes; --quick: two)
