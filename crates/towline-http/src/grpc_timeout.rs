@@ -170,12 +170,12 @@ mod tests {
         });
         let service = ServiceBuilder::new().layer(GrpcTimeoutLayer::new()).service(seen);
         let mut request = Request::new(());
-        assert_eq!(service.clone().oneshot(request.clone()).await.unwrap(), None);
+        assert_eq!(service.oneshot(request.clone()).await.unwrap(), None);
 
         let deadline = Instant::now() + Duration::from_secs(3);
         InExtensions.edit(&mut request, |context| context.limit_deadline(deadline));
         for left in ["3000000u", "2000000u", "1000000u", "0n", "0n"] {
-            assert_eq!(service.clone().oneshot(request.clone()).await.unwrap().unwrap(), left);
+            assert_eq!(service.oneshot(request.clone()).await.unwrap().unwrap(), left);
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
 
@@ -183,7 +183,7 @@ mod tests {
         InExtensions.edit(&mut request, |context| context.limit_deadline(Instant::now() + Duration::from_secs(3)));
         for (theirs, sent) in [("1S", "1S"), ("4S", "3000000u"), ("soon", "3000000u")] {
             request.headers_mut().insert("grpc-timeout", HeaderValue::from_static(theirs));
-            assert_eq!(service.clone().oneshot(request.clone()).await.unwrap().unwrap(), sent);
+            assert_eq!(service.oneshot(request.clone()).await.unwrap().unwrap(), sent);
         }
     }
 }
