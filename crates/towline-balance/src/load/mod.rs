@@ -30,6 +30,9 @@
 //! a pause of one second, then of three, then every 4.8 s, or as long as it asked for. The first that is answered
 //! in time ends it.
 //!
+//! Where most of a set fails and those that do not have more than they can do, nobody is kept from calls: see
+//! [`measure`].
+//!
 //! A new endpoint has one call in flight until it has answered, as soon as there is a set to compare it with, and another
 //! for every median latency that its answer is late.
 
@@ -37,6 +40,7 @@ mod bound;
 mod circuit;
 mod ewma;
 mod limit;
+mod measure;
 mod oldest;
 mod probation;
 mod record;
@@ -53,6 +57,7 @@ use towline_core::{Error, Kind, Phase};
 
 pub(crate) use self::bound::{Allowance, Bound, Entry};
 pub use self::circuit::Circuit;
+pub(crate) use self::measure::Measure;
 pub(crate) use self::record::{Ejected, Record};
 pub(crate) use self::stats::{Admission, Standing};
 pub use self::stats::{Flight, Stats};
@@ -155,74 +160,8 @@ pub struct Settings {
     pub load_bound: Option<f64>,
 }
 
-/// What is usual grows by this with every sweep, twice in 70 s of sweeps: by then an overload is the rule.
-const FORGETS: f32 = 1.001;
-
-/// What is usual follows by this part of the difference with every sweep, downwards …
-const FOLLOWS: f32 = 0.05;
-/// … and in the first ones, until so many, upwards as well.
-const YOUNG: u32 = 20;
-
-/// Times the usual latency that the median is when a set has too much to do.
-const OVERLOADED: f32 = 4.0;
-
 /// Groups of endpoints whose latencies are compared with each other.
 const PEERS: usize = 16;
-
-/// How peers do as a whole. Written by the sweep.
-#[derive(Debug)]
-pub(crate) struct Measure {
-    median: AtomicU32,
-    limit: AtomicU32,
-    usual: AtomicU32,
-}
-
-impl Default for Measure {
-    fn default() -> Self {
-        let (zero, infinite) = (0f32.to_bits(), f32::INFINITY.to_bits());
-        Self { median: AtomicU32::new(zero), limit: AtomicU32::new(infinite), usual: AtomicU32::new(infinite) }
-    }
-}
-
-impl Measure {
-    /// The median of their latencies in nanoseconds, 0 before there is one.
-    #[inline]
-    pub(crate) fn median(&self) -> f32 {
-        f32::from_bits(self.median.load(Ordering::Relaxed))
-    }
-
-    /// The latency in nanoseconds above which one of them is on probation.
-    #[inline]
-    pub(crate) fn limit(&self) -> f32 {
-        f32::from_bits(self.limit.load(Ordering::Relaxed))
-    }
-
-    /// The median where there are no queues: about the least there was lately, in nanoseconds; infinite before there is
-    /// one.
-    #[inline]
-    pub(crate) fn usual(&self) -> f32 {
-        f32::from_bits(self.usual.load(Ordering::Relaxed))
-    }
-
-    /// Whether they queue as a whole.
-    pub(crate) fn is_overloaded(&self) -> bool {
-        self.median() > OVERLOADED * self.usual()
-    }
-
-    /// Sets what the `look`th sweep has found.
-    fn set(&self, median: f32, limit: f32, look: u32) {
-        if median > 0.0 {
-            let usual = self.usual();
-            let usual = if usual == f32::INFINITY { median } else { usual };
-            // One low median is chance, and so is the first.
-            let step = (median - usual) * FOLLOWS;
-            let usual = if look < YOUNG { usual + step } else { (usual + step).min(usual * FORGETS) };
-            self.usual.store(usual.to_bits(), Ordering::Relaxed);
-        }
-        self.median.store(median.to_bits(), Ordering::Relaxed);
-        self.limit.store(limit.to_bits(), Ordering::Relaxed);
-    }
-}
 
 /// What all endpoints of a balancer share: the settings, and how the set does as a whole. Written by the sweep.
 #[derive(Debug)]

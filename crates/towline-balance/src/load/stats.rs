@@ -11,6 +11,7 @@ use towline_core::{EndpointId, EndpointKey, Outcome, Reported, Room};
 
 use super::ewma::Ewma;
 use super::limit::Limit;
+use super::measure::NEEDED;
 use super::oldest::Oldest;
 use super::probation::Probation;
 use super::record::{Ejected, Ended, Record};
@@ -202,6 +203,12 @@ impl Stats {
         self.status.get().is_ejected()
     }
 
+    /// Whether it is out for failing, or on probation for that or because it has asked for it.
+    pub(crate) fn fails(&self) -> bool {
+        let seen = self.status.get();
+        seen.is_ejected() || seen.fails(FAILURES)
+    }
+
     /// For the driver: it alone begins and ends ejections and slow start.
     pub(crate) fn status(&self) -> &Status {
         &self.status
@@ -343,9 +350,14 @@ impl Stats {
         match standing {
             Standing::Fine => false,
             Standing::New => self.in_flight() as f32 > self.oldest_age(now) as f32 / self.measure().median(),
-            Standing::OnProbation => !self.probation.is_due(now),
+            Standing::OnProbation => !self.probation.is_due(now) && !self.is_needed(),
             Standing::Ejected => !matches!(self.status.get().ejection(), Ejection::Due | Ejection::DueIfIdempotent),
         }
+    }
+
+    /// Whether its peers cannot do without it, though it is on probation. Who has asked to be left alone is.
+    fn is_needed(&self) -> bool {
+        self.measure().needs_all() && !self.status.get().is_pushed_back()
     }
 
     /// Whether an endpoint that is ejected may be called now: of those who ask when a probe is due, one gets it.
@@ -376,7 +388,6 @@ impl Stats {
         };
         match standing {
             Standing::OnProbation if may_probe(&self.probation, self.by_clock(now)) => Admission::Probe,
-            Standing::OnProbation => Admission::No,
             standing if self.is_avoided(standing, now) => Admission::No,
             _ => Admission::Yes,
         }
@@ -397,15 +408,18 @@ impl Stats {
     fn full_load(&self, now: Nanos, in_flight: f64) -> f64 {
         // Where too few are left, nobody is better than anybody but by what a call costs.
         let standing = if self.levels.panics() { Standing::Fine } else { self.standing(now) };
-        let is_avoided = self.is_avoided(standing, now);
-        if matches!(standing, Standing::OnProbation | Standing::Ejected) && !is_avoided {
-            return 0.0; // Its probe is due: nobody goes before it.
-        }
+        let times = match standing {
+            standing if self.is_avoided(standing, now) => AVOIDED,
+            // Its probe is due: nobody goes before it.
+            Standing::Ejected => return 0.0,
+            Standing::OnProbation if self.probation.is_due(now) => return 0.0,
+            Standing::OnProbation if self.fails() => NEEDED,
+            _ => 1.0,
+        };
         let median = self.measure().median();
         // Before anything is known about the set there is no latency that could be compared.
         let latency = if median == 0.0 { 1.0 } else { self.relative_latency(now, median) };
-        let load = latency * (1.0 + in_flight);
-        if is_avoided { load * AVOIDED } else { load }
+        latency * (1.0 + in_flight) * times
     }
 
     /// The latency to expect in terms of the median: the average or the age of the oldest call; what is slower than the

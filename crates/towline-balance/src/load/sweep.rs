@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Levels, Nanos, PEERS, Stats};
+use super::{Levels, Measure, Nanos, PEERS, Stats};
 use crate::sync::Ordering;
 
 /// How often.
@@ -22,36 +22,66 @@ const HOT_QUANTILE: f64 = 0.84;
 /// Medians over the set. Keeps its memory between sweeps.
 #[derive(Debug, Default)]
 pub struct Sweep {
-    /// By peers.
-    latencies: [Vec<f32>; PEERS],
-    /// Sweeps that found any.
-    looks: [u32; PEERS],
+    peers: [Peers; PEERS],
     in_flight: Vec<u32>,
+}
+
+/// Endpoints whose latencies are compared with each other.
+#[derive(Debug, Default)]
+struct Peers {
+    latencies: Vec<f32>,
+    /// Of those among them that do not fail.
+    well: Vec<f32>,
+    members: usize,
+    failing: usize,
+    /// Sweeps that found any latency.
+    looks: u32,
+}
+
+impl Peers {
+    fn clear(&mut self) {
+        self.latencies.clear();
+        self.well.clear();
+        (self.members, self.failing) = (0, 0);
+    }
+
+    fn add(&mut self, stats: &Stats, now: Nanos) {
+        let average = stats.average(now);
+        self.latencies.extend(average);
+        self.members += 1;
+        if stats.fails() {
+            self.failing += 1;
+        } else {
+            self.well.extend(average);
+        }
+    }
+
+    fn measure(&mut self, measure: &Measure) {
+        let (median, limit) = match median(&mut self.latencies) {
+            None => (0.0, f32::INFINITY),
+            Some(median) => {
+                self.latencies.iter_mut().for_each(|latency| *latency = (*latency - median).abs());
+                let deviation = self::median(&mut self.latencies).unwrap_or(0.0);
+                (median, (median * TIMES).max(median + deviation * DEVIATIONS))
+            }
+        };
+        measure.set(median, limit, self.looks);
+        self.looks = self.looks.saturating_add(u32::from(median > 0.0));
+        measure.set_failing(self.failing * 2 > self.members, self::median(&mut self.well));
+    }
 }
 
 impl Sweep {
     /// Looks at every endpoint and writes the [`Levels`].
     pub fn run<'a>(&mut self, levels: &Levels, endpoints: impl Iterator<Item = &'a Arc<Stats>>, now: Nanos) {
-        self.latencies.iter_mut().for_each(Vec::clear);
+        self.peers.iter_mut().for_each(Peers::clear);
         self.in_flight.clear();
         for stats in endpoints {
             stats.sweep(now);
-            self.latencies[stats.peers()].extend(stats.average(now));
+            self.peers[stats.peers()].add(stats, now);
             self.in_flight.extend(stats.reported(now).map(|report| report.in_flight));
         }
-        let peers = self.latencies.iter_mut().zip(&mut self.looks).zip(&levels.measures);
-        for ((latencies, looks), measure) in peers {
-            let (median, limit) = match median(latencies) {
-                None => (0.0, f32::INFINITY),
-                Some(median) => {
-                    latencies.iter_mut().for_each(|latency| *latency = (*latency - median).abs());
-                    let deviation = self::median(latencies).unwrap_or(0.0);
-                    (median, (median * TIMES).max(median + deviation * DEVIATIONS))
-                }
-            };
-            measure.set(median, limit, *looks);
-            *looks = looks.saturating_add(u32::from(median > 0.0));
-        }
+        self.peers.iter_mut().zip(&levels.measures).for_each(|(peers, measure)| peers.measure(measure));
         levels.hot.store(hot(&mut self.in_flight), Ordering::Relaxed);
         levels.epoch.fetch_add(1, Ordering::Release);
     }

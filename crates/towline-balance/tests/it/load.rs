@@ -3,7 +3,8 @@
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use futures_util::{StreamExt, stream};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_test::task::spawn;
 use tower::ServiceExt;
 use towline_balance::{Balance, BalanceBuilder, LoadMetric, Outliers, P2c, P2cPicker, SlowStart, fixed};
@@ -253,6 +254,32 @@ async fn after_an_outage_of_all_an_endpoint_that_fails_alone_is_avoided_as_befor
     desks.of("a:1").answers(MS, true);
     let failed = run(&balance, 1_000, 10 * SECOND).await;
     assert!(failed < 10, "{failed} of 10000");
+}
+
+/// So many calls per second for as long, from callers that wait for a second.
+async fn run_with_a_deadline(balance: &Balance<Desk, P2cPicker>, per_second: u32, length: Duration) {
+    let end = Instant::now() + length;
+    let calls = stream::unfold((), |()| async {
+        sleep(SECOND / per_second).await;
+        (Instant::now() < end).then(|| (timeout(SECOND, balance.clone().oneshot(Call::new(0))), ()))
+    });
+    calls.buffer_unordered(10_000).for_each(|_| std::future::ready(())).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_too_slow_to_fail_where_most_do_is_not_given_the_calls_of_all() {
+    let desks = Desks::default();
+    let balance = over(&desks, 10).await;
+    let names: Vec<_> = endpoints(10).iter().map(|endpoint| endpoint.key().to_string()).collect();
+    names.iter().for_each(|name| desks.of(name).serves(2, 20 * MS));
+    assert_eq!(run(&balance, 800, 5 * SECOND).await, 0);
+    // What they call is out: nine wait for it until they fail, and the tenth for longer than its callers.
+    names.iter().for_each(|name| desks.of(name).serves(1_000, 900 * MS));
+    names[1..].iter().for_each(|name| desks.of(name).answers(900 * MS, true));
+    desks.of("a:1").answers(2 * SECOND, false);
+    run_with_a_deadline(&balance, 800, 10 * SECOND).await;
+    let most = desks.of("a:1").most();
+    assert!(most < 200, "{most} of 800 calls at a time");
 }
 
 #[tokio::test(start_paused = true)]

@@ -125,7 +125,7 @@ impl<S, A: Clone, K> Layer<S> for HedgeLayer<A, K> {
 ///
 /// The second attempt avoids the endpoint of the first. It is made once, not for a call that is pinned to a connection, and not
 /// when the deadline would come before it. When either attempt fails the other is waited for; the attempt that is not needed any
-/// more is dropped. There is none while fewer than a hundred calls (with the default percentile) were answered in the last ten
+/// more is dropped. There is none while fewer than 134 calls (with the default percentile) were answered in the last ten
 /// seconds, and as good as none when everything becomes slow: the percentile rises, and the allowance ends.
 ///
 /// Always ready; each attempt readies a clone of the inner service. Dropping a call's future drops both attempts. A second one

@@ -11,9 +11,9 @@ use crate::policy::RetryPolicy;
 
 /// Which calls get a second attempt, after how long, and how many do at most. For [`HedgeLayer`](crate::HedgeLayer).
 ///
-/// Calls that the caller has marked [idempotent](towline_core::CallContext::is_idempotent) and that take longer than 98 % of
-/// those of the last ten seconds; that is one in fifty, and a second attempt is made for no more than one call in fifty. Failures
-/// are told by [`ByError`].
+/// Calls that the caller has marked [idempotent](towline_core::CallContext::is_idempotent) and that take longer than 98.5 % of
+/// those of the last ten seconds, and no more than 2 % of all. Calls that are late come together, when an endpoint pauses: what
+/// the others have left over is for them. Failures are told by [`ByError`].
 ///
 /// ```
 /// use towline_retry::{Budget, HedgeLayer, HedgePolicy, RetryLayer, RetryPolicy};
@@ -40,7 +40,7 @@ impl HedgePolicy {
     /// For calls that the caller has marked.
     pub fn new() -> Self {
         Self {
-            percentile: 0.98,
+            percentile: 0.985,
             extra_load: 0.02,
             all_idempotent: false,
             budget: None,

@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn hedges_come_after_the_98th_percentile_of_what_was_answered_and_are_a_fiftieth() {
+    fn hedges_come_after_most_of_what_was_answered_and_are_a_fiftieth() {
         let mut towline = Towline::hedging();
         for call in 0..1_000 {
             assert_eq!(towline.begun(call), None);
@@ -140,7 +140,7 @@ mod tests {
             towline.ended(call, Attempt { outcome: Outcome::Ok, latency, number, is_hedge, after, hedge_after });
         }
         let delay = towline.begun(SECONDS).unwrap();
-        assert!((980 * MILLIS..1_020 * MILLIS).contains(&delay), "{delay}");
+        assert!((985 * MILLIS..1_020 * MILLIS).contains(&delay), "{delay}");
         assert_eq!((0..100).filter(|_| towline.may_hedge(SECONDS)).count(), 20);
         let lost = |outcome| {
             let (latency, number, is_hedge) = (0, 1, true);

@@ -32,7 +32,7 @@ fn whatever_a_latency_is_it_has_a_bucket() {
 #[test]
 fn the_delay_is_the_percentile_and_never_below_it() {
     let mut rng = Rng::with_seed(3);
-    for percentile in [0.5, 0.9, 0.98, 0.99] {
+    for percentile in [0.5, 0.9, 0.985, 0.99] {
         let latencies = Latencies::new(percentile);
         let mut drawn = Vec::new();
         let end = run(&latencies, 0, 4_000, MS, |_| {
@@ -50,7 +50,7 @@ fn the_delay_is_the_percentile_and_never_below_it() {
 
 #[test]
 fn there_is_no_delay_before_there_are_calls_enough_to_tell() {
-    for (percentile, enough) in [(0.5, 20), (0.98, 100), (0.99, 200)] {
+    for (percentile, enough) in [(0.5, 20), (0.985, 134), (0.99, 200)] {
         let latencies = Latencies::new(percentile);
         assert_eq!(latencies.delay(0), None);
         (1..enough).for_each(|_| latencies.record(5 * MS));
@@ -130,4 +130,20 @@ fn hedges_are_never_more_than_their_part_of_the_calls() {
         assert!(hedges * 50 <= calls, "{hedges} of {calls}");
     }
     assert_eq!(hedges, 200);
+}
+
+#[test]
+fn by_default_fewer_calls_are_late_than_may_be_hedged_so_that_some_are_left_for_a_burst() {
+    let (hedging, mut rng) = (crate::HedgePolicy::new().hedging(), Rng::with_seed(3));
+    let hedged = |calls: &[u64]| calls.iter().filter_map(|_| hedging.may_hedge()).map(|permit| permit.spend()).count();
+    for call in 0..10_000 {
+        let latency = (-rng.unit().ln() * 10.0 * MS as f64) as u64;
+        let delay = hedging.begin(call * MS);
+        hedging.record(latency);
+        if delay.is_some_and(|delay| latency > delay) {
+            assert_eq!(hedged(&[latency]), 1);
+        }
+    }
+    let burst = hedged(&[200 * MS; 200]);
+    assert!((65..=100).contains(&burst), "{burst}");
 }
