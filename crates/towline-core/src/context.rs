@@ -147,6 +147,7 @@ pub struct CallContext {
     session: Option<SessionKey>,
     idempotent: bool,
     is_retried: bool,
+    is_hedge: bool,
     attempt: u32,
     rare: Option<Box<Rare>>,
 }
@@ -218,6 +219,17 @@ impl CallContext {
     /// For retry layers: whoever is inside need not.
     pub fn set_retried(&mut self) {
         self.is_retried = true;
+    }
+
+    /// Whether this is a second leg beside a first one, which has not failed: nothing may be concluded of the first one's
+    /// endpoint from its having been tried.
+    pub fn is_hedge(&self) -> bool {
+        self.is_hedge
+    }
+
+    /// For hedging layers, of the second leg.
+    pub fn set_hedge(&mut self) {
+        self.is_hedge = true;
     }
 
     /// The endpoint that the call asks for.

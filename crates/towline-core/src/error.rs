@@ -170,6 +170,7 @@ struct Inner {
     sent: Sent,
     endpoint: Option<EndpointKey>,
     endpoint_id: Option<EndpointId>,
+    other_id: Option<EndpointId>,
     message: Option<Cow<'static, str>>,
     source: Option<Arc<dyn StdError + Send + Sync>>,
     spent: Vec<(Phase, Duration)>,
@@ -184,6 +185,7 @@ impl Error {
             sent: phase.sent(),
             endpoint: None,
             endpoint_id: None,
+            other_id: None,
             message: None,
             source: None,
             spent: Vec::new(),
@@ -299,6 +301,18 @@ impl Error {
         &self.0.spent
     }
 
+    /// Names another endpoint that the call was at, like that of a hedge's second leg.
+    #[must_use]
+    pub fn with_other_id(mut self, id: EndpointId) -> Self {
+        self.0.other_id = Some(id);
+        self
+    }
+
+    /// Another endpoint that the call was at, to note it as [tried](crate::CallContext::tried).
+    pub fn other_id(&self) -> Option<EndpointId> {
+        self.0.other_id
+    }
+
     /// The endpoint that a balancer picked, to note it as [tried](crate::CallContext::tried).
     pub fn endpoint_id(&self) -> Option<EndpointId> {
         self.0.endpoint_id
@@ -329,7 +343,7 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { kind, phase, sent, endpoint, endpoint_id: _, message, source: _, spent } = &*self.0;
+        let Inner { kind, phase, sent, endpoint, endpoint_id: _, other_id: _, message, source: _, spent } = &*self.0;
         f.write_str(message.as_deref().unwrap_or(kind.text()))?;
         if *phase == Phase::Build {
             return Ok(());
@@ -351,7 +365,7 @@ impl fmt::Display for Error {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { kind, phase, sent, endpoint, endpoint_id: _, message, source, spent } = &*self.0;
+        let Inner { kind, phase, sent, endpoint, endpoint_id: _, other_id: _, message, source, spent } = &*self.0;
         let mut out = f.debug_struct("Error");
         out.field("kind", kind).field("phase", phase).field("sent", sent);
         if let Some(endpoint) = endpoint {

@@ -22,8 +22,8 @@ struct Parked {
     sleep: Pin<Box<Sleep>>,
 }
 
-/// Where one clone of a service parks its timer.
-#[derive(Debug, Default)]
+/// Where a service parks its timer; clones share the place.
+#[derive(Clone, Debug, Default)]
 pub struct Berth(Arc<Lock<Option<Parked>>>);
 
 impl Berth {

@@ -276,6 +276,10 @@ where
             });
         };
         progress::enter(Phase::Backoff);
+        // A hedged attempt was at two endpoints.
+        if let (Some(other), Some(request)) = (error.and_then(Error::other_id), this.request.as_mut()) {
+            this.access.edit(request, |context| context.tried_mut().add(other));
+        }
         *this.last_pause = after;
         *this.paid = permit;
         *this.pause = Some(Box::pin(sleep(after)));

@@ -27,6 +27,8 @@ const BOUND: f64 = 1.25;
 pub(crate) struct Sessions {
     pub(crate) when: WhenHomeFails,
     pub(crate) bound: Option<f64>,
+    /// It is the default, and nobody has asked for it.
+    pub(crate) is_usual: bool,
     pub(crate) observers: Observers,
     pub(crate) stats: StickyStats,
 }
@@ -69,13 +71,14 @@ pub(crate) fn loss(context: Option<&CallContext>, view: View<'_>, home: usize) -
 impl Sessions {
     /// With a bound of load.
     pub(crate) fn bounded() -> Self {
-        Self { bound: Some(BOUND), ..Self::unbounded() }
+        Self { bound: Some(BOUND), is_usual: true, ..Self::unbounded() }
     }
 
     pub(crate) fn unbounded() -> Self {
         Self {
             when: WhenHomeFails::default(),
             bound: None,
+            is_usual: false,
             observers: Observers::default(),
             stats: StickyStats::default(),
         }
@@ -88,6 +91,7 @@ impl Sessions {
             return Err(config(message));
         }
         self.bound = Some(factor);
+        self.is_usual = false;
         Ok(self)
     }
 
@@ -99,6 +103,11 @@ impl Sessions {
         }
         self.when = when;
         Ok(self)
+    }
+
+    /// The bound of load, if there is one. Strict calls have nowhere to overflow to, so for them it has to be asked for.
+    pub(crate) fn load_bound(&self) -> Option<f64> {
+        self.bound.filter(|_| !(self.is_usual && self.is_strict()))
     }
 
     pub(crate) fn is_strict(&self) -> bool {

@@ -106,12 +106,18 @@ impl Limits {
             Self::Attempt => "attempt timeout",
         }
     }
+
+    /// What `error` says of the phase, the request and the endpoint, and how long everything took.
+    fn exceeded(self, times: &mut Times, start: Instant, at: Instant, error: Error) -> Error {
+        error.with_spent(times.to_vec(start)).with_message(format!("{} of {:?} exceeded", self.name(), at - start))
+    }
 }
 
 /// A service whose calls end in time. Always ready; a clone of the inner service is readied in the call's future.
 ///
 /// The limit begins with `call`, covers waiting for readiness, and is written into the call's context as an absolute time,
-/// where it can only move forward: inner layers see it, and servers where the protocol has a place for it. A timeout drops
+/// where it can only move forward: inner layers see it, and servers where the protocol has a place for it. A call whose future is
+/// first polled after that is begun all the same, and ends at once. A timeout drops
 /// the inner future, and what it held is free at once. Clones share nothing but the setting; each parks one timer.
 ///
 /// # Errors
@@ -137,11 +143,13 @@ impl<S, A> Deadline<S, A> {
     }
 }
 
-// The parked timer stays with the original: a clone may live on another task.
+// The parked timer stays with the original, since a clone may live on another task. Of attempts there is a clone each, made by
+// the layer around: a timer that each parked for itself nobody would find.
 impl<S: Clone, A: Clone> Clone for Deadline<S, A> {
     fn clone(&self) -> Self {
-        let Self { inner, limit, limits, access, berth: _ } = self;
-        Self::new(inner.clone(), *limit, *limits, access.clone())
+        let Self { inner, limit, limits, access, berth } = self;
+        let berth = if *limits == Limits::Attempt { berth.clone() } else { Berth::default() };
+        Self { inner: inner.clone(), limit: *limit, limits: *limits, access: access.clone(), berth }
     }
 }
 
@@ -237,20 +245,23 @@ where
         // The answer first: when both are there, the caller gets it.
         let inner = this.inner.as_mut().as_pin_mut().expect("polled after completion");
         if let Poll::Ready(result) = this.progress.scope(|| inner.poll(cx)) {
-            return Poll::Ready(result.map_err(Error::wrap));
+            return Poll::Ready(result.map_err(|error| {
+                let error = Error::wrap(error);
+                // Somebody inside has kept the same time: a pool's queue, an attempt. It knows less of the call.
+                let is_over = error.is_timeout() && *this.at <= Instant::now();
+                if is_over { this.limits.exceeded(this.times, *this.start, *this.at, error) } else { error }
+            }));
         }
         this.times.left_in(this.progress.phase(), *this.start);
         ready!(this.timer.poll(cx))?;
         // Dropped within the scope, so that a request which has left since the last poll is still reported.
         this.progress.scope(|| this.inner.set(None));
-        let error = Error::new(Kind::Timeout, this.progress.phase())
-            .with_sent(this.progress.sent())
-            .with_spent(this.times.to_vec(*this.start))
-            .with_message(format!("{} of {:?} exceeded", this.limits.name(), *this.at - *this.start));
-        Poll::Ready(Err(match this.progress.endpoint() {
-            Some((_, endpoint)) => error.or_endpoint(endpoint),
+        let error = Error::new(Kind::Timeout, this.progress.phase()).with_sent(this.progress.sent());
+        let error = match this.progress.endpoint() {
+            Some((id, endpoint)) => error.or_picked(id, endpoint),
             None => error,
-        }))
+        };
+        Poll::Ready(Err(this.limits.exceeded(this.times, *this.start, *this.at, error)))
     }
 }
 

@@ -77,6 +77,26 @@ async fn an_attempt_has_a_limit_of_its_own_and_the_earlier_one_counts() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn where_somebody_inside_keeps_the_same_time_the_error_is_of_the_whole_call() {
+    // A queue that waits until the call's deadline and no longer, as a pool's does; an attempt before has taken a while.
+    let queues = service_fn(|call: Call<()>| async move {
+        progress::enter(Phase::Read);
+        sleep(SECOND * 2 / 5).await;
+        progress::enter(Phase::Queue);
+        let deadline = call.context().deadline().unwrap();
+        tokio::time::sleep_until(deadline).await;
+        Err::<(), _>(Error::new(Kind::Timeout, Phase::Queue).with_endpoint("a:1").with_message("no connection"))
+    });
+    let stack = DeadlineLayer::new(SECOND).layer(AttemptTimeoutLayer::new(2 * SECOND).layer(queues));
+    let error = stack.oneshot(Call::new(())).await.unwrap_err();
+    assert_eq!((error.kind(), error.phase(), error.sent()), (Kind::Timeout, Phase::Queue, Sent::Never));
+    assert_eq!(error.endpoint().unwrap().as_str(), "a:1");
+    assert!(error.to_string().starts_with("deadline of 1s exceeded"), "{error}");
+    let spent: Vec<_> = error.spent().iter().map(|(phase, took)| (*phase, took.as_millis() as u64)).collect();
+    assert_eq!(spent, [(Phase::Queue, 600), (Phase::Read, 400)]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_request_that_left_after_the_last_poll_is_still_reported() {
     /// Reports when it is dropped, as a call whose request was taken meanwhile does.
     struct Taken;

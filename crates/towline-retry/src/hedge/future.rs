@@ -252,7 +252,13 @@ where
             (Some(Err(_)), Ok(response)) => Some(Ok(response)),
             (Some(first), _) => {
                 came_from(this.progress);
-                Some(first.map_err(|error| with_sent(error, *this.sent)))
+                Some(first.map_err(|error| {
+                    let error = with_sent(error, *this.sent);
+                    match progress.endpoint() {
+                        Some((id, _)) => error.with_other_id(id),
+                        None => error,
+                    }
+                }))
             }
         })
     }
@@ -278,6 +284,7 @@ where
             return;
         };
         this.access.edit(&mut request, |context| {
+            context.set_hedge();
             endpoint.into_iter().for_each(|(id, _)| context.tried_mut().add(id));
         });
         counts.hedges.fetch_add(1, Ordering::Relaxed);

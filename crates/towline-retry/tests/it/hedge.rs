@@ -485,6 +485,17 @@ async fn a_retry_around_a_hedge_goes_on_where_neither_was() {
     assert_eq!(fleet.called(), ["a", "b", "c"], "retried at b, which is slow, and hedged at c");
 }
 
+#[tokio::test(start_paused = true)]
+async fn when_both_legs_have_failed_the_retry_goes_to_a_third() {
+    let fleet = Fleet::new();
+    let hedge = HedgeLayer::new().layer(fleet.clone());
+    warm(&hedge).await;
+    fleet.does([Fails(30 * MS), Fails(30 * MS), Answers(MS)]);
+    let retry = RetryLayer::with_policy(RetryPolicy::default()).layer(hedge);
+    assert_eq!(retry.oneshot(read()).await.unwrap(), "c");
+    assert_eq!(fleet.called(), ["a", "b", "c"]);
+}
+
 #[test]
 fn outside_of_a_runtime_calls_go_on_without_a_second_attempt() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();

@@ -95,7 +95,7 @@ impl Default for Maglev {
 }
 
 session_settings!(Maglev);
-bound_settings!(Maglev, "By default `factor` is 1.25.");
+bound_settings!(Maglev, "By default `factor` is 1.25, or none with [`Strict`](crate::WhenHomeFails::Strict).");
 stateless_settings!(Maglev);
 
 impl Policy for Maglev {
@@ -127,7 +127,7 @@ impl Policy for Maglev {
     }
 
     fn load_bound(&self) -> Option<f64> {
-        self.sessions.bound
+        self.sessions.load_bound()
     }
 }
 

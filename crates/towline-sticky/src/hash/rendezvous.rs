@@ -48,7 +48,7 @@ impl Default for Rendezvous {
 }
 
 session_settings!(Rendezvous);
-bound_settings!(Rendezvous, "By default `factor` is 1.25.");
+bound_settings!(Rendezvous, "By default `factor` is 1.25, or none with [`Strict`](crate::WhenHomeFails::Strict).");
 stateless_settings!(Rendezvous);
 
 impl Policy for Rendezvous {
@@ -67,7 +67,7 @@ impl Policy for Rendezvous {
     }
 
     fn load_bound(&self) -> Option<f64> {
-        self.sessions.bound
+        self.sessions.load_bound()
     }
 }
 
@@ -190,6 +190,7 @@ mod tests {
     use towline_core::Call;
 
     use super::*;
+    use crate::WhenHomeFails;
     use crate::testing::{Unloaded, set};
 
     /// The keys of a session's candidates, best first.
@@ -296,6 +297,9 @@ mod tests {
         }
         assert_eq!(Rendezvous::new().load_bound(), Some(1.25));
         assert_eq!(Rendezvous::new().unbounded().load_bound(), None);
+        let strict = Rendezvous::new().when_home_fails(WhenHomeFails::Strict).unwrap();
+        assert_eq!(strict.load_bound(), None, "where a call cannot overflow, a bound has to be asked for");
+        assert_eq!(strict.bounded(1.5).unwrap().load_bound(), Some(1.5));
         let error = Rendezvous::new().when_home_fails(crate::WhenHomeFails::Move).unwrap_err();
         assert!(error.kind() == towline_core::Kind::Config && error.to_string().contains("table"), "{error}");
     }

@@ -198,7 +198,7 @@ impl Policy for SessionTable {
     }
 
     fn load_bound(&self) -> Option<f64> {
-        self.sessions.bound
+        self.sessions.load_bound()
     }
 
     fn upkeep(&mut self) -> Option<Duration> {
@@ -263,6 +263,8 @@ impl SessionTablePicker {
             }
             let last = self.places.index(*home);
             let why = last.map_or(HomeLoss::Gone, |last| loss(context, view, last));
+            // A hedge goes elsewhere although nothing has failed at home.
+            let is_hedge = why == HomeLoss::Tried && context.is_some_and(CallContext::is_hedge);
             match when {
                 // Calls of a session that has been served at its home do not get this far: it is the first one, and the home
                 // that was meant for it has never been.
@@ -271,6 +273,7 @@ impl SessionTablePicker {
                     Became::Followed
                 }
                 WhenHomeFails::Spill if why != HomeLoss::Gone => Became::Spilled(last, why),
+                _ if is_hedge => Became::Spilled(last, why),
                 _ if self.table.pace.take(now) => {
                     *home = here;
                     Became::Moved(last, why)

@@ -174,9 +174,11 @@ where
             }
         }
         // One that is to be renewed is as good as none, when the answer is there.
+        let is_hedge = access.get(&request).is_some_and(CallContext::is_hedge);
+        let keeps_all = is_hedge && good.is_some();
         let keeps = good.filter(|(_, left)| *left > common.tokens.life / 2).map(|(home, _)| home);
         let (common, write) = (common.clone(), write.clone());
-        TokenFuture { inner: self.inner.call(request), progress: Progress::default(), keeps, common, write }
+        TokenFuture { inner: self.inner.call(request), progress: Progress::default(), keeps, keeps_all, common, write }
     }
 }
 
@@ -188,6 +190,8 @@ pin_project_lite::pin_project! {
         progress: Progress,
         // A token for this home needs no other.
         keeps: Option<Home>,
+        // A hedge: that it was answered first moves no session.
+        keeps_all: bool,
         common: Common,
         write: W,
     }
@@ -206,7 +210,7 @@ where
         let mut response = ready!(this.progress.scope(|| inner.poll(cx)))?;
         if let Some((_, key)) = this.progress.endpoint() {
             let served = Home::from(key);
-            if *this.keeps != Some(served) {
+            if *this.keeps != Some(served) && !*this.keeps_all {
                 let token = this.common.tokens.issue(served, (this.common.clock)());
                 (this.write)(&mut response, token.as_str());
                 this.common.stats.issued();
