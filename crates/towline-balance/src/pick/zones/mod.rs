@@ -190,7 +190,8 @@ impl<P: Policy> Policy for Zones<P> {
                 indices,
                 places: OnceLock::new(),
                 weightless,
-                share: AtomicU64::new(0),
+                // Terms are asked for before anybody looks.
+                share: AtomicU64::new(last.map_or(0.0, Group::share).to_bits()),
             });
         }
         ZonesPicker {
@@ -325,6 +326,22 @@ impl<P> ZonesPicker<P> {
         drawn
     }
 
+    /// The group of a call that is kept with others, the same for all of them, and the terms of the call there.
+    ///
+    /// The key is the same in all groups: their pickers are of one policy. Whether the call is strict is not: a table knows
+    /// the home of a session in one group, and has not seen it in another.
+    fn kept<Req>(&self, request: &Req, context: Option<&CallContext>) -> (Option<usize>, Terms)
+    where
+        P: Pick<Req>,
+    {
+        let terms_in = |group: &Group<P>| group.picker.terms(request, context);
+        let terms = self.groups.first().map_or(Terms::BALANCED, terms_in);
+        match terms.key.map(|key| self.draw(Rng::with_seed(key).unit())) {
+            Some(group) if group > 0 => (Some(group), terms_in(&self.groups[group])),
+            kept => (kept, terms),
+        }
+    }
+
     /// The group that is to be probed: given to one of those who ask.
     fn probe(&self) -> Option<usize> {
         let group = self.to_probe.load(Ordering::Relaxed);
@@ -354,20 +371,22 @@ impl<Req, P: Pick<Req>> Pick<Req> for ZonesPicker<P> {
         rng: &mut Rng,
     ) -> Self::Order<'a> {
         self.refresh(view);
-        // Calls that are kept together draw the same group every time.
-        let mut rng = self.terms(request, context).key.map_or_else(|| rng.fork(), Rng::with_seed);
+        let (kept, terms) = self.kept(request, context);
+        let mut rng = terms.key.map_or_else(|| rng.fork(), Rng::with_seed);
+        // Also for calls that are kept, so that the policy within does not see the number that has chosen the group.
         let point = rng.unit();
-        let first = self.probe().unwrap_or_else(|| self.draw(point));
-        ZonesOrder::new(&self.groups, first, request, context, view, rng)
+        let drawn = kept.unwrap_or_else(|| self.draw(point));
+        let first = self.probe().unwrap_or(drawn);
+        ZonesOrder::new(&self.groups, first, terms.is_strict, request, context, view, rng)
     }
 
-    // All pickers are of one policy: what they say about a request is the same.
     fn terms(&self, request: &Req, context: Option<&CallContext>) -> Terms {
-        self.groups.first().map_or(Terms::BALANCED, |group| group.picker.terms(request, context))
+        self.kept(request, context).1
     }
 
     fn refused(&self, request: &Req, context: Option<&CallContext>, why: HomeLoss) {
-        self.groups.iter().take(1).for_each(|group| group.picker.refused(request, context, why));
+        let group = self.kept(request, context).0.unwrap_or(0);
+        self.groups.get(group).iter().for_each(|group| group.picker.refused(request, context, why));
     }
 
     fn taken(&self, request: &Req, context: Option<&CallContext>, view: View<'_>, index: usize, skipped: usize) {
