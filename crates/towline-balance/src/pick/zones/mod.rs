@@ -13,7 +13,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -38,7 +38,8 @@ use self::shares::{Level, Rule};
 /// - **Available** is an endpoint with a weight that is up and not on probation. Who has been on probation and one call
 ///   tells that it is well is available again: a zone that comes back gets its calls as its endpoints do, one by one. Where
 ///   nobody is available, endpoints whose probe is due get a call of users, one every tenth of a second at most, so that
-///   their return is seen.
+///   their return is seen. Calls that the policy keeps together do that only when there were no others for a sweep, strict
+///   ones never.
 /// - **Nobody is left out**: the candidates of a call go on to the other groups, in the end to all, for calls that must avoid
 ///   what they have tried. When nobody is available anywhere all are asked by weight.
 ///
@@ -201,6 +202,7 @@ impl<P: Policy> Policy for Zones<P> {
             homes,
             seen: AtomicU64::new(NEVER),
             to_probe: AtomicUsize::new(NOBODY),
+            is_left: AtomicBool::new(false),
         }
     }
 }
@@ -218,6 +220,8 @@ pub struct ZonesPicker<P> {
     seen: AtomicU64,
     /// The group that the next call begins with, to find out whether it is well again.
     to_probe: AtomicUsize,
+    /// Nobody took the probe of the epoch before: there may be no calls but those that are kept.
+    is_left: AtomicBool,
 }
 
 /// Before anybody has looked who is available.
@@ -279,6 +283,7 @@ impl<P> ZonesPicker<P> {
             self.look(view, epoch);
             self.seen.store(epoch, Ordering::Release);
         } else if self.seen.compare_exchange(seen, epoch, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            self.is_left.store(self.to_probe.load(Ordering::Relaxed) != NOBODY, Ordering::Relaxed);
             self.look(view, epoch);
         }
     }
@@ -342,10 +347,18 @@ impl<P> ZonesPicker<P> {
         }
     }
 
-    /// The group that is to be probed: given to one of those who ask.
-    fn probe(&self) -> Option<usize> {
+    /// The group that is to be probed: given to one of those who ask, and a call that is kept is the last to be asked. It
+    /// leaves its endpoint for that, which strict calls never do.
+    fn probe<Req>(&self, terms: Terms, request: &Req, context: Option<&CallContext>) -> Option<usize>
+    where
+        P: Pick<Req>,
+    {
         let group = self.to_probe.load(Ordering::Relaxed);
-        let is_ours = group != NOBODY
+        if group == NOBODY || terms.is_strict {
+            return None;
+        }
+        let is_free = |group: &Group<P>| !group.picker.terms(request, context).is_strict;
+        let is_ours = (terms.key.is_none() || self.is_left.load(Ordering::Relaxed) && is_free(&self.groups[group]))
             && self.to_probe.compare_exchange(group, NOBODY, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         is_ours.then_some(group)
     }
@@ -376,7 +389,7 @@ impl<Req, P: Pick<Req>> Pick<Req> for ZonesPicker<P> {
         // Also for calls that are kept, so that the policy within does not see the number that has chosen the group.
         let point = rng.unit();
         let drawn = kept.unwrap_or_else(|| self.draw(point));
-        let first = self.probe().unwrap_or(drawn);
+        let first = self.probe(terms, request, context).unwrap_or(drawn);
         ZonesOrder::new(&self.groups, first, terms.is_strict, request, context, view, rng)
     }
 

@@ -7,15 +7,16 @@ use towline_core::{CallContext, Pick, Rng, View};
 use super::Group;
 
 /// The candidates of [`Zones`](crate::Zones): those of the group that the call goes to, then of the other group of the same
-/// priority, then of all others from the lowest priority number. On strict terms there is one.
+/// priority, then of all others from the lowest priority number. They end with the first of a group where the call is strict.
 pub struct ZonesOrder<'a, P: Pick<Req>, Req> {
     groups: &'a [Group<P>],
     request: &'a Req,
     context: Option<&'a CallContext>,
     view: View<'a>,
     rng: Rng,
-    /// Nobody comes after the first candidate, whatever the balancer has heard. It asks for the terms before the shares are
-    /// brought up to date, and a call whose group changes with them may be strict in the new one only.
+    /// In the present group the call is strict: nobody comes after its next candidate, whatever the balancer has heard. It
+    /// asks for the terms before the shares are brought up to date, and a call whose group changes with them may be strict
+    /// in the new one only; so may one that has gone on to another group.
     is_strict: bool,
     /// Whose candidates come now.
     group: usize,
@@ -59,6 +60,14 @@ impl<'a, P: Pick<Req>, Req> ZonesOrder<'a, P, Req> {
         order
     }
 
+    fn go_on(&mut self) -> Option<()> {
+        let index = self.next_group()?;
+        // Before there are candidates: a table makes a home for them.
+        self.is_strict = self.groups[index].picker.terms(self.request, self.context).is_strict;
+        self.begin(index);
+        Some(())
+    }
+
     fn begin(&mut self, index: usize) {
         let Self { groups, request, context, view, .. } = *self;
         self.group = index;
@@ -94,10 +103,7 @@ impl<'a, P: Pick<Req>, Req> Iterator for ZonesOrder<'a, P, Req> {
                 Some(place) => {
                     return Some(self.groups[self.group].indices.get(place).map_or(usize::MAX, |index| *index));
                 }
-                None => {
-                    let group = self.next_group()?;
-                    self.begin(group);
-                }
+                None => self.go_on()?,
             }
         }
     }

@@ -323,7 +323,7 @@ fn a_session_s_calls_are_strict_where_its_own_group_says_so() {
         picker.order(&call, Some(call.context()), View::new(&set, known), &mut Rng::with_seed(1)).count()
     };
     let is_strict = |picker: &ZonesPicker<HomesPicker>| picker.terms(&call, Some(call.context())).is_strict;
-    assert!(order(&picker, &known) > 4 && !is_strict(&picker));
+    assert!(order(&picker, &known) > 1 && !is_strict(&picker));
     // Terms are asked for before anybody has looked who is available: there is nobody else to go to all the same.
     known = Known { away: vec![0, 1], epoch: 1, ..known };
     assert!(!is_strict(&picker));
@@ -336,6 +336,54 @@ fn a_session_s_calls_are_strict_where_its_own_group_says_so() {
     let next = policy.build(&set, Some(&picker));
     next.groups[1].picker.is_strict.store(true, Ordering::Relaxed);
     assert!(is_strict(&next));
+}
+
+#[test]
+fn of_the_calls_of_sessions_those_that_may_go_elsewhere_probe_and_only_where_no_other_call_did_for_a_sweep() {
+    let set = even(&[("here", 0, 2), ("b", 0, 2)]);
+    let picker = Zones::new("here", Homes).build(&set, None);
+    let mut known = Known { away: vec![0, 1], due: vec![0], ..Known::default() };
+    let (alice, nobody) = (Call::new(()).with_session("alice"), Call::new(()));
+    let mut rng = Rng::with_seed(5);
+    let mut is_here = |known: &Known, call: &Call<()>| {
+        picker.order(call, Some(call.context()), View::new(&set, known), &mut rng).next().unwrap() < 2
+    };
+    let hold =
+        |group: usize, is_strict: bool| picker.groups[group].picker.is_strict.store(is_strict, Ordering::Relaxed);
+    // As long as there are others every sweep, these do it.
+    for epoch in 0..10 {
+        known.epoch = epoch;
+        let probes = [&alice, &alice, &nobody, &nobody, &alice].map(|call| is_here(&known, call));
+        assert_eq!(probes, [false, false, true, false, false], "{epoch}");
+    }
+    // When there are none, one every other sweep does.
+    let mut sweep = || {
+        known.epoch += 1;
+        [&alice, &alice].map(|call| is_here(&known, call))
+    };
+    for _ in 0..10 {
+        assert_eq!(sweep(), [false, false]);
+        assert_eq!(sweep(), [true, false]);
+    }
+    // Not when it may not leave its home, be that where it is or in the group that would be probed.
+    for group in [0, 1] {
+        hold(group, true);
+        for _ in 0..10 {
+            assert_eq!(sweep(), [false, false]);
+        }
+        hold(group, false);
+    }
+    assert_eq!(sweep(), [true, false]);
+}
+
+#[test]
+fn a_call_that_may_go_anywhere_does_not_go_past_its_session_s_home_in_another_group() {
+    let set = even(&[("here", 0, 2), ("b", 0, 2), ("c", 1, 2)]);
+    let picker = Zones::new("here", Homes).build(&set, None);
+    picker.groups[1].picker.is_strict.store(true, Ordering::Relaxed);
+    let (known, call) = (Known::default(), Call::new(()).with_session("alice"));
+    let order = picker.order(&call, Some(call.context()), View::new(&set, &known), &mut Rng::with_seed(1));
+    assert_eq!(order.filter(|index| *index < set.len()).collect::<Vec<_>>(), [0, 1, 2]);
 }
 
 #[test]
