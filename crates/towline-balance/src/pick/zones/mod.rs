@@ -13,7 +13,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -38,7 +38,8 @@ use self::shares::{Level, Rule};
 /// - **Available** is an endpoint with a weight that is up and not on probation. Who has been on probation and one call
 ///   tells that it is well is available again: a zone that comes back gets its calls as its endpoints do, one by one. Where
 ///   nobody is available, endpoints whose probe is due get a call of users, one every tenth of a second at most, so that
-///   their return is seen.
+///   their return is seen. Calls that the policy keeps together do that only when there were no others for a sweep, strict
+///   ones never.
 /// - **Nobody is left out**: the candidates of a call go on to the other groups, in the end to all, for calls that must avoid
 ///   what they have tried. When nobody is available anywhere all are asked by weight.
 ///
@@ -190,7 +191,8 @@ impl<P: Policy> Policy for Zones<P> {
                 indices,
                 places: OnceLock::new(),
                 weightless,
-                share: AtomicU64::new(0),
+                // Terms are asked for before anybody looks.
+                share: AtomicU64::new(last.map_or(0.0, Group::share).to_bits()),
             });
         }
         ZonesPicker {
@@ -200,6 +202,7 @@ impl<P: Policy> Policy for Zones<P> {
             homes,
             seen: AtomicU64::new(NEVER),
             to_probe: AtomicUsize::new(NOBODY),
+            is_left: AtomicBool::new(false),
         }
     }
 }
@@ -217,6 +220,8 @@ pub struct ZonesPicker<P> {
     seen: AtomicU64,
     /// The group that the next call begins with, to find out whether it is well again.
     to_probe: AtomicUsize,
+    /// Nobody took the probe of the epoch before: there may be no calls but those that are kept.
+    is_left: AtomicBool,
 }
 
 /// Before anybody has looked who is available.
@@ -278,6 +283,7 @@ impl<P> ZonesPicker<P> {
             self.look(view, epoch);
             self.seen.store(epoch, Ordering::Release);
         } else if self.seen.compare_exchange(seen, epoch, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            self.is_left.store(self.to_probe.load(Ordering::Relaxed) != NOBODY, Ordering::Relaxed);
             self.look(view, epoch);
         }
     }
@@ -325,10 +331,34 @@ impl<P> ZonesPicker<P> {
         drawn
     }
 
-    /// The group that is to be probed: given to one of those who ask.
-    fn probe(&self) -> Option<usize> {
+    /// The group of a call that is kept with others, the same for all of them, and the terms of the call there.
+    ///
+    /// The key is the same in all groups: their pickers are of one policy. Whether the call is strict is not: a table knows
+    /// the home of a session in one group, and has not seen it in another.
+    fn kept<Req>(&self, request: &Req, context: Option<&CallContext>) -> (Option<usize>, Terms)
+    where
+        P: Pick<Req>,
+    {
+        let terms_in = |group: &Group<P>| group.picker.terms(request, context);
+        let terms = self.groups.first().map_or(Terms::BALANCED, terms_in);
+        match terms.key.map(|key| self.draw(Rng::with_seed(key).unit())) {
+            Some(group) if group > 0 => (Some(group), terms_in(&self.groups[group])),
+            kept => (kept, terms),
+        }
+    }
+
+    /// The group that is to be probed: given to one of those who ask, and a call that is kept is the last to be asked. It
+    /// leaves its endpoint for that, which strict calls never do.
+    fn probe<Req>(&self, terms: Terms, request: &Req, context: Option<&CallContext>) -> Option<usize>
+    where
+        P: Pick<Req>,
+    {
         let group = self.to_probe.load(Ordering::Relaxed);
-        let is_ours = group != NOBODY
+        if group == NOBODY || terms.is_strict {
+            return None;
+        }
+        let is_free = |group: &Group<P>| !group.picker.terms(request, context).is_strict;
+        let is_ours = (terms.key.is_none() || self.is_left.load(Ordering::Relaxed) && is_free(&self.groups[group]))
             && self.to_probe.compare_exchange(group, NOBODY, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         is_ours.then_some(group)
     }
@@ -354,20 +384,22 @@ impl<Req, P: Pick<Req>> Pick<Req> for ZonesPicker<P> {
         rng: &mut Rng,
     ) -> Self::Order<'a> {
         self.refresh(view);
-        // Calls that are kept together draw the same group every time.
-        let mut rng = self.terms(request, context).key.map_or_else(|| rng.fork(), Rng::with_seed);
+        let (kept, terms) = self.kept(request, context);
+        let mut rng = terms.key.map_or_else(|| rng.fork(), Rng::with_seed);
+        // Also for calls that are kept, so that the policy within does not see the number that has chosen the group.
         let point = rng.unit();
-        let first = self.probe().unwrap_or_else(|| self.draw(point));
-        ZonesOrder::new(&self.groups, first, request, context, view, rng)
+        let drawn = kept.unwrap_or_else(|| self.draw(point));
+        let first = self.probe(terms, request, context).unwrap_or(drawn);
+        ZonesOrder::new(&self.groups, first, terms.is_strict, request, context, view, rng)
     }
 
-    // All pickers are of one policy: what they say about a request is the same.
     fn terms(&self, request: &Req, context: Option<&CallContext>) -> Terms {
-        self.groups.first().map_or(Terms::BALANCED, |group| group.picker.terms(request, context))
+        self.kept(request, context).1
     }
 
     fn refused(&self, request: &Req, context: Option<&CallContext>, why: HomeLoss) {
-        self.groups.iter().take(1).for_each(|group| group.picker.refused(request, context, why));
+        let group = self.kept(request, context).0.unwrap_or(0);
+        self.groups.get(group).iter().for_each(|group| group.picker.refused(request, context, why));
     }
 
     fn taken(&self, request: &Req, context: Option<&CallContext>, view: View<'_>, index: usize, skipped: usize) {

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 
 use towline_core::{Call, Endpoint, EndpointId, Loads, Weight, stable_hash};
 
@@ -240,16 +241,20 @@ fn where_nobody_is_available_one_call_an_epoch_goes_to_find_out_who_is_well_agai
 /// Sends all calls of a session to one place of its group, and remembers what was taken.
 struct Homes;
 
+#[derive(Default)]
 struct HomesPicker {
     len: usize,
+    /// Whether it holds sessions to their place, as a table does from their first call on.
+    is_strict: AtomicBool,
     taken: towline_core::sync::Lock<Vec<(usize, usize)>>,
+    refused: AtomicUsize,
 }
 
 impl Policy for Homes {
     type Picker = HomesPicker;
 
     fn build(&mut self, set: &Members, _last: Option<&HomesPicker>) -> HomesPicker {
-        HomesPicker { len: set.len(), taken: towline_core::sync::Lock::new(Vec::new()) }
+        HomesPicker { len: set.len(), ..HomesPicker::default() }
     }
 }
 
@@ -269,7 +274,13 @@ impl Pick<Call<()>> for HomesPicker {
 
     fn terms(&self, _request: &Call<()>, context: Option<&CallContext>) -> Terms {
         let session = context.and_then(CallContext::session);
-        session.map_or(Terms::BALANCED, |session| Terms::kept(stable_hash(session.as_bytes())))
+        let Some(session) = session else { return Terms::BALANCED };
+        let terms = Terms::kept(stable_hash(session.as_bytes()));
+        if self.is_strict.load(Ordering::Relaxed) { terms.strict() } else { terms }
+    }
+
+    fn refused(&self, _: &Call<()>, _: Option<&CallContext>, _: HomeLoss) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
     fn taken(&self, _: &Call<()>, _: Option<&CallContext>, view: View<'_>, index: usize, skipped: usize) {
@@ -298,6 +309,81 @@ fn calls_of_a_session_stay_in_one_group_and_few_sessions_move_when_the_shares_do
     let call = Call::new(()).with_session("alice");
     assert!(picker.terms(&call, Some(call.context())).key.is_some());
     assert_eq!(picker.terms(&call, None), Terms::BALANCED);
+}
+
+#[test]
+fn a_session_s_calls_are_strict_where_its_own_group_says_so() {
+    let set = even(&[("here", 0, 2), ("b", 0, 2)]);
+    let mut policy = Zones::new("here", Homes);
+    let picker = policy.build(&set, None);
+    picker.groups[1].picker.is_strict.store(true, Ordering::Relaxed);
+    let call = Call::new(()).with_session("alice");
+    let mut known = Known::default();
+    let order = |picker: &ZonesPicker<HomesPicker>, known: &Known| {
+        picker.order(&call, Some(call.context()), View::new(&set, known), &mut Rng::with_seed(1)).count()
+    };
+    let is_strict = |picker: &ZonesPicker<HomesPicker>| picker.terms(&call, Some(call.context())).is_strict;
+    assert!(order(&picker, &known) > 1 && !is_strict(&picker));
+    // Terms are asked for before anybody has looked who is available: there is nobody else to go to all the same.
+    known = Known { away: vec![0, 1], epoch: 1, ..known };
+    assert!(!is_strict(&picker));
+    assert_eq!(order(&picker, &known), 1);
+    assert!(is_strict(&picker));
+    picker.refused(&call, Some(call.context()), HomeLoss::Unready);
+    let refused = |group: usize| picker.groups[group].picker.refused.load(Ordering::Relaxed);
+    assert_eq!((refused(0), refused(1)), (0, 1));
+    // And after a change of the set, too.
+    let next = policy.build(&set, Some(&picker));
+    next.groups[1].picker.is_strict.store(true, Ordering::Relaxed);
+    assert!(is_strict(&next));
+}
+
+#[test]
+fn of_the_calls_of_sessions_those_that_may_go_elsewhere_probe_and_only_where_no_other_call_did_for_a_sweep() {
+    let set = even(&[("here", 0, 2), ("b", 0, 2)]);
+    let picker = Zones::new("here", Homes).build(&set, None);
+    let mut known = Known { away: vec![0, 1], due: vec![0], ..Known::default() };
+    let (alice, nobody) = (Call::new(()).with_session("alice"), Call::new(()));
+    let mut rng = Rng::with_seed(5);
+    let mut is_here = |known: &Known, call: &Call<()>| {
+        picker.order(call, Some(call.context()), View::new(&set, known), &mut rng).next().unwrap() < 2
+    };
+    let hold =
+        |group: usize, is_strict: bool| picker.groups[group].picker.is_strict.store(is_strict, Ordering::Relaxed);
+    // As long as there are others every sweep, these do it.
+    for epoch in 0..10 {
+        known.epoch = epoch;
+        let probes = [&alice, &alice, &nobody, &nobody, &alice].map(|call| is_here(&known, call));
+        assert_eq!(probes, [false, false, true, false, false], "{epoch}");
+    }
+    // When there are none, one every other sweep does.
+    let mut sweep = || {
+        known.epoch += 1;
+        [&alice, &alice].map(|call| is_here(&known, call))
+    };
+    for _ in 0..10 {
+        assert_eq!(sweep(), [false, false]);
+        assert_eq!(sweep(), [true, false]);
+    }
+    // Not when it may not leave its home, be that where it is or in the group that would be probed.
+    for group in [0, 1] {
+        hold(group, true);
+        for _ in 0..10 {
+            assert_eq!(sweep(), [false, false]);
+        }
+        hold(group, false);
+    }
+    assert_eq!(sweep(), [true, false]);
+}
+
+#[test]
+fn a_call_that_may_go_anywhere_does_not_go_past_its_session_s_home_in_another_group() {
+    let set = even(&[("here", 0, 2), ("b", 0, 2), ("c", 1, 2)]);
+    let picker = Zones::new("here", Homes).build(&set, None);
+    picker.groups[1].picker.is_strict.store(true, Ordering::Relaxed);
+    let (known, call) = (Known::default(), Call::new(()).with_session("alice"));
+    let order = picker.order(&call, Some(call.context()), View::new(&set, &known), &mut Rng::with_seed(1));
+    assert_eq!(order.filter(|index| *index < set.len()).collect::<Vec<_>>(), [0, 1, 2]);
 }
 
 #[test]
