@@ -439,3 +439,56 @@ fn bad_settings_say_what_to_change() {
     assert_eq!(table().load_bound(), None);
     assert_eq!(table().bounded(1.5).unwrap().load_bound(), Some(1.5));
 }
+
+#[tokio::test(start_paused = true)]
+async fn within_zones_a_strict_session_keeps_to_its_home_outside_of_the_client_s_zone_too() {
+    let (desks, stats) = (Desks::default(), StickyStats::new());
+    let policy = SessionTable::new().when_home_fails(WhenHomeFails::Strict).with_stats(stats.clone());
+    let mut set = endpoints(6);
+    set.iter_mut().take(3).for_each(|endpoint| *endpoint = endpoint.clone().with_zone("here"));
+    let (balance, discovery) = over(Zones::new("here", policy), &desks, set.clone()).await;
+    ["a:1", "b:1", "c:1"].iter().for_each(|name| desks.of(name).down(true));
+    // Somebody else's call finds that out.
+    ask(&balance, by("alice")).await.unwrap();
+    tokio::time::sleep(SECOND).await;
+    let home = ask(&balance, by("bob")).await.unwrap();
+    assert!(["d:1", "e:1", "f:1"].contains(&&*home));
+    desks.of(&home).down(true);
+    assert_eq!(ask(&balance, by("bob")).await.unwrap_err().kind(), Kind::HomeUnavailable);
+    // Also when it is the first call after a change of the set.
+    set.push("g:1".parse().unwrap());
+    discovery.send(Ok(Update::Set(set))).await.unwrap();
+    settle().await;
+    assert_eq!(ask(&balance, by("bob")).await.unwrap_err().kind(), Kind::HomeUnavailable);
+    assert_eq!((stats.counts().refused.unready, stats.counts().moved.total()), (2, 0));
+    desks.of(&home).down(false);
+    assert_eq!(ask(&balance, by("bob")).await.unwrap(), home);
+}
+
+#[tokio::test(start_paused = true)]
+async fn within_zones_a_client_whose_calls_all_have_sessions_finds_out_that_its_zone_is_well_again() {
+    let desks = Desks::default();
+    let mut set = endpoints(6);
+    set.iter_mut().take(3).for_each(|endpoint| *endpoint = endpoint.clone().with_zone("here"));
+    let (balance, _discovery) = over(Zones::new("here", SessionTable::new()), &desks, set).await;
+    let here = ["a:1", "b:1", "c:1"];
+    let ask_all = |times: usize| {
+        let balance = &balance;
+        async move {
+            let mut there = 0;
+            for call in 0..times {
+                let at = ask(balance, by((call % 50).to_string())).await;
+                there += usize::from(at.is_ok_and(|at| !here.contains(&&*at)));
+                tokio::time::sleep(SECOND / 100).await;
+            }
+            there
+        }
+    };
+    here.iter().for_each(|name| desks.of(name).fails(true));
+    ask_all(500).await;
+    let there = ask_all(500).await;
+    assert!((460..500).contains(&there), "{there}");
+    here.iter().for_each(|name| desks.of(name).fails(false));
+    ask_all(3_000).await;
+    assert_eq!(ask_all(500).await, 0);
+}
