@@ -310,14 +310,20 @@ where
     let mut not: Option<Tried> = None;
     for race in 1..=RACES {
         // When so many have refused it is time to wait, if the call may; otherwise it has failed already.
-        let choice = match &refused {
-            Some(refused) if refused.errors.len() >= LENDERS => Err(Nobody::NoCandidate),
-            _ => {
-                let not = not.as_ref().or(refused.as_ref().map(|refused| &refused.by));
-                snapshot.pick(request, context, not, rng, now)
-            }
+        let is_over = refused.as_ref().is_some_and(|refused| refused.errors.len() >= LENDERS);
+        let by = refused.as_ref().map(|refused| &refused.by);
+        let choice = match is_over {
+            true => Err(Nobody::NoCandidate),
+            false => snapshot.pick(request, context, not.as_ref().or(by), rng, now),
         };
-        let choice = if race == RACES { choice.map(Choice::unbounded) } else { choice };
+        // Of few endpoints a call may have lost the race at each: then there is nobody else to take it either.
+        let (choice, is_last) = match choice {
+            Err(Nobody::NoCandidate) if not.is_some() && !is_over => {
+                (snapshot.pick(request, context, by, rng, now), true)
+            }
+            choice => (choice, race == RACES),
+        };
+        let choice = if is_last { choice.map(Choice::unbounded) } else { choice };
         let lent = match choice {
             Ok(choice) => lent_at_once(shared, snapshot, choice, request, context, now),
             Err(_) => Ok(None),
@@ -336,6 +342,9 @@ where
             snapshot.leave(choice, None, now);
             let by = || refused.as_ref().map(|refused| refused.by).unwrap_or_default();
             not.get_or_insert_with(by).add(snapshot.nodes()[choice.index].id());
+        }
+        if is_last {
+            break;
         }
     }
     Err(nobody(shared, snapshot, Nobody::Full))

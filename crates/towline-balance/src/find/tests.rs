@@ -160,3 +160,15 @@ async fn a_first_choice_on_probation_that_is_at_a_limit_keeps_no_probe() {
     assert_eq!([0, 1].map(|index| three.stats(index).in_flight()), [1, 1], "the next has it");
     assert_eq!(stats.admits(SECOND), Admission::Probe);
 }
+
+// F24
+#[tokio::test(start_paused = true)]
+async fn who_finds_every_one_of_few_at_a_limit_is_told_that_all_are_full() {
+    let three = Three::new();
+    let _waits = [0, 1, 2].map(|index| three.waits_for(index));
+    three.rooms([Room::Ready; 3]);
+    let mut call = spawn(three.balance.clone().oneshot(()));
+    let Poll::Ready(Err(error)) = call.poll() else { panic!("nobody has a place for it") };
+    assert_eq!(error.kind(), Kind::Overloaded, "{error}");
+    assert_eq!([0, 1, 2].map(|index| three.stats(index).in_flight()), [1; 3]);
+}
