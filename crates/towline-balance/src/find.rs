@@ -312,9 +312,10 @@ where
         // When so many have refused it is time to wait, if the call may; otherwise it has failed already.
         let is_over = refused.as_ref().is_some_and(|refused| refused.errors.len() >= LENDERS);
         let by = refused.as_ref().map(|refused| &refused.by);
-        let choice = match is_over {
-            true => Err(Nobody::NoCandidate),
-            false => snapshot.pick(request, context, not.as_ref().or(by), rng, now),
+        let choice = if is_over {
+            Err(Nobody::NoCandidate)
+        } else {
+            snapshot.pick(request, context, not.as_ref().or(by), rng, now)
         };
         // Of few endpoints a call may have lost the race at each: then there is nobody else to take it either.
         let (choice, is_last) = match choice {
