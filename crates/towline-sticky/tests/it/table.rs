@@ -182,7 +182,7 @@ async fn keys_that_come_once_push_out_each_other_and_not_who_calls() {
 async fn sessions_of_an_endpoint_that_is_gone_move_at_once_to_where_all_of_their_calls_go() {
     for when in [WhenHomeFails::Move, WhenHomeFails::Spill] {
         let setup = setup(SessionTable::new().when_home_fails(when), 4).await;
-        let homes = setup.homes(0..60).await;
+        let homes = setup.homes(0..240).await;
         setup.discover(without(4, "a:1")).await;
         let mut seen = Vec::new();
         for (session, home) in &homes {
@@ -196,16 +196,16 @@ async fn sessions_of_an_endpoint_that_is_gone_move_at_once_to_where_all_of_their
                 assert_eq!(new, *home);
             }
         }
-        assert!(seen.len() > 5);
+        assert!(seen.len() > 20);
         assert_eq!(setup.seen.take(), seen, "once each");
         let counts = setup.stats.counts();
         assert_eq!((counts.moved.gone, counts.moved.total()), (seen.len() as u64, seen.len() as u64));
         // They spread, and stay when it comes back.
-        let moved = setup.homes(0..60).await;
+        let moved = setup.homes(0..240).await;
         let targets: BTreeSet<_> = homes.keys().filter(|key| homes[key] == "a:1").map(|key| &moved[key]).collect();
         assert_eq!(targets.len(), 3);
         setup.discover(endpoints(4)).await;
-        assert_eq!(setup.homes(0..60).await, moved);
+        assert_eq!(setup.homes(0..240).await, moved);
     }
 }
 
@@ -226,7 +226,7 @@ async fn sessions_move_at_a_bounded_rate_and_their_calls_spill_to_the_same_endpo
     let setup = setup(SessionTable::new().moves_per_second(10).unwrap(), 2).await;
     let homes = setup.homes(0..80).await;
     let of_a: Vec<_> = homes.iter().filter(|(_, home)| *home == "a:1").map(|(session, _)| *session).collect();
-    assert!(of_a.len() > 25);
+    assert!(of_a.len() > 15);
     setup.desks.of("a:1").down(true);
     // The calls of a second take less than one.
     let start = tokio::time::Instant::now();
@@ -336,13 +336,13 @@ async fn with_a_bound_overloaded_homes_move_spill_or_refuse_and_first_calls_find
 #[tokio::test(start_paused = true)]
 async fn moved_sessions_spread_by_weight() {
     let setup = setup(SessionTable::new(), 3).await;
-    let homes = setup.homes(0..300).await;
+    let homes = setup.homes(0..1_500).await;
     let heavy = without(3, "a:1").into_iter().map(|endpoint| {
         let weight = if endpoint.key().as_str() == "b:1" { 9.0 } else { 1.0 };
         endpoint.with_weight(Weight::new(weight).unwrap())
     });
     setup.discover(heavy.collect()).await;
-    let after = setup.homes(0..300).await;
+    let after = setup.homes(0..1_500).await;
     let of_a: Vec<_> = homes.iter().filter(|(_, home)| *home == "a:1").collect();
     let to_b = of_a.iter().filter(|(session, _)| after[session] == "b:1").count();
     assert!(to_b * 10 > of_a.len() * 8, "{to_b} of {}", of_a.len());
