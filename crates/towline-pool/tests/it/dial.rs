@@ -392,11 +392,16 @@ async fn a_caller_who_asks_again_without_a_pause_does_not_keep_the_pool_from_rec
 }
 
 // F30: a balancer has others to ask, and lends.
+/// The default, but never so soon that the second dial begins while the first one's failure is looked at.
+fn soon() -> Backoff {
+    Backoff::new(Duration::from_millis(50), Duration::from_secs(2)).with_jitter(Jitter::Equal)
+}
+
 #[tokio::test(start_paused = true)]
 async fn who_lends_hears_of_the_first_dial_that_fails_and_who_waits_on_keeps_his_place() {
     let make = ScriptedMaker::exclusive();
     make.hold(true);
-    let handle = capped(1, &make).await;
+    let handle = handle(PoolBuilder::new().max_connections(1).dial_backoff(soon()), &make).await;
     let mut patient = [spawn(handle.checkout()), spawn(handle.checkout())];
     assert!(patient[0].poll().is_pending());
     let mut lends: Vec<_> = (0..100).map(|_| spawn(handle.lend(None))).collect();
@@ -423,7 +428,7 @@ async fn who_lends_hears_of_the_first_dial_that_fails_and_who_waits_on_keeps_his
 async fn refused_once() -> (ScriptedMaker, Vec<JoinHandle<Result<(usize, usize), Error>>>) {
     let make = ScriptedMaker::exclusive();
     make.hold(true);
-    let handle = capped(8, &make).await;
+    let handle = handle(PoolBuilder::new().max_connections(8).dial_backoff(soon()), &make).await;
     let call = |i| {
         let mut handle = handle.clone();
         tokio::spawn(async move { handle.call(i).await })
