@@ -9,6 +9,7 @@ mod kinds;
 mod plain_client;
 mod reports;
 mod sessions;
+mod tls;
 mod tls_exclusive;
 mod trace;
 

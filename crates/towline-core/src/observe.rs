@@ -167,6 +167,18 @@ pub enum Event<'a> {
     },
     /// Enough endpoints are eligible again.
     PanicEnded,
+    /// New certificates, keys or roots are used for handshakes from now on.
+    TlsReloaded,
+    /// New certificates, keys or roots are no good; handshakes use those from before.
+    TlsReloadFailed {
+        /// What is wrong with them.
+        error: &'a Error,
+    },
+    /// A TLS configuration was built that protects from less than it should.
+    TlsWeakened {
+        /// In which way.
+        what: &'a str,
+    },
     /// Discovery failed; the last good set stays.
     DiscoveryFailed {
         /// Why.
@@ -323,6 +335,11 @@ fn trace(event: &Event<'_>) {
             warn!(target: "towline", eligible, endpoints, "too few endpoints are eligible");
         }
         Event::PanicEnded => debug!(target: "towline", "enough endpoints are eligible again"),
+        Event::TlsReloaded => debug!(target: "towline", "TLS reloaded"),
+        Event::TlsReloadFailed { error } => {
+            warn!(target: "towline", error = %Chain(error), "TLS not reloaded, keeping what was there");
+        }
+        Event::TlsWeakened { what } => warn!(target: "towline", what, "TLS is weakened"),
         Event::DiscoveryFailed { error } => {
             warn!(target: "towline", error = %Chain(error), "discovery failed, keeping the last set");
         }

@@ -1,9 +1,10 @@
 //! Who served this call?
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::sync::Lock;
-use crate::{ConnectionId, EndpointKey};
+use crate::{ConnectionId, EndpointKey, TlsPeer};
 
 /// What a caller who asked can read after the call: `call` consumes the request, so the answer comes back here.
 ///
@@ -33,6 +34,7 @@ struct Served {
     attempts: u32,
     endpoint: Option<EndpointKey>,
     connection: Option<(ConnectionId, bool)>,
+    peer: Option<Arc<TlsPeer>>,
 }
 
 impl Report {
@@ -56,16 +58,22 @@ impl Report {
         self.0.lock().connection.map(|(_, reused)| reused)
     }
 
-    /// For balancers: an attempt goes to `endpoint`.
+    /// Who was at the other end of that connection, if it is encrypted.
+    pub fn peer(&self) -> Option<Arc<TlsPeer>> {
+        self.0.lock().peer.clone()
+    }
+
+    /// For balancers: an attempt goes to `endpoint`, which has lent it a connection and said so, if it is a pool's.
     pub fn picked(&self, endpoint: &EndpointKey) {
         let mut served = self.0.lock();
         served.attempts += 1;
         served.endpoint = Some(endpoint.clone());
-        served.connection = None;
     }
 
-    /// For pools: the attempt got this connection.
-    pub fn connected(&self, connection: ConnectionId, reused: bool) {
-        self.0.lock().connection = Some((connection, reused));
+    /// For pools: the attempt got this connection, whose peer is this one, if it is encrypted.
+    pub fn connected(&self, connection: ConnectionId, reused: bool, peer: Option<Arc<TlsPeer>>) {
+        let mut served = self.0.lock();
+        served.connection = Some((connection, reused));
+        served.peer = peer;
     }
 }

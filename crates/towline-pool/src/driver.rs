@@ -12,7 +12,9 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tower_service::Service;
 use towline_core::sync::{Lock, after};
-use towline_core::{BoxError, ConnectionId, Error, Event, Kind, Phase, Poolable, ReadyCall, Sent, Sharing};
+use towline_core::{
+    BoxError, ConnectionId, Error, Event, Kind, Phase, Poolable, ReadyCall, Sent, Sharing, TlsPeer, peer,
+};
 
 use crate::bell::Bell;
 use crate::check::{BoxCheck, HealthCheck};
@@ -48,6 +50,8 @@ struct Dial<M: Service<T>, T> {
     permit: Option<DialPermit>,
     started: Instant,
     deadline: Instant,
+    /// At the other end, once that is known.
+    peer: Option<Arc<TlsPeer>>,
     /// None when the maker panicked at once.
     future: Result<Pin<Box<ReadyCall<M, T>>>, Error>,
 }
@@ -124,7 +128,7 @@ where
                         Box::pin(ReadyCall::new(make, self.target.clone()))
                     });
                     let deadline = after(now, self.limits.dial_deadline);
-                    self.dials.push(Dial { permit: Some(permit), started: now, deadline, future });
+                    self.dials.push(Dial { permit: Some(permit), started: now, deadline, peer: None, future });
                 }
                 Err(unused) => drop(unused),
             }
@@ -149,7 +153,9 @@ where
             let now = Instant::now();
             match result {
                 Ok(made) => {
-                    let connection = shared.change(|core, effects| core.dial_succeeded(permit, made, now, effects));
+                    let peer = dial.peer.take();
+                    let connection =
+                        shared.change(|core, effects| core.dial_succeeded(permit, made, peer, now, effects));
                     let took = now.saturating_duration_since(dial.started);
                     shared.observers.emit(Event::Dialled { endpoint: &shared.name, connection, took });
                 }
@@ -206,7 +212,7 @@ where
             Ok(future) => future.as_mut(),
             Err(panicked) => return Poll::Ready(Err(panicked.clone())),
         };
-        match guard(|| future.poll(cx)) {
+        match guard(|| peer::hear(&mut self.peer, || future.poll(cx))) {
             Ok(Poll::Ready(Ok(made))) => Poll::Ready(guard(|| made.sharing()).map(|sharing| (made, sharing))),
             Ok(Poll::Ready(Err(error))) => Poll::Ready(Err(Error::unreachable(error))),
             Ok(Poll::Pending) if Instant::now() < self.deadline => Poll::Pending,

@@ -163,7 +163,7 @@ pub(crate) fn announce<C: Poolable>(checkout: &Checkout<'_, C>, waited: Option<D
     let (connection, reused, shared) = (checkout.id(), checkout.is_reused(), checkout.shared());
     let endpoint = &shared.name;
     if let Some(report) = &checkout.wish().report {
-        report.connected(connection, reused);
+        report.connected(connection, reused, shared.peer(checkout.slot()));
     }
     if let Some(took) = waited {
         shared.observers.emit(Event::Waited { endpoint, connection, took });

@@ -4,10 +4,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use towline_core::sync::after;
-use towline_core::{Backoff, Error, Kind, Rng};
+use towline_core::{Backoff, Error, Jitter, Kind, Rng};
 
 /// So long a pause callers wait out after a first failure.
 const SOON: Duration = Duration::from_millis(50);
+
+/// At the least, after a handshake that failed for what was shown or is configured: no second one goes better before somebody
+/// has mended it, and each costs both sides a thousand times what a refused connection does.
+const UNTRUSTED: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30)).with_jitter(Jitter::Equal);
 
 #[derive(Debug, Default)]
 pub(crate) struct Reach {
@@ -26,7 +30,10 @@ pub(crate) struct Reach {
 impl Reach {
     /// A dial failed; when the next may start.
     pub(crate) fn failed(&mut self, error: Error, now: Instant, backoff: Backoff, rng: &mut Rng) -> Instant {
-        let pause = backoff.delay(self.row, rng);
+        let mut pause = backoff.delay(self.row, rng);
+        if error.kind() == Kind::Tls {
+            pause = pause.max(UNTRUSTED.delay(self.row, rng));
+        }
         let at = after(now, pause);
         // Who ran out of time has waited already, and a second time would take as long.
         self.unclear = self.row == 0 && pause <= SOON && error.kind() != Kind::Timeout;

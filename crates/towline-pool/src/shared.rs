@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Weak};
 
 use tokio::time::Instant;
-use towline_core::{CloseReason, EndpointKey, Error, Event, LoadReport, Observers, Poolable, Rng, Room};
+use towline_core::{CloseReason, EndpointKey, Error, Event, LoadReport, Observers, Poolable, Rng, Room, TlsPeer};
 
 use crate::bell::{Bell, Ring};
 use crate::core::{Core, DialPermit, Need, Returned, Use};
@@ -245,6 +245,10 @@ impl<C: Poolable> Shared<C> {
     }
 
     /// What ends the call on an exclusive connection.
+    pub(crate) fn peer(&self, slot: SlotId) -> Option<Arc<TlsPeer>> {
+        self.read(|core| core.peer(slot))
+    }
+
     pub(crate) fn ring(&self, slot: SlotId) -> Option<Arc<Ring>> {
         self.read(|core| core.ring(slot))
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use tokio::time::Instant;
-use towline_core::{CloseReason, ConnectionId, Poolable, Sharing, State};
+use towline_core::{CloseReason, ConnectionId, Poolable, Sharing, State, TlsPeer};
 
 use crate::bell::Ring;
 use crate::total::Place;
@@ -65,6 +65,8 @@ pub(crate) struct Slot<C> {
     /// When it will be looked into next.
     pub(crate) check_at: Option<Instant>,
     pub(crate) place: Place,
+    /// At the other end, if that is known.
+    pub(crate) peer: Option<Arc<TlsPeer>>,
 }
 
 impl<C> Slot<C> {

@@ -1,17 +1,91 @@
-//! What is trusted, and who we are.
+//! What is trusted, who we are, and how both change while connections are made.
 
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, SystemTime};
 
-use native_tls::{Certificate, Identity, Protocol};
-use towline_core::{Error, Kind, Phase};
+use arc_swap::ArcSwap;
+use tokio::io::{AsyncRead, AsyncWrite};
+use towline_core::sync::Lock;
+use towline_core::{BoxError, Error, Event, Observers, TlsPeer, peer};
 
-/// A finished TLS client configuration. Cheap to clone; clones share it.
+use crate::error::{TlsError, TlsErrorKind, refused};
+use crate::material::{Contents, IdentitySource, Material, Source, Sources};
+use crate::stream::{Stream, TlsStream};
+
+/// Which library does TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TlsBackend {
+    /// The system's (OpenSSL on Linux), by native-tls. The default.
+    #[cfg(feature = "native-tls")]
+    NativeTls,
+    /// rustls, which resumes sessions. The default where the other is not built in.
+    #[cfg(feature = "rustls")]
+    Rustls,
+}
+
+#[cfg(feature = "native-tls")]
+const BACKEND: TlsBackend = TlsBackend::NativeTls;
+#[cfg(all(feature = "rustls", not(feature = "native-tls")))]
+const BACKEND: TlsBackend = TlsBackend::Rustls;
+
+/// The least version of TLS that is spoken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum TlsVersion {
+    /// TLS 1.2 or later. The default; what is older is broken (RFC 8996).
+    #[default]
+    V1_2,
+    /// TLS 1.3. On macOS only with [`TlsBackend`] rustls.
+    V1_3,
+}
+
+/// A TLS client configuration that can be replaced while it is in use. Cheap to clone; clones share it, and what it is
+/// replaced by.
+///
+/// Each handshake takes what is current when it begins. Connections that are open stay as they are: how long, says the pool's
+/// greatest lifetime, which spreads their ends in time.
+///
+/// ```
+/// use std::time::Duration;
+/// use towline_tls::TlsConfig;
+///
+/// # async fn demo() -> Result<(), towline_core::Error> {
+/// let config = TlsConfig::builder()
+///     .root_pem_file("/etc/db/ca.pem")
+///     .identity_pem_files("/etc/db/client.pem", "/etc/db/client.key")
+///     .build()?;
+/// tokio::spawn(config.watch(Duration::from_secs(10)));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
-pub struct TlsConfig {
-    connector: tokio_native_tls::TlsConnector,
-    alpn: Arc<[String]>,
+pub struct TlsConfig(Arc<Shared>);
+
+struct Shared {
+    current: ArcSwap<Current>,
+    builder: Lock<TlsConfigBuilder>,
+}
+
+/// What a handshake needs.
+struct Current {
+    connector: Connector,
+    alpn: Vec<String>,
+    requires_alpn: bool,
+    verify: Option<Arc<VerifyPeer>>,
+    /// Of what it was built from.
+    fingerprint: u64,
+}
+
+type VerifyPeer = dyn Fn(&TlsPeer) -> Result<(), BoxError> + Send + Sync;
+
+enum Connector {
+    #[cfg(feature = "native-tls")]
+    NativeTls(crate::native::Connector),
+    #[cfg(feature = "rustls")]
+    Rustls(crate::rustls::Connector),
 }
 
 impl TlsConfig {
@@ -22,212 +96,380 @@ impl TlsConfig {
 
     /// Whether this protocol is offered by ALPN.
     pub fn offers(&self, protocol: &str) -> bool {
-        self.alpn.iter().any(|offered| offered == protocol)
+        self.0.current.load().alpn.iter().any(|offered| offered == protocol)
     }
 
-    pub(crate) fn connector(&self) -> &tokio_native_tls::TlsConnector {
-        &self.connector
+    /// Reads all files again, and says whether anything in them was new. Handshakes from now on use it. Blocking, and tens of
+    /// milliseconds of CPU where something is new: not for async threads, see [`watch`](Self::watch).
+    ///
+    /// # Errors
+    ///
+    /// As [`TlsConfigBuilder::build`]; the configuration is then what it was.
+    pub fn reload(&self) -> Result<bool, Error> {
+        let builder = self.0.builder.lock().clone();
+        let contents = builder.sources.read()?;
+        if contents.fingerprint() == self.0.current.load().fingerprint {
+            return Ok(false);
+        }
+        self.0.current.store(Arc::new(builder.build_from(&contents)?));
+        Ok(true)
     }
+
+    /// Handshakes from now on are by what `builder` says, and so is what [`reload`](Self::reload) reads. Blocking, and tens of
+    /// milliseconds of CPU: not for async threads.
+    ///
+    /// # Errors
+    ///
+    /// As [`TlsConfigBuilder::build`]; the configuration is then what it was.
+    pub fn replace(&self, builder: TlsConfigBuilder) -> Result<(), Error> {
+        let next = builder.build_current()?;
+        // Whoever replaces and whoever reloads at the same time: the last wins, and the next reload finds a difference.
+        *self.0.builder.lock() = builder;
+        self.0.current.store(Arc::new(next));
+        Ok(())
+    }
+
+    /// Looks at the files every so often and takes what is new: to be spawned. Ends when the last clone of the configuration
+    /// is gone, and at once when nothing comes from files.
+    ///
+    /// Files are read, and configurations built, by the runtime's blocking threads. What is bad changes nothing: the event
+    /// [`TlsReloadFailed`](Event::TlsReloadFailed) says why, once for each version of the files, and
+    /// [`TlsReloaded`](Event::TlsReloaded) tells of what was taken. A certificate that is there before its key is bad until
+    /// that is there too. Contents are compared, so that links may be swapped.
+    pub fn watch(&self, every: Duration) -> impl Future<Output = ()> + Send + 'static {
+        let shared = Arc::downgrade(&self.0);
+        async move {
+            let mut failed = None;
+            loop {
+                tokio::time::sleep(every).await;
+                let Some(last) = look(&shared, failed).await else { return };
+                failed = last;
+            }
+        }
+    }
+
+    /// A handshake by what is current.
+    pub(crate) async fn connect<S>(&self, name: String, io: S) -> Result<TlsStream<S>, TlsError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let current = self.0.current.load_full();
+        let (stream, peer) = match &current.connector {
+            #[cfg(feature = "native-tls")]
+            Connector::NativeTls(connector) => {
+                let (stream, peer) = connector.connect(&name, io).await?;
+                (Stream::NativeTls { stream }, peer)
+            }
+            #[cfg(feature = "rustls")]
+            Connector::Rustls(connector) => {
+                let (stream, peer) = connector.connect(&name, io).await?;
+                (Stream::Rustls { stream: Box::new(stream) }, peer)
+            }
+        };
+        if current.requires_alpn && peer.alpn().is_none() {
+            return Err(TlsError::new(TlsErrorKind::NoProtocol, name));
+        }
+        if let Some(verify) = &current.verify {
+            verify(&peer).map_err(|cause| TlsError::new(TlsErrorKind::Unwanted, name.clone()).with_source(cause))?;
+        }
+        let peer = Arc::new(peer);
+        peer::introduce(&peer);
+        Ok(TlsStream::new(stream, peer, name))
+    }
+}
+
+/// Reloads what has changed; `failed` is what has failed last, which is not tried again. What has failed now; `None` when
+/// there is nothing to be looked after any more.
+async fn look(shared: &Weak<Shared>, failed: Option<Failed>) -> Option<Option<Failed>> {
+    let shared = shared.upgrade()?;
+    if !shared.builder.lock().sources.has_files() {
+        return None;
+    }
+    // A panic in there is a bug, which the task that it happens in reports; the next look may go better.
+    let looked = tokio::task::spawn_blocking(move || {
+        let builder = shared.builder.lock().clone();
+        let read = builder.sources.read();
+        let version = match &read {
+            Ok(contents) => Failed::Contents(contents.fingerprint()),
+            Err(error) => Failed::ToRead(error.to_string()),
+        };
+        if failed.as_ref() == Some(&version) {
+            return failed;
+        }
+        let next = read.and_then(|contents| {
+            let is_old = contents.fingerprint() == shared.current.load().fingerprint;
+            if is_old { Ok(None) } else { builder.build_from(&contents).map(Some) }
+        });
+        match next {
+            Ok(None) => None,
+            Ok(Some(next)) => {
+                shared.current.store(Arc::new(next));
+                builder.observers.emit(Event::TlsReloaded);
+                None
+            }
+            Err(error) => {
+                builder.observers.emit(Event::TlsReloadFailed { error: &error });
+                Some(version)
+            }
+        }
+    });
+    Some(looked.await.unwrap_or_default())
+}
+
+/// A version of the files that was no good.
+#[derive(PartialEq)]
+enum Failed {
+    Contents(u64),
+    ToRead(String),
 }
 
 impl fmt::Debug for TlsConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { connector: _, alpn } = self;
-        f.debug_struct("TlsConfig").field("alpn", alpn).finish_non_exhaustive()
+        f.debug_struct("TlsConfig").field("builder", &*self.0.builder.lock()).finish_non_exhaustive()
+    }
+}
+
+/// What libraries have in common.
+#[derive(Clone)]
+pub(crate) struct Settings {
+    pub(crate) backend: TlsBackend,
+    pub(crate) min_version: TlsVersion,
+    pub(crate) system_roots: Option<bool>,
+    pub(crate) alpn: Vec<String>,
+    pub(crate) accepts_any_certificate: bool,
+    pub(crate) accepts_any_name: bool,
+}
+
+impl Settings {
+    pub(crate) fn trusts_system(&self, material: &Material) -> bool {
+        self.system_roots.unwrap_or(material.roots.is_empty())
     }
 }
 
 /// Collects a [`TlsConfig`]; whatever is wrong is said by [`build`](Self::build).
-#[derive(Default)]
+#[derive(Clone)]
 #[must_use]
 pub struct TlsConfigBuilder {
-    roots: Vec<Certificate>,
-    system_roots: Option<bool>,
-    identity: Option<Identity>,
-    alpn: Vec<String>,
-    error: Option<Error>,
+    settings: Settings,
+    sources: Sources,
+    requires_alpn: bool,
+    verify: Option<Arc<VerifyPeer>>,
+    observers: Observers,
+}
+
+impl Default for TlsConfigBuilder {
+    fn default() -> Self {
+        Self {
+            settings: Settings {
+                backend: BACKEND,
+                min_version: TlsVersion::default(),
+                system_roots: None,
+                alpn: Vec::new(),
+                accepts_any_certificate: false,
+                accepts_any_name: false,
+            },
+            sources: Sources::default(),
+            requires_alpn: false,
+            verify: None,
+            observers: Observers::default(),
+        }
+    }
 }
 
 impl TlsConfigBuilder {
+    /// Which library does TLS: native-tls by default, where both are built in.
+    pub fn backend(mut self, backend: TlsBackend) -> Self {
+        self.settings.backend = backend;
+        self
+    }
+
+    /// The least version that is spoken: TLS 1.2 by default.
+    pub fn min_version(mut self, version: TlsVersion) -> Self {
+        self.settings.min_version = version;
+        self
+    }
+
     /// Trusts the certificates in this PEM text, and no longer the system's, unless
     /// [`system_roots(true)`](Self::system_roots) asks for both.
-    pub fn root_pem(self, pem: impl AsRef<[u8]>) -> Self {
-        self.add_roots(pem.as_ref(), "the given root certificates")
+    pub fn root_pem(mut self, pem: impl AsRef<[u8]>) -> Self {
+        self.sources.roots.push(given(pem));
+        self
     }
 
-    /// Trusts the certificates in this PEM file, see [`root_pem`](Self::root_pem). Reads the file at once, blocking.
+    /// Trusts the certificates in this PEM file, see [`root_pem`](Self::root_pem). It is read when the configuration is built,
+    /// and when it is [reloaded](TlsConfig::watch).
     pub fn root_pem_file(mut self, path: impl AsRef<Path>) -> Self {
-        let path = path.as_ref();
-        match std::fs::read(path) {
-            Ok(pem) => self.add_roots(&pem, &format!("the root certificate file {}", path.display())),
-            Err(cause) => {
-                let error = config_error(format!("cannot read the root certificate file {}", path.display()));
-                self.error.get_or_insert(error.with_source(cause));
-                self
-            }
-        }
-    }
-
-    fn add_roots(mut self, pem: &[u8], what: &str) -> Self {
-        match Certificate::stack_from_pem(pem) {
-            Ok(roots) if !roots.is_empty() => self.roots.extend(roots),
-            parsed => {
-                let mut error =
-                    config_error(format!("{what}: no PEM certificate (\"-----BEGIN CERTIFICATE-----\") in it"));
-                if let Err(cause) = parsed {
-                    error = error.with_source(cause);
-                }
-                self.error.get_or_insert(error);
-            }
-        }
+        self.sources.roots.push(file(path));
         self
     }
 
     /// Whether the system's roots are trusted: by default only when no others are given.
     pub fn system_roots(mut self, trust: bool) -> Self {
-        self.system_roots = Some(trust);
+        self.settings.system_roots = Some(trust);
         self
     }
 
-    /// Presents this certificate to servers that ask for one: the chain in PEM, leaf first, and its PKCS#8 key in PEM.
+    /// Presents this certificate to servers that ask for one: the chain in PEM, its own certificate first, and its key in PEM
+    /// (PKCS#8, PKCS#1 or SEC1; whatever stands before it is skipped).
     pub fn identity_pem(mut self, chain: impl AsRef<[u8]>, key: impl AsRef<[u8]>) -> Self {
-        match parse_identity(chain.as_ref(), key.as_ref()) {
-            Ok(identity) => self.identity = Some(identity),
-            Err(error) => drop(self.error.get_or_insert(error)),
-        }
+        self.sources.identity = Some(IdentitySource::Pem { chain: given(chain), key: given(key) });
+        self
+    }
+
+    /// As [`identity_pem`](Self::identity_pem), from two files, or twice the same one. They are read when the configuration is
+    /// built, and when it is [reloaded](TlsConfig::watch).
+    pub fn identity_pem_files(mut self, chain: impl AsRef<Path>, key: impl AsRef<Path>) -> Self {
+        self.sources.identity = Some(IdentitySource::Pem { chain: file(chain), key: file(key) });
+        self
+    }
+
+    /// Presents the certificate in this PKCS#12 archive. Only with native-tls; it is not looked at whether the certificate
+    /// has expired.
+    pub fn identity_pkcs12(mut self, archive: impl AsRef<[u8]>, password: impl Into<Arc<str>>) -> Self {
+        self.sources.identity = Some(IdentitySource::Pkcs12 { archive: given(archive), password: password.into() });
+        self
+    }
+
+    /// As [`identity_pkcs12`](Self::identity_pkcs12), from a file, which is read when the configuration is built, and when it
+    /// is [reloaded](TlsConfig::watch).
+    pub fn identity_pkcs12_file(mut self, path: impl AsRef<Path>, password: impl Into<Arc<str>>) -> Self {
+        self.sources.identity = Some(IdentitySource::Pkcs12 { archive: file(path), password: password.into() });
         self
     }
 
     /// Offers these protocols by ALPN, most wanted first.
     pub fn alpn<P: Into<String>>(mut self, protocols: impl IntoIterator<Item = P>) -> Self {
-        self.alpn = protocols.into_iter().map(Into::into).collect();
+        self.settings.alpn = protocols.into_iter().map(Into::into).collect();
         self
     }
 
-    /// Builds the configuration. Costs tens of milliseconds of CPU: call it once.
+    /// Whether a peer that chooses none of the offered protocols is refused, with [`TlsErrorKind::NoProtocol`]. By default it
+    /// is not, and whoever speaks the protocol above looks at [`TlsStream::negotiated_alpn`](crate::TlsStream).
+    pub fn require_alpn(mut self, required: bool) -> Self {
+        self.requires_alpn = required;
+        self
+    }
+
+    /// Asks `verify` about every peer whose certificate is good, before the connection is used: to pin a certificate, or to
+    /// authorise who is at the other end. What it fails with is the source of the [`TlsError`], whose kind is
+    /// [`TlsErrorKind::Unwanted`]. Called at every handshake, by async threads.
+    ///
+    /// ```
+    /// use towline_tls::TlsConfig;
+    ///
+    /// let pinned = std::collections::HashSet::from([vec![0x30, 0x82]]);
+    /// let config = TlsConfig::builder()
+    ///     .verify_peer(move |peer| match peer.certificate() {
+    ///         Some(certificate) if pinned.contains(certificate) => Ok(()),
+    ///         _ => Err("not one of ours".into()),
+    ///     })
+    ///     .build()?;
+    /// # drop(config);
+    /// # Ok::<(), towline_core::Error>(())
+    /// ```
+    pub fn verify_peer<F>(mut self, verify: F) -> Self
+    where
+        F: Fn(&TlsPeer) -> Result<(), BoxError> + Send + Sync + 'static,
+    {
+        self.verify = Some(Arc::new(verify));
+        self
+    }
+
+    /// Takes any certificate of anybody, for any name: there is no protection from who stands in between. Every configuration
+    /// that is built like this says so by [`TlsWeakened`](Event::TlsWeakened). For tests; trusting the test's own root is no
+    /// more work.
+    pub fn danger_accept_invalid_certs(mut self, accept: bool) -> Self {
+        self.settings.accepts_any_certificate = accept;
+        self
+    }
+
+    /// Takes a certificate for any name: whoever has one of any of the trusted authorities can stand in between. Every
+    /// configuration that is built like this says so by [`TlsWeakened`](Event::TlsWeakened). See
+    /// [`Target::with_tls_name`](towline_core::Target::with_tls_name), which verifies another name.
+    pub fn danger_accept_invalid_names(mut self, accept: bool) -> Self {
+        self.settings.accepts_any_name = accept;
+        self
+    }
+
+    /// Where events go: reloads, and what is weakened.
+    pub fn observers(mut self, observers: Observers) -> Self {
+        self.observers = observers;
+        self
+    }
+
+    /// Builds the configuration. Reads files, blocking, and costs tens of milliseconds of CPU: call it once, at start.
     ///
     /// # Errors
     ///
-    /// [`Kind::Config`] naming the first thing that was wrong: a file that cannot be read, text that is no PEM,
-    /// no roots at all, a key that does not match.
+    /// [`Kind::Config`](towline_core::Kind::Config) naming the first thing that was wrong: a file that cannot be read, text that
+    /// is no PEM, no roots at all, a key in a format that nobody reads or that does not match, a client certificate that has
+    /// expired, a required protocol where none is offered.
     pub fn build(self) -> Result<TlsConfig, Error> {
-        let Self { roots, system_roots, identity, alpn, error } = self;
-        if let Some(error) = error {
-            return Err(error);
+        let current = ArcSwap::from_pointee(self.build_current()?);
+        Ok(TlsConfig(Arc::new(Shared { current, builder: Lock::new(self) })))
+    }
+
+    fn build_current(&self) -> Result<Current, Error> {
+        self.build_from(&self.sources.read()?)
+    }
+
+    fn build_from(&self, contents: &Contents) -> Result<Current, Error> {
+        let Self { settings, requires_alpn, verify, observers, .. } = self;
+        let material = contents.parse(SystemTime::now())?;
+        let trusts_nobody = material.roots.is_empty() && !settings.trusts_system(&material);
+        if trusts_nobody && !settings.accepts_any_certificate {
+            return Err(refused("nothing is trusted: add a root certificate, or trust the system's"));
         }
-        let system_roots = system_roots.unwrap_or(roots.is_empty());
-        if roots.is_empty() && !system_roots {
-            return Err(config_error("nothing is trusted: add a root certificate, or trust the system's"));
+        if *requires_alpn && settings.alpn.is_empty() {
+            return Err(refused("require_alpn() is set and alpn() offers nothing: say which protocols"));
         }
-        let mut builder = native_tls::TlsConnector::builder();
-        builder.min_protocol_version(Some(Protocol::Tlsv12)).disable_built_in_roots(!system_roots);
-        for root in roots {
-            builder.add_root_certificate(root);
+        let connector = match settings.backend {
+            #[cfg(feature = "native-tls")]
+            TlsBackend::NativeTls => Connector::NativeTls(crate::native::build(settings, &material)?),
+            #[cfg(feature = "rustls")]
+            TlsBackend::Rustls => Connector::Rustls(crate::rustls::build(settings, &material)?),
+        };
+        for (weakened, what) in [
+            (settings.accepts_any_certificate, "any certificate is accepted"),
+            (settings.accepts_any_name, "a certificate for any name is accepted"),
+        ] {
+            if weakened {
+                observers.emit(Event::TlsWeakened { what });
+            }
         }
-        if let Some(identity) = identity {
-            builder.identity(identity);
-        }
-        let offered: Vec<_> = alpn.iter().map(String::as_str).collect();
-        if !offered.is_empty() {
-            builder.request_alpns(&offered);
-        }
-        let connector = builder.build().map_err(|cause| {
-            config_error("the TLS library refuses this configuration (does the key match its certificate?)")
-                .with_source(cause)
-        })?;
-        Ok(TlsConfig { connector: connector.into(), alpn: alpn.into() })
+        let fingerprint = contents.fingerprint();
+        let alpn = settings.alpn.clone();
+        Ok(Current { connector, alpn, requires_alpn: *requires_alpn, verify: verify.clone(), fingerprint })
     }
 }
 
+fn given(bytes: impl AsRef<[u8]>) -> Source {
+    Source::Given(bytes.as_ref().into())
+}
+
+fn file(path: impl AsRef<Path>) -> Source {
+    Source::File(path.as_ref().to_owned())
+}
+
+// Without keys and passwords.
 impl fmt::Debug for TlsConfigBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { roots, system_roots, identity, alpn, error } = self;
+        let Self { settings, sources, requires_alpn, verify, observers: _ } = self;
+        let Settings { backend, min_version, system_roots, alpn, accepts_any_certificate, accepts_any_name } = settings;
         f.debug_struct("TlsConfigBuilder")
-            .field("roots", &roots.len())
+            .field("backend", backend)
+            .field("min_version", min_version)
+            .field("roots", &sources.roots.len())
             .field("system_roots", system_roots)
-            .field("identity", &identity.is_some())
+            .field("identity", &sources.identity.is_some())
             .field("alpn", alpn)
-            .field("error", error)
+            .field("requires_alpn", requires_alpn)
+            .field("verifies_peer", &verify.is_some())
+            .field("accepts_any_certificate", accepts_any_certificate)
+            .field("accepts_any_name", accepts_any_name)
             .finish()
     }
 }
 
-fn config_error(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
-    Error::new(Kind::Config, Phase::Build).with_message(message)
-}
-
-const PKCS8: &str = "-----BEGIN PRIVATE KEY-----";
-
-/// native-tls wants the key to begin with its header to the byte; tools put blank lines and attributes before it.
-fn parse_identity(chain: &[u8], key: &[u8]) -> Result<Identity, Error> {
-    let text = std::str::from_utf8(key).map_err(|_| config_error("the client key is no PEM text"))?;
-    let Some(start) = text.find(PKCS8) else {
-        let found = text.lines().find(|line| line.starts_with("-----BEGIN")).unwrap_or("no PEM header");
-        return Err(config_error(format!(
-            "the client key is no PKCS#8 PEM ({found}); convert it: openssl pkcs8 -topk8 -nocrypt -in KEY -out KEY.pk8"
-        )));
-    };
-    Identity::from_pkcs8(chain, &text.as_bytes()[start..])
-        .map_err(|cause| config_error("the client certificate and key cannot be used").with_source(cause))
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn certified() -> (String, String) {
-        let made = rcgen::generate_simple_self_signed(["a.test".to_owned()]).unwrap();
-        (made.cert.pem(), made.signing_key.serialize_pem())
-    }
-
-    fn refused(builder: TlsConfigBuilder) -> String {
-        let error = builder.build().unwrap_err();
-        assert_eq!(error.kind(), Kind::Config);
-        error.to_string()
-    }
-
-    #[test]
-    fn a_root_that_is_no_pem_is_refused_when_building() {
-        for bad in ["", "hello", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
-            assert!(refused(TlsConfig::builder().root_pem(bad)).contains("no PEM certificate"), "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn a_root_file_is_named_when_it_is_missing_or_no_pem() {
-        let path = std::env::temp_dir().join(format!("towline-{}-no.pem", std::process::id()));
-        let name = path.display().to_string();
-        let missing = refused(TlsConfig::builder().root_pem_file(&path));
-        assert!(missing.contains("cannot read") && missing.contains(&name), "{missing}");
-        std::fs::write(&path, "not a certificate").unwrap();
-        let garbage = refused(TlsConfig::builder().root_pem_file(&path));
-        std::fs::remove_file(&path).unwrap();
-        assert!(garbage.contains("no PEM certificate") && garbage.contains(&name), "{garbage}");
-    }
-
-    #[test]
-    fn trusting_nobody_is_refused_when_building() {
-        assert!(refused(TlsConfig::builder().system_roots(false)).contains("nothing is trusted"));
-    }
-
-    #[test]
-    fn a_key_with_blank_lines_and_attributes_before_it_is_accepted() {
-        let (cert, key) = certified();
-        let key = format!("\nBag Attributes\n    friendlyName: x\n{key}");
-        TlsConfig::builder().root_pem(&cert).identity_pem(&cert, key).build().unwrap();
-    }
-
-    #[test]
-    fn a_key_in_another_format_names_the_command_that_converts_it() {
-        let (cert, key) = certified();
-        let sec1 = key.replace("PRIVATE KEY", "EC PRIVATE KEY");
-        let said = refused(TlsConfig::builder().identity_pem(cert, sec1));
-        assert!(said.contains("BEGIN EC PRIVATE KEY") && said.contains("openssl pkcs8"), "{said}");
-    }
-
-    #[test]
-    fn a_key_that_does_not_match_is_refused_when_building() {
-        let ((cert, _), (_, other)) = (certified(), certified());
-        refused(TlsConfig::builder().root_pem(&cert).identity_pem(&cert, other));
-    }
-}
+mod tests;

@@ -8,7 +8,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 use towline_core::{BoxError, Error, Phase, Target, progress};
 
-use crate::{TlsConfig, TlsError, TlsStream};
+use crate::{TlsConfig, TlsError, TlsErrorKind, TlsStream};
 
 /// Puts TLS over a connector. See [`TlsConnector`].
 #[derive(Clone, Debug)]
@@ -35,8 +35,9 @@ impl<C> Layer<C> for TlsLayer {
 ///
 /// # Errors
 ///
-/// [`Kind::Tls`](towline_core::Kind::Tls) in [`Phase::Handshake`] with a [`TlsError`] as source; errors of the inner
-/// connector as they are.
+/// [`Kind::Tls`](towline_core::Kind::Tls) in [`Phase::Handshake`] with a [`TlsError`] as source, or
+/// [`Kind::UnexpectedEof`](towline_core::Kind::UnexpectedEof) when the peer just leaves; errors of the inner connector as they
+/// are.
 #[derive(Clone, Debug)]
 pub struct TlsConnector<C> {
     inner: C,
@@ -65,16 +66,16 @@ where
     fn call(&mut self, target: Target) -> Self::Future {
         // Libraries skip verification, or panic, for a name that is none.
         let name = target.server_name().filter(|name| !name.is_empty() && !name.contains('\0'));
-        let Some(name) = name else { return Box::pin(std::future::ready(Err(TlsError::no_name()))) };
+        let Some(name) = name else {
+            let error = TlsError::new(TlsErrorKind::NoName, String::new()).into_error();
+            return Box::pin(std::future::ready(Err(error)));
+        };
         let connecting = self.inner.call(target);
         let config = self.config.clone();
         Box::pin(async move {
             let io = connecting.await.map_err(Error::unreachable)?;
             progress::enter(Phase::Handshake);
-            match config.connector().connect(&name, io).await {
-                Ok(stream) => Ok(TlsStream::new(stream)),
-                Err(source) => Err(TlsError::handshake(name, source)),
-            }
+            config.connect(name, io).await.map_err(TlsError::into_error)
         })
     }
 }

@@ -1,12 +1,9 @@
 //! What was wrong with a handshake.
-//!
-//! native-tls keeps the verification result to itself and hands out text, so the text is matched: in this file and
-//! nowhere else, against the cases in the tests, and with [`TlsErrorKind::Other`] for what is not known.
 
 use std::error::Error as StdError;
 use std::fmt;
 
-use towline_core::{Error, Kind, Phase};
+use towline_core::{BoxError, Error, Kind, Phase};
 
 /// What was wrong with a handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -20,17 +17,68 @@ pub enum TlsErrorKind {
     WrongName,
     /// Nobody we trust has signed the certificate.
     UnknownIssuer,
+    /// The certificate, or one above it, is not good for this: its key is too weak, it may not sign others, it is for another
+    /// use.
+    Unfit,
+    /// [`verify_peer`](crate::TlsConfigBuilder::verify_peer) does not want the peer.
+    Unwanted,
+    /// The peer does not accept our certificate, or wants one and got none. With TLS 1.3 the first read says so, and not the
+    /// handshake.
+    ClientCertificateRefused,
+    /// There is no version of TLS that both sides speak.
+    ProtocolVersion,
+    /// The peer accepts none of the protocols that were offered by ALPN.
+    NoProtocol,
+    /// The peer ended the handshake without a reason that can be told: no cipher that both sides know or, before TLS 1.3, a
+    /// client certificate that it wants.
+    Refused,
     /// The peer does not speak TLS.
     NotTls,
     /// The peer closed or reset the connection during the handshake.
     Closed,
+    /// The handshake took longer than connecting may.
+    Timeout,
     /// The target has no name to verify the certificate against.
     NoName,
     /// Something else; the source has the library's words.
     Other,
 }
 
-/// A failed handshake: the source of an [`Error`] of [`Kind::Tls`].
+impl TlsErrorKind {
+    /// What was wrong with the handshake that `error` tells of; `None` when it was not in one.
+    ///
+    /// Like [`TlsError::kind`], and [`Timeout`](Self::Timeout) for a peer that stayed silent, which is the finding of whoever
+    /// keeps the time.
+    pub fn of(error: &Error) -> Option<Self> {
+        let late = || (error.is_timeout() && error.phase() == Phase::Handshake).then_some(Self::Timeout);
+        error.find::<TlsError>().map(TlsError::kind).or_else(late)
+    }
+}
+
+/// In a few words.
+impl fmt::Display for TlsErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Expired => "expired",
+            Self::NotYetValid => "not yet valid",
+            Self::WrongName => "wrong name",
+            Self::UnknownIssuer => "unknown issuer",
+            Self::Unfit => "unfit certificate",
+            Self::Unwanted => "unwanted peer",
+            Self::ClientCertificateRefused => "client certificate refused",
+            Self::ProtocolVersion => "protocol version",
+            Self::NoProtocol => "no common protocol",
+            Self::Refused => "refused by the peer",
+            Self::NotTls => "not TLS",
+            Self::Closed => "closed by the peer",
+            Self::Timeout => "timed out",
+            Self::NoName => "no name",
+            Self::Other => "handshake failure",
+        })
+    }
+}
+
+/// A failed handshake: the source of an [`Error`] of [`Kind::Tls`], or of [`Kind::UnexpectedEof`] when the peer just left.
 ///
 /// ```
 /// use towline_core::Error;
@@ -45,7 +93,7 @@ pub enum TlsErrorKind {
 pub struct TlsError {
     kind: TlsErrorKind,
     server_name: String,
-    source: Option<native_tls::Error>,
+    source: Option<BoxError>,
 }
 
 impl TlsError {
@@ -59,32 +107,55 @@ impl TlsError {
         &self.server_name
     }
 
-    pub(crate) fn no_name() -> Error {
-        Self { kind: TlsErrorKind::NoName, server_name: String::new(), source: None }.into_error()
+    pub(crate) fn new(kind: TlsErrorKind, server_name: impl Into<String>) -> Self {
+        Self { kind, server_name: server_name.into(), source: None }
     }
 
-    pub(crate) fn handshake(server_name: String, source: native_tls::Error) -> Error {
-        Self { kind: classify(&source), server_name, source: Some(source) }.into_error()
+    pub(crate) fn with_source(self, source: impl Into<BoxError>) -> Self {
+        Self { source: Some(source.into()), ..self }
     }
 
-    fn into_error(self) -> Error {
-        Error::new(Kind::Tls, Phase::Handshake).with_message(self.message()).with_source(self)
+    pub(crate) fn into_error(self) -> Error {
+        // Who hangs up may only be about to start again: nothing is wrong with what was configured.
+        let kind = if self.kind == TlsErrorKind::Closed { Kind::UnexpectedEof } else { Kind::Tls };
+        Error::new(kind, Phase::Handshake).with_message(self.message()).with_source(self)
     }
-}
 
-impl TlsError {
     /// What was wrong, with what, and what to change.
     fn message(&self) -> String {
         let name = &self.server_name;
         match self.kind {
-            TlsErrorKind::Expired => format!("the certificate presented for {name:?} has expired"),
-            TlsErrorKind::NotYetValid => format!("the certificate presented for {name:?} is not valid yet"),
+            TlsErrorKind::Expired => {
+                format!("the certificate presented for {name:?} has expired (is our clock right? has it been renewed?)")
+            }
+            TlsErrorKind::NotYetValid => {
+                format!("the certificate presented for {name:?} is not valid yet (is our clock right?)")
+            }
             TlsErrorKind::WrongName => {
                 format!("the certificate is not for {name:?} (is it the right server? see Endpoint::with_tls_name)")
             }
             TlsErrorKind::UnknownIssuer => {
                 format!("nobody we trust has signed the certificate presented for {name:?} (add its root)")
             }
+            TlsErrorKind::Unfit => {
+                format!(
+                    "the certificate presented for {name:?}, or one above it, is not good for a server (see the cause)"
+                )
+            }
+            TlsErrorKind::Unwanted => format!("verify_peer does not want the peer at {name:?} (see the cause)"),
+            TlsErrorKind::ClientCertificateRefused => format!(
+                "the peer at {name:?} does not accept our certificate, or wants one (see TlsConfigBuilder::identity_pem)"
+            ),
+            TlsErrorKind::ProtocolVersion => {
+                format!("the peer at {name:?} speaks no version of TLS that we do (see TlsConfigBuilder::min_version)")
+            }
+            TlsErrorKind::NoProtocol => {
+                format!("the peer at {name:?} accepts none of the offered protocols (see TlsConfigBuilder::alpn)")
+            }
+            TlsErrorKind::Refused => format!(
+                "the peer at {name:?} ended the handshake without a reason (does it want a client certificate? is there a \
+                 common cipher?)"
+            ),
             TlsErrorKind::NotTls => format!("the peer at {name:?} does not speak TLS"),
             TlsErrorKind::Closed => {
                 format!("the peer at {name:?} closed the connection in the handshake (does it speak TLS on this port?)")
@@ -92,7 +163,7 @@ impl TlsError {
             TlsErrorKind::NoName => {
                 String::from("the target has no name to verify; set one with Endpoint::with_tls_name")
             }
-            TlsErrorKind::Other => format!("the TLS handshake with {name:?} failed"),
+            TlsErrorKind::Timeout | TlsErrorKind::Other => format!("the TLS handshake with {name:?} failed"),
         }
     }
 }
@@ -100,52 +171,16 @@ impl TlsError {
 /// The kind in a few words: the error that has this as its source says the rest.
 impl fmt::Display for TlsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.kind {
-            TlsErrorKind::Expired => "expired",
-            TlsErrorKind::NotYetValid => "not yet valid",
-            TlsErrorKind::WrongName => "wrong name",
-            TlsErrorKind::UnknownIssuer => "unknown issuer",
-            TlsErrorKind::NotTls => "not TLS",
-            TlsErrorKind::Closed => "closed by the peer",
-            TlsErrorKind::NoName => "no name",
-            TlsErrorKind::Other => "handshake failure",
-        })
+        self.kind.fmt(f)
     }
 }
 
 impl StdError for TlsError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.source.as_ref().map(|source| source as &(dyn StdError + 'static))
+        self.source.as_ref().map(|source| &**source as &(dyn StdError + 'static))
     }
 }
 
-fn classify(error: &native_tls::Error) -> TlsErrorKind {
-    let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
-    let mut text = String::new();
-    while let Some(error) = cause {
-        if error.downcast_ref::<std::io::Error>().is_some_and(|io| io.get_ref().is_none()) {
-            return TlsErrorKind::Closed;
-        }
-        text.push_str(&error.to_string().to_lowercase());
-        text.push('\n');
-        cause = error.source();
-    }
-    /// In order: a certificate's own fault first, since OpenSSL reports it beside more general text.
-    const KNOWN: &[(&str, TlsErrorKind)] = &[
-        ("certificate has expired", TlsErrorKind::Expired),
-        ("not yet valid", TlsErrorKind::NotYetValid),
-        ("hostname mismatch", TlsErrorKind::WrongName),
-        ("ip address mismatch", TlsErrorKind::WrongName),
-        ("unable to get local issuer", TlsErrorKind::UnknownIssuer),
-        ("self-signed certificate", TlsErrorKind::UnknownIssuer),
-        ("self signed certificate", TlsErrorKind::UnknownIssuer),
-        ("unable to verify the first certificate", TlsErrorKind::UnknownIssuer),
-        ("certificate signature failure", TlsErrorKind::UnknownIssuer),
-        ("wrong version number", TlsErrorKind::NotTls),
-        ("packet length too long", TlsErrorKind::NotTls),
-        ("http request", TlsErrorKind::NotTls),
-        ("unexpected eof", TlsErrorKind::Closed),
-    ];
-    let known = KNOWN.iter().find(|(words, _)| text.contains(words));
-    known.map_or(TlsErrorKind::Other, |(_, kind)| *kind)
+pub(crate) fn refused(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
+    Error::new(Kind::Config, Phase::Build).with_message(message)
 }

@@ -34,9 +34,18 @@
 mod config;
 mod connector;
 mod error;
+mod material;
+#[cfg(feature = "native-tls")]
+mod native;
+#[cfg(feature = "rustls")]
+mod rustls;
 mod stream;
 
-pub use self::config::{TlsConfig, TlsConfigBuilder};
+#[cfg(not(any(feature = "native-tls", feature = "rustls")))]
+compile_error!("towline-tls needs a library: turn on its feature `native-tls` or `rustls`");
+
+pub use self::config::{TlsBackend, TlsConfig, TlsConfigBuilder, TlsVersion};
 pub use self::connector::{TlsConnectFuture, TlsConnector, TlsLayer};
 pub use self::error::{TlsError, TlsErrorKind};
 pub use self::stream::TlsStream;
+pub use towline_core::TlsPeer;

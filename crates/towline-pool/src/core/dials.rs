@@ -6,7 +6,7 @@ use std::time::Duration;
 use slab::Slab;
 use tokio::time::Instant;
 use towline_core::sync::after;
-use towline_core::{ConnectionId, Error, Kind, Phase, Poolable, Rng, Sharing};
+use towline_core::{ConnectionId, Error, Kind, Phase, Poolable, Rng, Sharing, TlsPeer};
 
 use super::{Core, closed};
 use crate::bell::Ring;
@@ -152,6 +152,7 @@ impl<C: Poolable> Core<C> {
         &mut self,
         DialPermit(place): DialPermit,
         (connection, sharing): (C, Sharing),
+        peer: Option<Arc<TlsPeer>>,
         now: Instant,
         effects: &mut Effects<C>,
     ) -> ConnectionId {
@@ -194,6 +195,7 @@ impl<C: Poolable> Core<C> {
             waker: ring.clone().into(),
             ring,
             place,
+            peer,
         });
         for at in life.into_iter().chain(check_at) {
             self.look_by(at, effects);

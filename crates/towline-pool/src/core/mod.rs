@@ -30,7 +30,7 @@ use std::time::Duration;
 use slab::Slab;
 use tokio::runtime::Id;
 use tokio::time::Instant;
-use towline_core::{CloseReason, Error, Kind, Phase, Poolable, Rng, Room};
+use towline_core::{CloseReason, Error, Kind, Phase, Poolable, Rng, Room, TlsPeer};
 
 pub use self::dials::Lives;
 pub(crate) use self::dials::{DialPermit, Need};
@@ -240,6 +240,11 @@ impl<C: Poolable> Core<C> {
     /// What ends the call on this connection, unless it is out of its slot.
     pub(crate) fn ring(&self, slot: SlotId) -> Option<Arc<Ring>> {
         self.slots.get(slot.index).filter(|known| known.id == slot.id).map(|known| known.ring.clone())
+    }
+
+    /// Who is at the other end of this connection.
+    pub(crate) fn peer(&self, slot: SlotId) -> Option<Arc<TlsPeer>> {
+        self.slots.get(slot.index).filter(|known| known.id == slot.id).and_then(|known| known.peer.clone())
     }
 
     /// The driver runs here, and keeps the time of whoever waits.

@@ -122,6 +122,26 @@ async fn an_endpoint_that_is_down_fails_fast_is_dialled_under_backoff_and_recove
     assert!(handle.lend(None).await.is_ok());
 }
 
+// F13
+#[tokio::test(start_paused = true)]
+async fn a_certificate_that_is_no_good_is_looked_at_rarely_and_every_call_told_why() {
+    let make = ScriptedMaker::exclusive();
+    make.fail(Some(Error::new(Kind::Tls, Phase::Handshake).with_message("expired")));
+    let handle = capped(8, &make).await;
+    let start = Instant::now();
+    for _ in 0..1_000 {
+        let error = handle.checkout().await.unwrap_err();
+        assert_eq!((error.kind(), error.phase(), error.sent()), (Kind::Tls, Phase::Handshake, Sent::Never));
+    }
+    assert_eq!((make.dials(), start.elapsed()), (1, Duration::ZERO), "nobody waits for what will not get better");
+    sleep(Duration::from_secs(60)).await;
+    let dials = make.dials();
+    assert!((5..12).contains(&dials), "{dials} dials in a minute; 1, 2, 4, 8, 16 s, half of it jitter");
+    make.fail(None);
+    sleep(Duration::from_secs(30)).await;
+    assert_eq!((handle.room(), handle.stats().live), (Room::Ready, 1), "somebody has renewed it");
+}
+
 // F22
 #[tokio::test(start_paused = true)]
 async fn a_backend_that_accepts_and_hangs_up_is_dialled_under_backoff_too() {

@@ -1,0 +1,184 @@
+use openssl::ec::{EcGroup, EcKey};
+use openssl::nid::Nid;
+use openssl::pkey::PKey;
+use openssl::rsa::Rsa;
+use openssl::symm::Cipher;
+use towline_core::Kind;
+
+use super::*;
+
+/// A certificate of its own, and the key to it.
+fn certified() -> (String, String) {
+    let made = rcgen::generate_simple_self_signed(["a.test".to_owned()]).unwrap();
+    (made.cert.pem(), made.signing_key.serialize_pem())
+}
+
+/// A certificate for this key, valid for these days from now.
+fn certify(key: &PKey<openssl::pkey::Private>, days: std::ops::Range<i64>) -> Vec<u8> {
+    let mut builder = openssl::x509::X509::builder().unwrap();
+    builder.set_version(2).unwrap();
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs() as i64;
+    let at = |days: i64| openssl::asn1::Asn1Time::from_unix(now + days * 86_400).unwrap();
+    builder.set_not_before(&at(days.start)).unwrap();
+    builder.set_not_after(&at(days.end)).unwrap();
+    builder.set_pubkey(key).unwrap();
+    builder.sign(key, openssl::hash::MessageDigest::sha256()).unwrap();
+    builder.build().to_pem().unwrap()
+}
+
+fn rsa() -> (Rsa<openssl::pkey::Private>, PKey<openssl::pkey::Private>) {
+    let rsa = Rsa::generate(2048).unwrap();
+    (rsa.clone(), PKey::from_rsa(rsa).unwrap())
+}
+
+/// With either library.
+fn builders() -> Vec<TlsConfigBuilder> {
+    let builder = || TlsConfig::builder().root_pem(certified().0);
+    vec![
+        #[cfg(feature = "native-tls")]
+        builder().backend(TlsBackend::NativeTls),
+        #[cfg(feature = "rustls")]
+        builder().backend(TlsBackend::Rustls),
+    ]
+}
+
+fn refused(builder: TlsConfigBuilder) -> String {
+    let error = builder.build().unwrap_err();
+    assert_eq!(error.kind(), Kind::Config);
+    error.to_string()
+}
+
+#[test]
+fn a_root_that_is_no_pem_is_refused_when_building() {
+    for bad in ["", "hello", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
+        assert!(refused(TlsConfig::builder().root_pem(bad)).contains("no PEM certificate"), "{bad:?}");
+    }
+}
+
+#[test]
+fn a_root_file_is_named_when_it_is_missing_or_no_pem() {
+    let path = std::env::temp_dir().join(format!("towline-{}-no.pem", std::process::id()));
+    let name = path.display().to_string();
+    let missing = refused(TlsConfig::builder().root_pem_file(&path));
+    assert!(missing.contains("cannot read") && missing.contains(&name), "{missing}");
+    std::fs::write(&path, "not a certificate").unwrap();
+    let garbage = refused(TlsConfig::builder().root_pem_file(&path));
+    std::fs::remove_file(&path).unwrap();
+    assert!(garbage.contains("no PEM certificate") && garbage.contains(&name), "{garbage}");
+}
+
+#[test]
+fn trusting_nobody_is_refused_when_building() {
+    assert!(refused(TlsConfig::builder().system_roots(false)).contains("nothing is trusted"));
+}
+
+#[test]
+fn a_required_protocol_where_none_is_offered_is_refused_when_building() {
+    assert!(refused(TlsConfig::builder().require_alpn(true)).contains("alpn()"));
+}
+
+#[test]
+fn a_key_with_blank_lines_and_attributes_before_it_is_accepted() {
+    for builder in builders() {
+        let (cert, key) = certified();
+        let key = format!("\nBag Attributes\n    friendlyName: x\n{key}");
+        builder.identity_pem(&cert, key).build().unwrap();
+    }
+}
+
+#[test]
+fn keys_in_pkcs8_pkcs1_and_sec1_are_accepted() {
+    let (rsa, rsa_key) = rsa();
+    let ec = EcKey::generate(&EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap()).unwrap();
+    let ec_key = PKey::from_ec_key(ec.clone()).unwrap();
+    for (name, key, pem) in [
+        ("PKCS#8", &rsa_key, rsa_key.private_key_to_pem_pkcs8()),
+        ("PKCS#1", &rsa_key, rsa.private_key_to_pem()),
+        ("PKCS#8, elliptic", &ec_key, ec_key.private_key_to_pem_pkcs8()),
+        ("SEC1", &ec_key, ec.private_key_to_pem()),
+    ] {
+        for builder in builders() {
+            let built = builder.identity_pem(certify(key, -1..1), pem.as_ref().unwrap()).build();
+            built.unwrap_or_else(|error| panic!("{name}: {error:?}"));
+        }
+    }
+}
+
+#[test]
+fn a_chain_and_its_key_may_be_in_one_file() {
+    for builder in builders() {
+        let (cert, key) = certified();
+        let both = cert + &key;
+        builder.identity_pem(&both, &both).build().unwrap();
+    }
+}
+
+#[test]
+fn a_key_that_cannot_be_read_names_the_command_that_converts_it() {
+    let (rsa, key) = rsa();
+    let cert = certify(&key, -1..1);
+    let encrypted = key.private_key_to_pem_pkcs8_passphrase(Cipher::aes_128_cbc(), b"x").unwrap();
+    let old = rsa.private_key_to_pem_passphrase(Cipher::aes_128_cbc(), b"x").unwrap();
+    for (key, found) in [
+        (encrypted, "BEGIN ENCRYPTED PRIVATE KEY"),
+        (b"hello".to_vec(), "no PEM header"),
+        (key.private_key_to_der().unwrap(), "no PEM header"),
+        (key.public_key_to_pem().unwrap(), "BEGIN PUBLIC KEY"),
+    ] {
+        for builder in builders() {
+            let said = refused(builder.identity_pem(&cert, &key));
+            assert!(said.contains(found) && said.contains("openssl pkey"), "{said}");
+        }
+    }
+    for builder in builders() {
+        let said = refused(builder.identity_pem(&cert, &old));
+        assert!(said.contains("key"), "{said}");
+    }
+}
+
+#[test]
+fn a_key_that_does_not_match_is_refused_when_building() {
+    for builder in builders() {
+        let ((cert, _), (_, other)) = (certified(), certified());
+        let said = refused(builder.identity_pem(&cert, other));
+        assert!(said.contains("does the key match"), "{said}");
+    }
+}
+
+#[test]
+fn an_identity_that_has_expired_or_is_not_valid_yet_is_refused_when_building() {
+    let (_, key) = rsa();
+    let pem = key.private_key_to_pem_pkcs8().unwrap();
+    for (days, why) in [(-2..-1, "has expired"), (1..2, "is not valid yet")] {
+        for builder in builders() {
+            let said = refused(builder.identity_pem(certify(&key, days.clone()), &pem));
+            assert!(said.contains(why), "{said}");
+        }
+    }
+}
+
+#[cfg(feature = "native-tls")]
+#[test]
+fn a_pkcs12_identity_is_opened_by_its_password() {
+    let (_, key) = rsa();
+    let cert = openssl::x509::X509::from_pem(&certify(&key, -1..1)).unwrap();
+    let archive = openssl::pkcs12::Pkcs12::builder().cert(&cert).pkey(&key).build2("secret").unwrap();
+    let archive = archive.to_der().unwrap();
+    let builder = || TlsConfig::builder().root_pem(certified().0).backend(TlsBackend::NativeTls);
+    builder().identity_pkcs12(&archive, "secret").build().unwrap();
+    let said = refused(builder().identity_pkcs12(&archive, "wrong"));
+    assert!(said.contains("password"), "{said}");
+    #[cfg(feature = "rustls")]
+    {
+        let said = refused(builder().backend(TlsBackend::Rustls).identity_pkcs12(&archive, "secret"));
+        assert!(said.contains("openssl pkcs12"), "{said}");
+    }
+}
+
+#[test]
+fn what_is_printed_has_no_secrets_in_it() {
+    let (cert, key) = certified();
+    let builder = TlsConfig::builder().root_pem(&cert).identity_pem(&cert, &key);
+    let printed = format!("{builder:?} {:?}", builder.clone().build().unwrap());
+    assert!(printed.contains("identity: true") && !printed.contains("PRIVATE"), "{printed}");
+}

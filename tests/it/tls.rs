@@ -1,0 +1,85 @@
+//! What a client knows of its peers, by either library.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use towline::tls::{TlsBackend, TlsConfig, TlsError, TlsErrorKind};
+use towline::{Call, Client, ClientBuilder, Kind};
+use towline_proto::{Request, Response};
+
+use crate::{Bed, echo, request};
+
+const BACKENDS: [TlsBackend; 2] = [TlsBackend::NativeTls, TlsBackend::Rustls];
+
+fn builder(bed: &Bed, tls: TlsConfig) -> ClientBuilder<Request, Response> {
+    let endpoints = bed.backends.iter().map(|backend| backend.address().to_string());
+    Client::builder().tls(tls).endpoints(endpoints).deadline(Duration::from_secs(10))
+}
+
+#[tokio::test]
+async fn a_report_says_whose_certificate_it_was_and_which_protocol_also_of_a_reused_connection() {
+    let bed = Bed::new(1).await;
+    for library in BACKENDS {
+        let tls = TlsConfig::builder().backend(library).root_pem(bed.authority.pem()).build().unwrap();
+        let client = builder(&bed, tls).build().unwrap();
+        let mut seen = Vec::new();
+        for id in 0..3 {
+            let call = Call::new(request(id)).with_report();
+            let report = call.context().report().cloned().unwrap();
+            assert!(report.peer().is_none(), "before the call");
+            echo(&client, call).await.unwrap();
+            assert_eq!((report.attempts(), report.reused()), (1, Some(id > 0)));
+            seen.push(report.peer().expect("over TLS"));
+        }
+        assert_eq!(seen[0].certificates().len(), 1);
+        assert_eq!(seen[0].certificate().unwrap()[0], 0x30, "DER");
+        assert!(seen.iter().all(|peer| Arc::ptr_eq(peer, &seen[0])), "one connection");
+    }
+}
+
+#[tokio::test]
+async fn a_client_whose_peer_is_pinned_calls_nobody_else() {
+    let bed = Bed::new(2).await;
+    for library in BACKENDS {
+        let tls = || TlsConfig::builder().backend(library).root_pem(bed.authority.pem());
+        let call = Call::new(request("who")).with_report();
+        let report = call.context().report().cloned().unwrap();
+        let trusting = builder(&bed, tls().build().unwrap()).build().unwrap();
+        echo(&trusting, call).await.unwrap();
+        let pinned = report.peer().unwrap().certificate().unwrap().to_vec();
+        let tls = tls().verify_peer(move |peer| match peer.certificate() {
+            Some(certificate) if certificate == pinned => Ok(()),
+            _ => Err("not the pinned certificate".into()),
+        });
+        let client = builder(&bed, tls.build().unwrap()).build().unwrap();
+        let before: Vec<_> = bed.backends.iter().map(|backend| backend.served()).collect();
+        for id in 0..20 {
+            echo(&client, Call::new(request(id))).await.unwrap();
+        }
+        let after: Vec<_> = bed.backends.iter().map(|backend| backend.served()).collect();
+        let mut served: Vec<_> = before.iter().zip(after).map(|(before, after)| after - before).collect();
+        served.sort_unstable();
+        assert_eq!(served, [0, 20]);
+    }
+}
+
+// F13
+#[tokio::test]
+async fn a_call_that_no_certificate_is_good_for_fails_with_its_kind_and_without_a_second_handshake() {
+    let bed = Bed::new(1).await;
+    for library in BACKENDS {
+        let tls = TlsConfig::builder().backend(library).root_pem(bed.authority.pem());
+        let tls = tls.verify_peer(|_| Err("nobody is good enough".into()));
+        let client = builder(&bed, tls.build().unwrap()).build().unwrap();
+        let before = bed.backends[0].connected();
+        for id in 0..20 {
+            let error = client.send(Call::new(request(id)).idempotent()).await.unwrap_err();
+            assert_eq!(error.kind(), Kind::Tls, "{error:?}");
+            assert_eq!(TlsErrorKind::of(&error), Some(TlsErrorKind::Unwanted));
+            let tls = error.find::<TlsError>().unwrap();
+            assert_eq!(tls.server_name(), "127.0.0.1");
+        }
+        let dialled = bed.backends[0].connected() - before;
+        assert!(dialled <= 2, "{dialled} handshakes, the second after half a second at the earliest");
+    }
+}
