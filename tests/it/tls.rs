@@ -83,3 +83,19 @@ async fn a_call_that_no_certificate_is_good_for_fails_with_its_kind_and_without_
         assert!(dialled <= 2, "{dialled} handshakes, the second after half a second at the earliest");
     }
 }
+
+// F14
+#[tokio::test]
+async fn an_answer_that_is_cut_off_is_an_early_end_by_either_library() {
+    let bed = Bed::new(1).await;
+    for library in BACKENDS {
+        let tls = TlsConfig::builder().backend(library).root_pem(bed.authority.pem()).build().unwrap();
+        let client = builder(&bed, tls).build().unwrap();
+        echo(&client, Call::new(request("whole"))).await.unwrap();
+        bed.backends[0].faults().cut(true);
+        let error = client.send(Call::new(request("half"))).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::UnexpectedEof, "{error:?}");
+        bed.backends[0].faults().cut(false);
+        echo(&client, Call::new(request("whole again"))).await.unwrap();
+    }
+}

@@ -50,6 +50,7 @@
 //! ```
 
 mod body;
+mod connector;
 mod error;
 mod extensions;
 mod grpc_timeout;
@@ -65,6 +66,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 
 pub use self::body::ResponseBody;
+pub use self::connector::{UriConnectFuture, UriConnector};
 pub use self::extensions::InExtensions;
 pub use self::grpc_timeout::{GrpcTimeout, GrpcTimeoutLayer};
 pub use self::http1::{Http1, Http1Future, Http1Layer, MakeHttp1};

@@ -1,8 +1,8 @@
 //! TLS over any connector, verified by default.
 //!
 //! [`TlsLayer`] wraps a connector whose output is `AsyncRead + AsyncWrite` and handshakes over it with native-tls
-//! (OpenSSL, Schannel or Secure Transport, whichever the system has). What is easy to get wrong elsewhere is
-//! settled here:
+//! (OpenSSL, Schannel or Secure Transport, whichever the system has) or, with the feature `rustls`, with that. What is easy
+//! to get wrong elsewhere is settled here:
 //!
 //! - The certificate and the name are always verified; the name comes from the [`Target`](towline_core::Target),
 //!   normalised. TLS 1.2 is the least that is spoken, set explicitly.
@@ -10,9 +10,12 @@
 //!   of CPU: do it at start, off the async threads if you must do it later. Cloning it is a reference count.
 //! - Private roots *replace* the system's unless both are asked for, and an empty or unreadable set is an error when
 //!   it is built, not at the first handshake.
+//! - Certificates, keys and roots change while the client runs: [`TlsConfig::watch`] looks at their files, every handshake
+//!   takes what is current, and what is bad changes nothing.
 //! - A silent peer is the business of [`ConnectDeadlineLayer`], which belongs around this layer.
 //! - Errors are [`Kind::Tls`](towline_core::Kind::Tls) with a [`TlsError`] as source that says what was wrong with
-//!   which name.
+//!   which name: the same
+//!   kind from either library.
 //!
 //! ```
 //! use std::time::Duration;

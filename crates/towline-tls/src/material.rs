@@ -189,8 +189,16 @@ pub(crate) fn parse(certificate: &[u8]) -> Result<Certificate, x509_cert::der::E
 
 /// Our certificate and its key.
 pub(crate) enum Identity {
-    Pem { chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static> },
-    Pkcs12 { name: String, archive: Arc<[u8]>, password: Arc<str> },
+    Pem {
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+    },
+    #[cfg_attr(not(feature = "native-tls"), expect(dead_code, reason = "rustls refuses it by its name"))]
+    Pkcs12 {
+        name: String,
+        archive: Arc<[u8]>,
+        password: Arc<str>,
+    },
 }
 
 /// What a library builds its configuration from.

@@ -25,6 +25,9 @@ cargo xtask COMMAND
   sim      sim [fidelity] [s1] [s2] [s2-retry] [s3] … [s12] [--seeds N] [--json] [--check] [--docs]: balancers, retries and
            sessions beside others' in virtual time (seconds for each scenario); --check says which goals are held over
            20 seeds and fails when one is missed (minutes), --docs writes their sections and pictures under docs/
+  tls-matrix
+           tls-matrix [--docs]: every way in which a peer's certificate or handshake can be wrong, and what either library
+           makes of it; --docs writes the table in docs/tls.md
   soak     soak transport: ten million calls against a server without manners (minutes); soak pool: two minutes of callers
            who leave and a backend that kills
   model    checks the hand-off between callers, connections and pools in the interleavings of a few threads, with
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Some("model") => model(std::env::args().nth(2).as_deref()),
         Some("miri") => miri(),
         Some("proto") => proto(),
+        Some("tls-matrix") => tls_matrix(std::env::args().nth(2).as_deref()),
         Some("tools") => tools(),
         Some("ci") => [lint, test, docs, demo, tools].into_iter().try_for_each(|step| step()),
         Some("help" | "--help" | "-h") => {
@@ -203,6 +207,18 @@ fn soak(what: Option<&str>) -> Result<(), String> {
         }
         other => Err(format!("no soak {}: there are `pool` and `transport`", other.unwrap_or("named"))),
     }
+}
+
+/// The test that prints it fails where anything is not as it should be.
+fn tls_matrix(option: Option<&str>) -> Result<(), String> {
+    let machine = Machine::look()?;
+    let mut test = cargo(&["test", "--package", "towline-tls", "--test", "it"]);
+    match option {
+        None => {}
+        Some("--docs") => drop(test.env("TOWLINE_WRITE_DOCS", "1")),
+        Some(other) => return Err(format!("no option {other}: there is --docs")),
+    }
+    run(test.args(machine.feature_of("towline-tls/vendored")).args(["each_way_of_being_wrong", "--", "--nocapture"]))
 }
 
 fn proto() -> Result<(), String> {

@@ -2,5 +2,6 @@
 
 mod handshake;
 mod matrix;
+mod real;
 mod reload;
 mod support;

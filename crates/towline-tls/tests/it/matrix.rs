@@ -5,6 +5,7 @@ use std::fmt::Write;
 use std::io::{Read, Write as _};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
+use std::time::Duration;
 
 use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
@@ -12,7 +13,7 @@ use openssl::pkey::{PKey, Private};
 use openssl::ssl::{SslContextBuilder, SslVerifyMode, SslVersion};
 use towline_tls::{TlsBackend, TlsConfig, TlsConfigBuilder, TlsErrorKind, TlsVersion};
 
-use crate::support::{Cert, DAY, Spec, backends, call, ec, ed25519, now, rsa, serve, tls};
+use crate::support::{Cert, DAY, PATIENCE, Spec, backends, call_within, ec, ed25519, now, rsa, serve, tls};
 
 /// What a call comes to.
 type Outcome = Result<(), TlsErrorKind>;
@@ -23,11 +24,15 @@ struct Row {
     configure: Box<dyn Fn(TlsConfigBuilder) -> TlsConfigBuilder>,
     /// By native-tls, and by rustls.
     expected: [Outcome; 2],
+    /// To connect within.
+    limit: Duration,
 }
 
 /// Everything is called by this name.
 const NAME: &str = "db.towline.test";
 const OK: Outcome = Ok(());
+/// For a peer that says nothing.
+const SILENCE: Duration = Duration::from_millis(300);
 
 #[derive(Default)]
 struct Rows(Vec<Row>);
@@ -44,7 +49,7 @@ impl Rows {
         serve: impl Fn(TcpStream) + Send + Sync + 'static,
         configure: impl Fn(TlsConfigBuilder) -> TlsConfigBuilder + 'static,
     ) {
-        self.0.push(Row { name, serve: Arc::new(serve), configure: Box::new(configure), expected });
+        self.0.push(Row { name, serve: Arc::new(serve), configure: Box::new(configure), expected, limit: PATIENCE });
     }
 
     /// A server with this chain, its own certificate first.
@@ -143,6 +148,7 @@ fn peers(rows: &mut Rows, good: &Cert) {
         // Until the other side has had enough.
         while stream.read(&mut [0; 1024]).is_ok_and(|n| n > 0) {}
     });
+    rows.0.last_mut().unwrap().limit = SILENCE;
 }
 
 fn clients(rows: &mut Rows, root: &Cert, good: &Cert) {
@@ -189,21 +195,21 @@ async fn each_way_of_being_wrong_is_refused_with_its_own_kind() {
     certificates(&mut rows, &root, &key);
     peers(&mut rows, &good);
     clients(&mut rows, &root, &good);
-    let mut table = format!("{:<40}", "");
     let backends = backends();
-    backends.iter().for_each(|backend| write!(table, "{:<28}", format!("{backend:?}")).unwrap());
+    let names = backends.iter().map(|backend| format!(" {:<26} |", format!("{backend:?}"))).collect::<String>();
+    let mut table = format!("| {:<40} |{names}\n|---|{}", "", "---|".repeat(backends.len()));
     let mut wrong = Vec::new();
     for row in rows.0 {
-        write!(table, "\n{:<40}", row.name).unwrap();
+        write!(table, "\n| {:<40} |", row.name).unwrap();
         for backend in &backends {
             let builder = (row.configure)(TlsConfig::builder().backend(*backend).root_pem(root.pem()));
-            let (address, serve) = (serve(row.serve.clone()), call);
-            let result = serve(builder.build().unwrap(), address, NAME).await;
+            let address = serve(row.serve.clone());
+            let result = call_within(row.limit, builder.build().unwrap(), address, NAME).await;
             let outcome = result.as_ref().map(drop).map_err(|error| {
                 TlsErrorKind::of(error).unwrap_or_else(|| panic!("{}, {backend:?}: {error:?}", row.name))
             });
             let said = outcome.map_or_else(|kind| kind.to_string(), |()| "accepted".to_owned());
-            write!(table, "{said:<28}").unwrap();
+            write!(table, " {said:<26} |").unwrap();
             if outcome != row.expected[index(*backend)] {
                 let found = result.map_or_else(|error| format!("{error:?}"), |()| "accepted".to_owned());
                 wrong.push(format!("{}, {backend:?}: {found}", row.name));
@@ -212,6 +218,24 @@ async fn each_way_of_being_wrong_is_refused_with_its_own_kind() {
     }
     println!("{table}");
     assert!(wrong.is_empty(), "not as expected:\n{}", wrong.join("\n"));
+    if backends.len() == 2 {
+        is_in_the_docs(&table);
+    }
+}
+
+/// The page shows what was found, and is written anew when asked for.
+fn is_in_the_docs(table: &str) {
+    const BEGIN: &str = "<!-- tls-matrix -->\n";
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/tls.md");
+    // Not where the crate is alone.
+    let Ok(page) = std::fs::read_to_string(path) else { return };
+    let (before, rest) = page.split_once(BEGIN).expect("a place for the table");
+    let (found, after) = rest.split_once("<!-- /tls-matrix -->").expect("its end");
+    if std::env::var_os("TOWLINE_WRITE_DOCS").is_some() {
+        std::fs::write(path, format!("{before}{BEGIN}{table}\n<!-- /tls-matrix -->{after}")).unwrap();
+    } else {
+        assert_eq!(found.trim_end(), table, "docs/tls.md is of another time: cargo xtask tls-matrix --docs");
+    }
 }
 
 fn index(backend: TlsBackend) -> usize {

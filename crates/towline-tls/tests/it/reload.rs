@@ -1,6 +1,5 @@
 //! Certificates that change while connections are made.
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -10,40 +9,15 @@ use tokio::time::{Instant, sleep};
 use towline_core::{Event, Observer, Observers};
 use towline_tls::{TlsBackend, TlsConfig, TlsErrorKind};
 
-use crate::support::{Cert, Spec, backends, call, connect, echo, serve, tls, tls_seen};
+use crate::support::{Cert, Files, Spec, backends, call, connect, echo, serve, tls, tls_seen};
 
 const NAME: &str = "db.towline.test";
 const OFTEN: Duration = Duration::from_millis(5);
 
-/// A directory that goes with the test.
-struct Files(PathBuf);
-
-impl Files {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("towline-tls-{}-{name}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-
-    fn put(&self, name: &str, contents: impl AsRef<[u8]>) {
-        std::fs::write(self.path(name), contents).unwrap();
-    }
-
-    fn put_identity(&self, identity: &Cert) {
-        // Both in one, so that they change at once.
-        self.put("new", [identity.pem(), identity.key_pem()].concat());
-        std::fs::rename(self.path("new"), self.path("identity.pem")).unwrap();
-    }
-}
-
-impl Drop for Files {
-    fn drop(&mut self) {
-        std::fs::remove_dir_all(&self.0).unwrap();
-    }
+/// Certificate and key in one file, so that they change at once.
+fn put_identity(files: &Files, identity: &Cert) {
+    files.put("new", [identity.pem(), identity.key_pem()].concat());
+    std::fs::rename(files.path("new"), files.path("identity.pem")).unwrap();
 }
 
 /// What was told of reloads.
@@ -109,7 +83,7 @@ async fn ten_thousand_calls_across_twenty_rotations_one_of_them_garbage_all_succ
         });
         let address = serve(Arc::new(server));
         files.put("root.pem", root.pem());
-        files.put_identity(&identity());
+        put_identity(&files, &identity());
         let config = TlsConfig::builder()
             .backend(backend)
             .root_pem_file(files.path("root.pem"))
@@ -140,7 +114,7 @@ async fn ten_thousand_calls_across_twenty_rotations_one_of_them_garbage_all_succ
                 until(|| told.failed() == 1).await;
             } else {
                 let next = identity();
-                files.put_identity(&next);
+                put_identity(&files, &next);
                 until(|| told.reloaded() == rotation - usize::from(rotation > 10)).await;
                 newest = Some(next.x509.to_der().unwrap());
             }

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -35,6 +36,31 @@ pub(crate) fn backends() -> Vec<TlsBackend> {
         #[cfg(feature = "rustls")]
         TlsBackend::Rustls,
     ]
+}
+
+/// A directory that goes with the test.
+pub(crate) struct Files(PathBuf);
+
+impl Files {
+    pub(crate) fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("towline-tls-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    pub(crate) fn put(&self, name: &str, contents: impl AsRef<[u8]>) {
+        std::fs::write(self.path(name), contents).unwrap();
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.0).unwrap();
+    }
 }
 
 pub(crate) fn rsa(bits: u32) -> PKey<Private> {
@@ -259,7 +285,20 @@ pub(crate) fn serve(serve: Arc<dyn Fn(TcpStream) + Send + Sync>) -> SocketAddr {
 
 /// Connects, and has something echoed.
 pub(crate) async fn call(config: TlsConfig, address: SocketAddr, name: &str) -> Result<(), Error> {
-    echo(&mut connect(config, address, name).await?).await
+    call_within(PATIENCE, config, address, name).await
+}
+
+/// More than any handshake takes, on any machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// As [`call`], with this much time to connect.
+pub(crate) async fn call_within(
+    limit: Duration,
+    config: TlsConfig,
+    address: SocketAddr,
+    name: &str,
+) -> Result<(), Error> {
+    echo(&mut connect_within(limit, config, address, name).await?).await
 }
 
 pub(crate) async fn connect(
@@ -267,9 +306,18 @@ pub(crate) async fn connect(
     address: SocketAddr,
     name: &str,
 ) -> Result<TlsStream<tokio::net::TcpStream>, Error> {
+    connect_within(PATIENCE, config, address, name).await
+}
+
+async fn connect_within(
+    limit: Duration,
+    config: TlsConfig,
+    address: SocketAddr,
+    name: &str,
+) -> Result<TlsStream<tokio::net::TcpStream>, Error> {
     let dial = service_fn(move |_: Target| tokio::net::TcpStream::connect(address));
     let connector = TlsLayer::new(config).layer(dial);
-    let connector = ConnectDeadlineLayer::new(Duration::from_millis(500)).layer(connector);
+    let connector = ConnectDeadlineLayer::new(limit).layer(connector);
     connector.oneshot(Target::from(address).with_tls_name(name)).await
 }
 

@@ -13,7 +13,7 @@ use towline_proto::{Request, Response};
 
 use super::{Bench, runtime};
 use crate::child::{self, HOLD};
-use crate::dial::{Dial, Io, Tcp, Tls};
+use crate::dial::{Dial, Io, Rustls, Tcp, Tls};
 use crate::measure::Caller;
 use crate::peers::{Tonic, floor, towline};
 use crate::plot::bars::{self, Bar, Panel};
@@ -21,9 +21,10 @@ use crate::report::{Extra, Report, Row, Table, rounded, thousands};
 use crate::usage;
 
 /// Rows by transport, the floor first.
-const ROWS: [(&str, &[&str]); 2] = [
+const ROWS: [(&str, &[&str]); 3] = [
     ("tcp", &["floor-tcp", "towline-exclusive", "towline-multiplexed", "framed", "tonic"]),
     ("tls", &["floor-tls", "towline-exclusive", "towline-multiplexed", "framed"]),
+    ("rustls", &["floor-tls", "towline-exclusive", "towline-multiplexed"]),
 ];
 const SILENCE: Duration = Duration::from_secs(2);
 
@@ -101,6 +102,7 @@ pub(crate) fn hold(words: &[String]) -> Result<()> {
         ("tcp", "tonic") => idle(connections, async || greeted(Tonic::connect(addresses.grpc[0]).await?).await),
         ("tcp", peer) => hold_over(&Tcp(&addresses), peer, connections),
         ("tls", peer) => hold_over(&Tls::new(&addresses)?, peer, connections),
+        ("rustls", peer) => hold_over(&Rustls::new(&addresses)?, peer, connections),
         (transport, _) => bail!("no transport {transport:?}"),
     };
     println!("{}", serde_json::to_string(&cost?)?);
