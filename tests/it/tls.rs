@@ -1,8 +1,14 @@
 //! What a client knows of its peers, by either library.
 
+use std::io::Read;
+use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use openssl::pkey::PKey;
+use openssl::ssl::{HandshakeError, SslAcceptor, SslMethod, SslVerifyMode};
+use openssl::x509::X509;
 use towline::tls::{TlsBackend, TlsConfig, TlsError, TlsErrorKind};
 use towline::{Call, Client, ClientBuilder, Kind};
 use towline_proto::{Request, Response};
@@ -97,5 +103,46 @@ async fn an_answer_that_is_cut_off_is_an_early_end_by_either_library() {
         assert_eq!(error.kind(), Kind::UnexpectedEof, "{error:?}");
         bed.backends[0].faults().cut(false);
         echo(&client, Call::new(request("whole again"))).await.unwrap();
+    }
+}
+
+/// A server that wants a certificate, by TLS 1.3, and says so after the client's handshake; how many have tried.
+fn strict(bed: &Bed) -> (SocketAddr, Arc<AtomicUsize>) {
+    let certified = bed.authority.certify(&["127.0.0.1"]);
+    let mut server = SslAcceptor::mozilla_modern_v5(SslMethod::tls_server()).unwrap();
+    server.set_certificate(&X509::from_pem(certified.cert_pem.as_bytes()).unwrap()).unwrap();
+    server.set_private_key(&PKey::private_key_from_pem(certified.key_pem.as_bytes()).unwrap()).unwrap();
+    server.set_verify(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT);
+    let (server, tried) = (server.build(), Arc::new(AtomicUsize::new(0)));
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, counts) = (listener.local_addr().unwrap(), tried.clone());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            counts.fetch_add(1, Ordering::Relaxed);
+            if let Err(HandshakeError::Failure(mut refused)) = server.accept(stream.unwrap()) {
+                // What is unread when the connection is closed would reset it.
+                let _ = refused.get_mut().shutdown(Shutdown::Write);
+                while refused.get_mut().read(&mut [0; 1_024]).is_ok_and(|n| n > 0) {}
+            }
+        }
+    });
+    (address, tried)
+}
+
+// F13
+#[tokio::test]
+async fn a_certificate_that_is_missed_after_the_handshake_is_no_more_a_reason_to_dial_in_a_loop_than_one_in_it() {
+    let bed = Bed::new(0).await;
+    for library in BACKENDS {
+        let (address, tried) = strict(&bed);
+        let tls = TlsConfig::builder().backend(library).root_pem(bed.authority.pem()).build().unwrap();
+        let client: Client<Request, Response> =
+            Client::builder().tls(tls).endpoints([address.to_string()]).build().unwrap();
+        for id in 0..20 {
+            let error = client.send(Call::new(request(id)).idempotent()).await.unwrap_err();
+            assert_eq!((id, error.kind()), (id, Kind::Tls), "{error:?}");
+        }
+        let tried = tried.load(Ordering::Relaxed);
+        assert!(tried <= 2, "{library:?}: {tried} handshakes, the second after half a second at the earliest");
     }
 }

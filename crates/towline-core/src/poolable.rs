@@ -43,6 +43,8 @@ pub enum CloseReason {
     Peer,
     /// It failed, or the peer broke the protocol.
     Failed,
+    /// The peer said after the handshake that it does not accept us, as it may with TLS 1.3.
+    Untrusted,
     /// Bytes came without being asked for.
     Stray,
     /// A call was dropped between its first byte and the end of its response.
@@ -71,9 +73,10 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// All there are.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Peer,
         Self::Failed,
+        Self::Untrusted,
         Self::Stray,
         Self::Dirty,
         Self::Drained,
@@ -93,6 +96,7 @@ impl CloseReason {
         match self {
             Self::Peer => "peer",
             Self::Failed => "failed",
+            Self::Untrusted => "untrusted",
             Self::Stray => "stray",
             Self::Dirty => "dirty",
             Self::Drained => "drained",

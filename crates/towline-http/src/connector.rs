@@ -59,8 +59,10 @@ fn uri(scheme: Scheme, target: &Target) -> Result<Uri, Error> {
     let Some(host) = host else {
         return Err(refused(format!("{address} has no host that a URI could name: dial it with a connector of ours")));
     };
-    match target.tls_name() {
-        Some(name) if name != host && scheme == Scheme::HTTPS => {
+    match target.server_name() {
+        Some(name)
+            if !name.eq_ignore_ascii_case(host.strip_suffix('.').unwrap_or(&host)) && scheme == Scheme::HTTPS =>
+        {
             return Err(refused(format!(
                 "{address} is to be verified as {name:?}, and a URI names only what is dialled: use TlsLayer, or an endpoint \
                  of that name"
@@ -150,12 +152,15 @@ mod tests {
             ("unix:/run/db".parse().unwrap(), "no host"),
             (named("1.2.3.4:5", "db.example"), "\"db.example\""),
             (named("a:1", "b"), "TlsLayer"),
+            (named("[::1]:1", "::2"), "TlsLayer"),
         ] {
             let error = uri(Scheme::HTTPS, &target).unwrap_err();
             assert_eq!((error.kind(), error.phase()), (Kind::Config, Phase::Dial));
             assert!(error.to_string().contains(why), "{error}");
         }
-        uri(Scheme::HTTPS, &named("a:1", "a")).unwrap();
+        for (target, same) in [("a:1", "a"), ("a:1", "A."), ("a.:1", "a"), ("[::1]:1", "[::1]"), ("[::1]:1", "::1")] {
+            uri(Scheme::HTTPS, &named(target, same)).unwrap();
+        }
         uri(Scheme::HTTP, &named("a:1", "b")).unwrap();
     }
 }

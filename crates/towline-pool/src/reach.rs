@@ -17,6 +17,8 @@ const UNTRUSTED: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_s
 pub(crate) struct Reach {
     /// Failures in a row: dials, and connections that died as they were born.
     row: u32,
+    /// Those of them that were refused for what was shown or is configured.
+    untrusted: u32,
     /// Failures in all.
     total: u64,
     last: Option<(Instant, Error)>,
@@ -32,7 +34,8 @@ impl Reach {
     pub(crate) fn failed(&mut self, error: Error, now: Instant, backoff: Backoff, rng: &mut Rng) -> Instant {
         let mut pause = backoff.delay(self.row, rng);
         if error.kind() == Kind::Tls {
-            pause = pause.max(UNTRUSTED.delay(self.row, rng));
+            pause = pause.max(UNTRUSTED.delay(self.untrusted, rng));
+            self.untrusted = self.untrusted.saturating_add(1);
         }
         let at = after(now, pause);
         // Who ran out of time has waited already, and a second time would take as long.

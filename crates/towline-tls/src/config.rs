@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::path::Path;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -66,7 +66,13 @@ pub struct TlsConfig(Arc<Shared>);
 
 struct Shared {
     current: ArcSwap<Current>,
-    builder: Lock<TlsConfigBuilder>,
+    latest: Lock<Latest>,
+}
+
+/// What the next reload builds from.
+struct Latest {
+    builder: TlsConfigBuilder,
+    generation: u64,
 }
 
 /// What a handshake needs.
@@ -106,44 +112,41 @@ impl TlsConfig {
     ///
     /// As [`TlsConfigBuilder::build`]; the configuration is then what it was.
     pub fn reload(&self) -> Result<bool, Error> {
-        let builder = self.0.builder.lock().clone();
-        let contents = builder.sources.read()?;
-        if contents.fingerprint() == self.0.current.load().fingerprint {
-            return Ok(false);
-        }
-        self.0.current.store(Arc::new(builder.build_from(&contents)?));
-        Ok(true)
+        let (builder, generation) = self.0.builder();
+        self.0.reload(&builder, generation, builder.sources.read()?)
     }
 
-    /// Handshakes from now on are by what `builder` says, and so is what [`reload`](Self::reload) reads. Blocking, and tens of
-    /// milliseconds of CPU: not for async threads.
+    /// Handshakes from now on are by what `builder` says, and so is what [`reload`](Self::reload) reads, and where events go.
+    /// Blocking, and tens of milliseconds of CPU: not for async threads. A reload that is under way comes to nothing.
     ///
     /// # Errors
     ///
     /// As [`TlsConfigBuilder::build`]; the configuration is then what it was.
     pub fn replace(&self, builder: TlsConfigBuilder) -> Result<(), Error> {
         let next = builder.build_current()?;
-        // Whoever replaces and whoever reloads at the same time: the last wins, and the next reload finds a difference.
-        *self.0.builder.lock() = builder;
+        let mut latest = self.0.latest.lock();
+        *latest = Latest { builder, generation: latest.generation + 1 };
         self.0.current.store(Arc::new(next));
         Ok(())
     }
 
-    /// Looks at the files every so often and takes what is new: to be spawned. Ends when the last clone of the configuration
-    /// is gone, and at once when nothing comes from files.
+    /// Looks at the files every so often (a millisecond at the least) and takes what is new: to be spawned. Ends when the last
+    /// clone of the configuration is gone.
     ///
-    /// Files are read, and configurations built, by the runtime's blocking threads. What is bad changes nothing: the event
-    /// [`TlsReloadFailed`](Event::TlsReloadFailed) says why, once for each version of the files, and
+    /// Files are read, and configurations built, by the runtime's blocking threads. What is bad changes nothing, and is tried
+    /// again: the event [`TlsReloadFailed`](Event::TlsReloadFailed) says why, once for each version of the files, and
     /// [`TlsReloaded`](Event::TlsReloaded) tells of what was taken. A certificate that is there before its key is bad until
     /// that is there too. Contents are compared, so that links may be swapped.
     pub fn watch(&self, every: Duration) -> impl Future<Output = ()> + Send + 'static {
         let shared = Arc::downgrade(&self.0);
         async move {
-            let mut failed = None;
+            let mut told = None;
             loop {
-                tokio::time::sleep(every).await;
-                let Some(last) = look(&shared, failed).await else { return };
-                failed = last;
+                tokio::time::sleep(every.max(Duration::from_millis(1))).await;
+                let Some(shared) = shared.upgrade() else { return };
+                // A panic in there is a bug, which the thread that it happens in reports; the next look may go better.
+                let looked = tokio::task::spawn_blocking(move || shared.look(told));
+                told = looked.await.unwrap_or_default();
             }
         }
     }
@@ -166,7 +169,8 @@ impl TlsConfig {
                 (Stream::Rustls { stream: Box::new(stream) }, peer)
             }
         };
-        if current.requires_alpn && peer.alpn().is_none() {
+        let is_offered = |alpn: &[u8]| current.alpn.iter().any(|offered| offered.as_bytes() == alpn);
+        if current.requires_alpn && !peer.alpn().is_some_and(is_offered) {
             return Err(TlsError::new(TlsErrorKind::NoProtocol, name));
         }
         if let Some(verify) = &current.verify {
@@ -178,42 +182,52 @@ impl TlsConfig {
     }
 }
 
-/// Reloads what has changed; `failed` is what has failed last, which is not tried again. What has failed now; `None` when
-/// there is nothing to be looked after any more.
-async fn look(shared: &Weak<Shared>, failed: Option<Failed>) -> Option<Option<Failed>> {
-    let shared = shared.upgrade()?;
-    if !shared.builder.lock().sources.has_files() {
-        return None;
+impl Shared {
+    fn builder(&self) -> (TlsConfigBuilder, u64) {
+        let latest = self.latest.lock();
+        (latest.builder.clone(), latest.generation)
     }
-    // A panic in there is a bug, which the task that it happens in reports; the next look may go better.
-    let looked = tokio::task::spawn_blocking(move || {
-        let builder = shared.builder.lock().clone();
+
+    /// Whether something was new in what was read, and was taken.
+    fn reload(&self, builder: &TlsConfigBuilder, generation: u64, contents: Contents) -> Result<bool, Error> {
+        if contents.fingerprint() == self.current.load().fingerprint {
+            return Ok(false);
+        }
+        let next = Arc::new(builder.build_from(&contents)?);
+        // Building takes long enough for the builder to be replaced meanwhile, which counts.
+        let latest = self.latest.lock();
+        let is_latest = latest.generation == generation;
+        if is_latest {
+            self.current.store(next);
+        }
+        Ok(is_latest)
+    }
+
+    /// Takes what has changed; what is no good, and was already told of.
+    fn look(&self, told: Option<Failed>) -> Option<Failed> {
+        let (builder, generation) = self.builder();
+        if !builder.sources.has_files() {
+            return None;
+        }
         let read = builder.sources.read();
         let version = match &read {
             Ok(contents) => Failed::Contents(contents.fingerprint()),
             Err(error) => Failed::ToRead(error.to_string()),
         };
-        if failed.as_ref() == Some(&version) {
-            return failed;
-        }
-        let next = read.and_then(|contents| {
-            let is_old = contents.fingerprint() == shared.current.load().fingerprint;
-            if is_old { Ok(None) } else { builder.build_from(&contents).map(Some) }
-        });
-        match next {
-            Ok(None) => None,
-            Ok(Some(next)) => {
-                shared.current.store(Arc::new(next));
+        match read.and_then(|contents| self.reload(&builder, generation, contents)) {
+            Ok(false) => None,
+            Ok(true) => {
                 builder.observers.emit(Event::TlsReloaded);
                 None
             }
             Err(error) => {
-                builder.observers.emit(Event::TlsReloadFailed { error: &error });
+                if told.as_ref() != Some(&version) {
+                    builder.observers.emit(Event::TlsReloadFailed { error: &error });
+                }
                 Some(version)
             }
         }
-    });
-    Some(looked.await.unwrap_or_default())
+    }
 }
 
 /// A version of the files that was no good.
@@ -225,7 +239,7 @@ enum Failed {
 
 impl fmt::Debug for TlsConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TlsConfig").field("builder", &*self.0.builder.lock()).finish_non_exhaustive()
+        f.debug_struct("TlsConfig").field("builder", &self.0.latest.lock().builder).finish_non_exhaustive()
     }
 }
 
@@ -406,7 +420,8 @@ impl TlsConfigBuilder {
     /// expired, a required protocol where none is offered.
     pub fn build(self) -> Result<TlsConfig, Error> {
         let current = ArcSwap::from_pointee(self.build_current()?);
-        Ok(TlsConfig(Arc::new(Shared { current, builder: Lock::new(self) })))
+        let latest = Lock::new(Latest { builder: self, generation: 0 });
+        Ok(TlsConfig(Arc::new(Shared { current, latest })))
     }
 
     fn build_current(&self) -> Result<Current, Error> {
@@ -422,6 +437,9 @@ impl TlsConfigBuilder {
         }
         if *requires_alpn && settings.alpn.is_empty() {
             return Err(refused("require_alpn() is set and alpn() offers nothing: say which protocols"));
+        }
+        if let Some(bad) = settings.alpn.iter().find(|protocol| !(1..=255).contains(&protocol.len())) {
+            return Err(refused(format!("a protocol of ALPN has from 1 to 255 bytes, not {}: {bad:?}", bad.len())));
         }
         let connector = match settings.backend {
             #[cfg(feature = "native-tls")]

@@ -47,8 +47,8 @@ pub enum TlsErrorKind {
 impl TlsErrorKind {
     /// What was wrong with the handshake that `error` tells of; `None` when it was not in one.
     ///
-    /// Like [`TlsError::kind`], and [`Timeout`](Self::Timeout) for a peer that stayed silent, which is the finding of whoever
-    /// keeps the time.
+    /// Like [`TlsError::kind`], and [`Timeout`](Self::Timeout) for a peer that stayed silent in a handshake, which is the finding
+    /// of whoever keeps the time. That of HTTP/2, above TLS or without it, counts as well.
     pub fn of(error: &Error) -> Option<Self> {
         let late = || (error.is_timeout() && error.phase() == Phase::Handshake).then_some(Self::Timeout);
         error.find::<TlsError>().map(TlsError::kind).or_else(late)

@@ -15,7 +15,7 @@
 //! - A silent peer is the business of [`ConnectDeadlineLayer`], which belongs around this layer.
 //! - Errors are [`Kind::Tls`](towline_core::Kind::Tls) with a [`TlsError`] as source that says what was wrong with
 //!   which name: the same
-//!   kind from either library.
+//!   kind from OpenSSL and rustls. Other system libraries say less, and much is [`TlsErrorKind::Other`].
 //!
 //! ```
 //! use std::time::Duration;

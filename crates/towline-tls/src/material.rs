@@ -53,7 +53,7 @@ impl Read {
         let bad = || refused(format!("{}: no PEM certificate (\"-----BEGIN CERTIFICATE-----\") in it", self.name));
         let certificates: Vec<_> = CertificateDer::pem_slice_iter(&self.bytes)
             .collect::<Result<_, _>>()
-            .map_err(|cause| bad().with_source(cause))?;
+            .map_err(|cause| bad().with_source(what_is_wrong(&cause)))?;
         if certificates.is_empty() {
             return Err(bad());
         }
@@ -69,20 +69,40 @@ impl Read {
     fn key(&self) -> Result<PrivateKeyDer<'static>, Error> {
         PrivateKeyDer::from_pem_slice(&self.bytes).map_err(|cause| {
             let text = String::from_utf8_lossy(&self.bytes);
-            let header = |line: &&str| line.starts_with("-----BEGIN");
-            let found = text.lines().find(header).unwrap_or("no PEM header");
-            let command = if found.contains("ENCRYPTED") || text.contains("Proc-Type: 4,ENCRYPTED") {
+            let found = KEYS.into_iter().find(|label| text.contains(&format!("-----BEGIN {label}-----")));
+            let found = found.unwrap_or("none that is known");
+            let command = if text.contains("ENCRYPTED") {
                 "openssl pkey -in KEY -out KEY.plain"
             } else {
                 "openssl pkey -in KEY -out KEY.pem"
             };
-            let message =
-                format!("{}: no private key in PEM that can be read ({found}); convert it: {command}", self.name);
-            match cause {
-                pem::Error::NoItemsFound => refused(message),
-                cause => refused(message).with_source(cause),
-            }
+            let name = &self.name;
+            refused(format!("{name}: no private key in PEM that can be read (found: {found}); convert it: {command}"))
+                .with_source(what_is_wrong(&cause))
         })
+    }
+}
+
+/// What may stand in the place of a key. Nothing else of a file is ever shown: in one whose line ends are lost, the key
+/// itself is in the line of its header.
+const KEYS: [&str; 7] = [
+    "ENCRYPTED PRIVATE KEY",
+    "PUBLIC KEY",
+    "OPENSSH PRIVATE KEY",
+    "DSA PRIVATE KEY",
+    "RSA PRIVATE KEY",
+    "EC PRIVATE KEY",
+    "PRIVATE KEY",
+];
+
+/// Without the bytes that it was found at, which may be the key's.
+fn what_is_wrong(error: &pem::Error) -> &'static str {
+    match error {
+        pem::Error::NoItemsFound => "nothing of the kind is in it",
+        pem::Error::MissingSectionEnd { .. } => "a section has no end line of its own",
+        pem::Error::IllegalSectionStart { .. } => "a section begins in a line that has more in it, or is cut off",
+        pem::Error::Base64Decode(_) => "a section is no base64",
+        _ => "it is no PEM",
     }
 }
 
@@ -112,7 +132,15 @@ impl Sources {
         let identity = match &self.identity {
             None => None,
             Some(IdentitySource::Pem { chain, key }) => {
-                Some(ReadIdentity::Pem { chain: chain.read("client certificate")?, key: key.read("client key")? })
+                let certificates = chain.read("client certificate")?;
+                // One file is read once, so that certificate and key are of one version.
+                let key = match (chain, key) {
+                    (Source::File(chain), Source::File(same)) if chain == same => {
+                        Read { name: certificates.name.clone(), bytes: certificates.bytes.clone() }
+                    }
+                    _ => key.read("client key")?,
+                };
+                Some(ReadIdentity::Pem { chain: certificates, key })
             }
             Some(IdentitySource::Pkcs12 { archive, password }) => {
                 Some(ReadIdentity::Pkcs12 { archive: archive.read("PKCS#12")?, password: password.clone() })
@@ -153,7 +181,13 @@ impl Contents {
     }
 
     pub(crate) fn parse(&self, now: SystemTime) -> Result<Material, Error> {
-        let roots: Vec<_> = self.roots.iter().map(Read::certificates).collect::<Result<_, _>>()?;
+        let mut roots = self.roots.iter().map(Read::certificates).collect::<Result<Vec<_>, _>>()?.concat();
+        let given = roots.len();
+        // rustls would trust a root for ever.
+        roots.retain(|root| parse(root).is_ok_and(|root| until(&root) > now));
+        if roots.is_empty() && given > 0 {
+            return Err(refused(format!("every given root certificate has expired, of {given}")));
+        }
         let identity = match &self.identity {
             None => None,
             Some(ReadIdentity::Pem { chain, key }) => {
@@ -166,7 +200,7 @@ impl Contents {
                 Some(Identity::Pkcs12 { name: name.clone(), archive: bytes.clone(), password: password.clone() })
             }
         };
-        Ok(Material { roots: roots.concat(), identity })
+        Ok(Material { roots, identity })
     }
 }
 
@@ -174,13 +208,17 @@ impl Contents {
 fn is_in_time(certificate: &CertificateDer<'_>, name: &str, now: SystemTime) -> Result<(), Error> {
     let parsed = parse(certificate).map_err(|cause| refused(format!("{name} cannot be read")).with_source(cause))?;
     let validity = parsed.tbs_certificate().validity();
-    if now > validity.not_after.to_system_time() {
+    if now > until(&parsed) {
         return Err(refused(format!("{name} has expired: it was valid until {}", validity.not_after)));
     }
     if now < validity.not_before.to_system_time() {
         return Err(refused(format!("{name} is not valid yet: it will be from {} on", validity.not_before)));
     }
     Ok(())
+}
+
+fn until(certificate: &Certificate) -> SystemTime {
+    certificate.tbs_certificate().validity().not_after.to_system_time()
 }
 
 pub(crate) fn parse(certificate: &[u8]) -> Result<Certificate, x509_cert::der::Error> {

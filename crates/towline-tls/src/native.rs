@@ -5,16 +5,18 @@
 
 use std::error::Error as StdError;
 use std::io;
+use std::net::IpAddr;
 
 use native_tls::{Certificate, Protocol};
 use pkcs8::der::asn1::{AnyRef, OctetStringRef};
-use pkcs8::der::{Encode, pem};
+use pkcs8::der::{Decode, Encode, pem};
 use pkcs8::spki::AlgorithmIdentifier;
 use pkcs8::{ObjectIdentifier, PrivateKeyInfoRef};
 use rustls_pki_types::PrivateKeyDer;
 use tokio::io::{AsyncRead, AsyncWrite};
 use towline_core::{Error, TlsPeer};
 use x509_cert::ext::pkix::SubjectAltName;
+use x509_cert::ext::pkix::name::GeneralName;
 
 use crate::TlsVersion;
 use crate::config::Settings;
@@ -31,6 +33,10 @@ pub(crate) struct Connector {
 pub(crate) type Stream<S> = tokio_native_tls::TlsStream<S>;
 
 pub(crate) fn build(settings: &Settings, material: &Material) -> Result<Connector, Error> {
+    #[cfg(target_os = "linux")]
+    if settings.trusts_system(material) && !settings.accepts_any_certificate {
+        has_system_roots()?;
+    }
     let mut builder = native_tls::TlsConnector::builder();
     let least = match settings.min_version {
         TlsVersion::V1_2 => Protocol::Tlsv12,
@@ -61,6 +67,19 @@ pub(crate) fn build(settings: &Settings, material: &Material) -> Result<Connecto
     Ok(Connector { connector: connector.into(), checks_name })
 }
 
+/// OpenSSL does not mind when there are none, and refuses everybody.
+#[cfg(target_os = "linux")]
+fn has_system_roots() -> Result<(), Error> {
+    let found = openssl_probe::probe();
+    if found.cert_file.is_none() && found.cert_dir.is_empty() {
+        return Err(refused(
+            "there are no root certificates of the system: install ca-certificates, name them by SSL_CERT_FILE, or say whom to \
+             trust",
+        ));
+    }
+    Ok(())
+}
+
 impl Connector {
     pub(crate) async fn connect<S>(&self, name: &str, io: S) -> Result<(Stream<S>, TlsPeer), TlsError>
     where
@@ -74,29 +93,35 @@ impl Connector {
         let failed = |cause: native_tls::Error| TlsError::new(TlsErrorKind::Other, name).with_source(cause);
         let own = session.peer_certificate().map_err(failed)?;
         let own = own.map(|own| own.to_der()).transpose().map_err(failed)?;
-        if self.checks_name && !own.as_deref().is_some_and(has_alternative_names) {
-            return Err(TlsError::new(TlsErrorKind::WrongName, name).with_source(
-                "the certificate has its name only as common name, which nobody has to keep unique (RFC 6125, 9525)",
-            ));
+        // An IP address is matched with entries of its own, and with nothing else.
+        if self.checks_name && name.parse::<IpAddr>().is_err() {
+            let unreadable = |cause| TlsError::new(TlsErrorKind::Other, name).with_source(cause);
+            if !has_dns_name(own.as_deref().unwrap_or_default()).map_err(unreadable)? {
+                return Err(TlsError::new(TlsErrorKind::WrongName, name).with_source(
+                    "the certificate has its name only as common name, which nobody has to keep unique (RFC 9525)",
+                ));
+            }
         }
         let alpn = session.negotiated_alpn().map_err(failed)?;
         Ok((stream, TlsPeer::new(own.into_iter().collect(), alpn)))
     }
 }
 
-/// OpenSSL takes the common name for a name when there is no other; nobody else does.
-fn has_alternative_names(certificate: &[u8]) -> bool {
-    let names = |certificate: x509_cert::Certificate| {
-        certificate.tbs_certificate().get_extension::<SubjectAltName>().ok().flatten().is_some()
-    };
-    parse(certificate).is_ok_and(names)
+/// OpenSSL takes the common name for a name where no alternative name is one of the DNS; nobody else does.
+fn has_dns_name(certificate: &[u8]) -> Result<bool, pkcs8::der::Error> {
+    let certificate = parse(certificate)?;
+    let names = certificate.tbs_certificate().get_extension::<SubjectAltName>()?;
+    let is_dns = |name: &GeneralName| matches!(name, GeneralName::DnsName(_));
+    Ok(names.is_some_and(|(_critical, names)| names.0.iter().any(is_dns)))
 }
 
 fn identity_of(identity: &Identity) -> Result<native_tls::Identity, Error> {
     match identity {
         Identity::Pem { chain, key } => {
+            let key = to_pkcs8(key)?;
+            is_of_one_kind(&chain[0], &key)?;
             let chain: String = chain.iter().map(|certificate| to_pem("CERTIFICATE", certificate)).collect();
-            let key = to_pem("PRIVATE KEY", &to_pkcs8(key)?);
+            let key = to_pem("PRIVATE KEY", &key);
             native_tls::Identity::from_pkcs8(chain.as_bytes(), key.as_bytes())
                 .map_err(|cause| refused("the client certificate and key cannot be used").with_source(cause))
         }
@@ -107,6 +132,23 @@ fn identity_of(identity: &Identity) -> Result<native_tls::Identity, Error> {
             })
         }
     }
+}
+
+/// OpenSSL keeps a certificate and a key of each kind, and compares only what is of one. When they are of two, servers are
+/// shown nothing.
+fn is_of_one_kind(certificate: &[u8], key: &[u8]) -> Result<(), Error> {
+    let wrong = |cause: pkcs8::der::Error| refused("the client certificate cannot be read").with_source(cause);
+    let certificate = parse(certificate).map_err(wrong)?;
+    let expected = certificate.tbs_certificate().subject_public_key_info().algorithm.oid;
+    let key = PrivateKeyInfoRef::from_der(key);
+    let found = key.map_err(|cause| refused("the client key cannot be read").with_source(cause))?.algorithm.oid;
+    if found == expected {
+        return Ok(());
+    }
+    Err(refused(
+        "the client's first certificate is for a key of another kind (does the key match its certificate? is that the first of \
+         its chain?)",
+    ))
 }
 
 fn to_pem(label: &str, der: &[u8]) -> String {
@@ -164,8 +206,17 @@ pub(crate) fn of_late(error: &io::Error) -> Option<TlsErrorKind> {
 }
 
 fn of_text(text: &str) -> TlsErrorKind {
-    /// In order: a certificate's own fault first, since OpenSSL reports it beside more general text.
+    /// In order: what the peer said first, since OpenSSL adds what it would have said of the peer's certificate, also where
+    /// nobody asked; then a certificate's own fault, which it reports beside more general text.
     const KNOWN: &[(&str, TlsErrorKind)] = &[
+        ("alert bad certificate", TlsErrorKind::ClientCertificateRefused),
+        ("alert unsupported certificate", TlsErrorKind::ClientCertificateRefused),
+        ("alert certificate", TlsErrorKind::ClientCertificateRefused),
+        ("alert unknown ca", TlsErrorKind::ClientCertificateRefused),
+        ("alert access denied", TlsErrorKind::ClientCertificateRefused),
+        ("alert protocol version", TlsErrorKind::ProtocolVersion),
+        ("alert no application protocol", TlsErrorKind::NoProtocol),
+        ("alert handshake failure", TlsErrorKind::Refused),
         ("certificate has expired", TlsErrorKind::Expired),
         ("not yet valid", TlsErrorKind::NotYetValid),
         ("hostname mismatch", TlsErrorKind::WrongName),
@@ -177,15 +228,7 @@ fn of_text(text: &str) -> TlsErrorKind {
         ("unable to verify the first certificate", TlsErrorKind::UnknownIssuer),
         ("certificate signature failure", TlsErrorKind::UnknownIssuer),
         ("certificate verify failed", TlsErrorKind::Unfit),
-        ("alert bad certificate", TlsErrorKind::ClientCertificateRefused),
-        ("alert unsupported certificate", TlsErrorKind::ClientCertificateRefused),
-        ("alert certificate", TlsErrorKind::ClientCertificateRefused),
-        ("alert unknown ca", TlsErrorKind::ClientCertificateRefused),
-        ("alert access denied", TlsErrorKind::ClientCertificateRefused),
-        ("alert protocol version", TlsErrorKind::ProtocolVersion),
         ("unsupported protocol", TlsErrorKind::ProtocolVersion),
-        ("alert no application protocol", TlsErrorKind::NoProtocol),
-        ("alert handshake failure", TlsErrorKind::Refused),
         ("wrong version number", TlsErrorKind::NotTls),
         ("packet length too long", TlsErrorKind::NotTls),
         ("http request", TlsErrorKind::NotTls),
@@ -221,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_that_cannot_be_read_has_no_names() {
-        assert!(!has_alternative_names(&[1, 2, 3]));
+    fn a_certificate_that_cannot_be_read_is_no_wrong_name() {
+        assert!(has_dns_name(&[1, 2, 3]).is_err());
     }
 }

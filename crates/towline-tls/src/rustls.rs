@@ -1,6 +1,7 @@
 //! TLS by rustls, with ring's cryptography. Sessions are resumed within one configuration: a new one begins with none.
 
 use std::error::Error as StdError;
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 
@@ -9,16 +10,17 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{
-    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error as Rustls, PeerIncompatible,
-    RootCertStore, SignatureScheme, version,
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error as Rustls, OtherError,
+    PeerIncompatible, RootCertStore, SignatureScheme, version,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 use towline_core::{Error, TlsPeer};
+use x509_cert::ext::pkix::{BasicConstraints, KeyUsage};
 
 use crate::TlsVersion;
 use crate::config::Settings;
 use crate::error::{TlsError, TlsErrorKind, refused};
-use crate::material::{Identity, Material};
+use crate::material::{Identity, Material, parse};
 
 /// Offers what it was built with.
 #[derive(Clone)]
@@ -42,11 +44,8 @@ pub(crate) fn build(settings: &Settings, material: &Material) -> Result<Connecto
         let verifier = verifier
             .build()
             .map_err(|cause| refused("the TLS library refuses the root certificates").with_source(cause))?;
-        if settings.accepts_any_name {
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyName(verifier)))
-        } else {
-            builder.with_webpki_verifier(verifier)
-        }
+        let checked = Checked { inner: verifier, any_name: settings.accepts_any_name };
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(checked))
     };
     let mut config = match &material.identity {
         None => builder.with_no_client_auth(),
@@ -191,11 +190,48 @@ impl ServerCertVerifier for Anyone {
     }
 }
 
-/// Verifies all but the name.
+/// Verifies what rustls does, and what keys are for, which it leaves out; or all but the name.
 #[derive(Debug)]
-struct AnyName(Arc<WebPkiServerVerifier>);
+struct Checked {
+    inner: Arc<WebPkiServerVerifier>,
+    any_name: bool,
+}
 
-impl ServerCertVerifier for AnyName {
+/// Whether the keys are for what they do: one to sign handshakes with, and those of authorities certificates. Certificates that
+/// are none of an authority may be in the chain for no reason, and are not looked at.
+fn are_for_it(end_entity: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) -> Result<(), Rustls> {
+    let wrong = |why| Rustls::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(Unfit(why)))));
+    let unreadable = |_| Rustls::InvalidCertificate(CertificateError::BadEncoding);
+    let usage = |certificate: &x509_cert::Certificate| {
+        let usage = certificate.tbs_certificate().get_extension::<KeyUsage>();
+        usage.map(|usage| usage.map(|(_critical, usage)| usage)).map_err(unreadable)
+    };
+    if usage(&parse(end_entity).map_err(unreadable)?)?.is_some_and(|usage| !usage.digital_signature()) {
+        return Err(wrong("the certificate's key is not for signatures"));
+    }
+    for certificate in intermediates {
+        let certificate = parse(certificate).map_err(unreadable)?;
+        let constraints = certificate.tbs_certificate().get_extension::<BasicConstraints>().map_err(unreadable)?;
+        let is_authority = constraints.is_some_and(|(_critical, constraints)| constraints.ca);
+        if is_authority && usage(&certificate)?.is_some_and(|usage| !usage.key_cert_sign()) {
+            return Err(wrong("the key of an authority in the chain is not for certificates"));
+        }
+    }
+    Ok(())
+}
+
+#[derive(Debug)]
+struct Unfit(&'static str);
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl StdError for Unfit {}
+
+impl ServerCertVerifier for Checked {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -205,10 +241,14 @@ impl ServerCertVerifier for AnyName {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Rustls> {
         // The name comes last: all the rest was good when that is what is wrong.
-        match self.0.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
-            Err(error) if of_rustls(&error) == TlsErrorKind::WrongName => Ok(ServerCertVerified::assertion()),
-            verified => verified,
+        let verified = self.inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+        match verified {
+            Err(error) if self.any_name && of_rustls(&error) == TlsErrorKind::WrongName => {}
+            Err(error) => return Err(error),
+            Ok(_) => {}
         }
+        are_for_it(end_entity, intermediates)?;
+        Ok(ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -217,7 +257,7 @@ impl ServerCertVerifier for AnyName {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Rustls> {
-        self.0.verify_tls12_signature(message, cert, dss)
+        self.inner.verify_tls12_signature(message, cert, dss)
     }
 
     fn verify_tls13_signature(
@@ -226,10 +266,10 @@ impl ServerCertVerifier for AnyName {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Rustls> {
-        self.0.verify_tls13_signature(message, cert, dss)
+        self.inner.verify_tls13_signature(message, cert, dss)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
+        self.inner.supported_verify_schemes()
     }
 }

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use towline_core::TlsPeer;
+use towline_core::{Sent, TlsPeer};
 
 use crate::error::{TlsError, TlsErrorKind};
 
@@ -26,6 +26,8 @@ pin_project! {
         stream: Stream<S>,
         peer: Arc<TlsPeer>,
         server_name: String,
+        // Until the first byte, an alert about certificates is about the handshake.
+        has_read: bool,
     }
 }
 
@@ -72,7 +74,7 @@ macro_rules! either {
 
 impl<S> TlsStream<S> {
     pub(crate) fn new(stream: Stream<S>, peer: Arc<TlsPeer>, server_name: String) -> Self {
-        Self { stream, peer, server_name }
+        Self { stream, peer, server_name, has_read: false }
     }
 
     /// Who is at the other end.
@@ -87,6 +89,9 @@ impl<S> TlsStream<S> {
 
     /// `error` as it is, unless it tells how the handshake went.
     fn late(self: Pin<&mut Self>, error: io::Error) -> io::Error {
+        if self.has_read {
+            return error;
+        }
         let kind = match &self.stream {
             #[cfg(feature = "native-tls")]
             Stream::NativeTls { .. } => crate::native::of_late(&error),
@@ -101,7 +106,8 @@ impl<S> TlsStream<S> {
 
     #[cold]
     fn refused(&self, kind: TlsErrorKind, cause: io::Error) -> io::Error {
-        let error = TlsError::new(kind, &*self.server_name).with_source(cause).into_error();
+        // Before anything was read, no request was looked at; but that is for whoever has sent it to say.
+        let error = TlsError::new(kind, &*self.server_name).with_source(cause).into_error().with_sent(Sent::Maybe);
         io::Error::new(io::ErrorKind::PermissionDenied, error)
     }
 }
@@ -109,7 +115,13 @@ impl<S> TlsStream<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let read = either!(self.as_mut(), stream => stream.poll_read(cx, buf));
-        read.map_err(|error| self.late(error))
+        match read {
+            Poll::Ready(Ok(())) => {
+                *self.project().has_read = true;
+                Poll::Ready(Ok(()))
+            }
+            read => read.map_err(|error| self.late(error)),
+        }
     }
 }
 

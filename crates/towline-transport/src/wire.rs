@@ -234,7 +234,7 @@ where
         Poll::Ready(match ready!(Pin::new(io).poll_read(cx, &mut buffer)) {
             Ok(()) if buffer.filled().is_empty() => CloseReason::Peer,
             Ok(()) => CloseReason::Stray,
-            Err(_) => CloseReason::Peer,
+            Err(error) => close_reason(&Error::io(Phase::Read, error)),
         })
     }
 
@@ -364,6 +364,7 @@ pub(crate) fn close_reason(error: &Error) -> CloseReason {
         Kind::Closed | Kind::Io | Kind::UnexpectedEof => CloseReason::Peer,
         Kind::Timeout => CloseReason::Unresponsive,
         Kind::Unasked => CloseReason::Stray,
+        Kind::Tls => CloseReason::Untrusted,
         _ => CloseReason::Failed,
     }
 }

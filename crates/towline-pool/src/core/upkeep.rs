@@ -408,16 +408,20 @@ impl<C: Poolable> Core<C> {
         }
         // A backend that accepts and hangs up is as unreachable as one that refuses: without this, dials to it would
         // follow each other without a pause. So is one whose connections are dead when they come, of whatever.
-        let served_nobody = !slot.succeeded && (slot.calls == 0 || reason == CloseReason::Peer);
+        let is_peers = matches!(reason, CloseReason::Peer | CloseReason::Untrusted);
+        let served_nobody = !slot.succeeded && (slot.calls == 0 || is_peers);
         let early = now.saturating_duration_since(slot.born) < EARLY;
         if how == End::ByItself && served_nobody && early {
-            let error = Error::new(Kind::Unavailable, Phase::Dial).with_message(match reason {
-                CloseReason::Peer => {
-                    "the peer closed the last connection before it served a call (does it expect TLS, or none?)"
-                        .to_owned()
-                }
-                reason => format!("the last connection ended before it served a call ({reason})"),
-            });
+            let error = match reason {
+                CloseReason::Untrusted => Error::new(Kind::Tls, Phase::Handshake).with_message(
+                    "the peer does not accept our certificate, or wants one: it said so after the last handshake",
+                ),
+                CloseReason::Peer => Error::new(Kind::Unavailable, Phase::Dial).with_message(
+                    "the peer closed the last connection before it served a call (does it expect TLS, or none?)",
+                ),
+                reason => Error::new(Kind::Unavailable, Phase::Dial)
+                    .with_message(format!("the last connection ended before it served a call ({reason})")),
+            };
             self.failed(error, now, effects);
         }
         self.fail_whom_nobody_serves(effects);

@@ -120,10 +120,10 @@ fn a_key_that_cannot_be_read_names_the_command_that_converts_it() {
     let encrypted = key.private_key_to_pem_pkcs8_passphrase(Cipher::aes_128_cbc(), b"x").unwrap();
     let old = rsa.private_key_to_pem_passphrase(Cipher::aes_128_cbc(), b"x").unwrap();
     for (key, found) in [
-        (encrypted, "BEGIN ENCRYPTED PRIVATE KEY"),
-        (b"hello".to_vec(), "no PEM header"),
-        (key.private_key_to_der().unwrap(), "no PEM header"),
-        (key.public_key_to_pem().unwrap(), "BEGIN PUBLIC KEY"),
+        (encrypted, "found: ENCRYPTED PRIVATE KEY"),
+        (b"hello".to_vec(), "found: none"),
+        (key.private_key_to_der().unwrap(), "found: none"),
+        (key.public_key_to_pem().unwrap(), "found: PUBLIC KEY"),
     ] {
         for builder in builders() {
             let said = refused(builder.identity_pem(&cert, &key));
@@ -142,6 +142,59 @@ fn a_key_that_does_not_match_is_refused_when_building() {
         let ((cert, _), (_, other)) = (certified(), certified());
         let said = refused(builder.identity_pem(&cert, other));
         assert!(said.contains("does the key match"), "{said}");
+    }
+}
+
+#[test]
+fn a_key_of_another_kind_than_its_certificate_s_is_refused_when_building() {
+    let (_, rsa) = rsa();
+    let (ec_cert, ec_key) = certified();
+    for builder in builders() {
+        let rsa_key = rsa.private_key_to_pem_pkcs8().unwrap();
+        let said = refused(builder.clone().identity_pem(&ec_cert, rsa_key));
+        assert!(said.contains("does the key match"), "{said}");
+        // A chain that begins with somebody else's.
+        let chain = [&certify(&rsa, -1..1), ec_cert.as_bytes()].concat();
+        let said = refused(builder.identity_pem(chain, &ec_key));
+        assert!(said.contains("does the key match"), "{said}");
+    }
+}
+
+#[test]
+fn nothing_of_a_key_is_in_an_error_however_it_is_mangled() {
+    let (cert, key) = certified();
+    let secret = key.lines().nth(1).unwrap();
+    let one_line = key.replace('\n', " ");
+    let escaped = key.replace('\n', "\\n");
+    let no_end = key.replace("-----END PRIVATE KEY-----", "");
+    let cut = key.replace("-----END PRIVATE KEY-----", &format!("-----END {secret}"));
+    for bad in [one_line, escaped, no_end, cut] {
+        for builder in builders() {
+            let both = format!("{cert}{bad}");
+            for builder in [builder.clone().identity_pem(&cert, &bad), builder.identity_pem(&both, &both)] {
+                let error = builder.build().unwrap_err();
+                let printed = format!("{error} {error:?}");
+                assert!(!printed.contains(&secret[..16]), "{printed}");
+                let bytes = format!("{:?}", secret.as_bytes());
+                assert!(!printed.contains(&bytes[1..60]), "{printed}");
+            }
+        }
+    }
+}
+
+#[test]
+fn roots_that_have_expired_are_not_trusted_and_refused_when_there_are_no_others() {
+    let (_, key) = rsa();
+    let (old, good) = (certify(&key, -2..-1), certify(&key, -1..1));
+    let said = refused(TlsConfig::builder().root_pem(&old));
+    assert!(said.contains("has expired"), "{said}");
+    TlsConfig::builder().root_pem([old, good].concat()).build().unwrap();
+}
+
+#[test]
+fn a_protocol_that_alpn_has_no_room_for_is_refused_when_building() {
+    for bad in [String::new(), "x".repeat(256)] {
+        assert!(refused(TlsConfig::builder().alpn([bad])).contains("255 bytes"));
     }
 }
 

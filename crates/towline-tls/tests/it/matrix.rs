@@ -81,6 +81,14 @@ fn certificates(rows: &mut Rows, root: &Cert, key: &PKey<Private>) {
     rows.chain("wildcard of two labels", &[&leaf(Spec::new(&["*.test"]))], all(TlsErrorKind::WrongName));
     rows.chain("wildcard in a label", &[&leaf(Spec::new(&["d*.towline.test"]))], all(TlsErrorKind::WrongName));
     rows.chain("name only as common name", &[&leaf(Spec::new(&[]).common_name(NAME))], all(TlsErrorKind::WrongName));
+    for (row, other) in [
+        ("common name beside a URI", "URI:spiffe://db"),
+        ("common name beside an IP address", "IP:10.0.0.1"),
+        ("common name beside a mail address", "email:db@towline.test"),
+    ] {
+        let cert = leaf(Spec::new(&[]).common_name(NAME).other_name(other));
+        rows.chain(row, &[&cert], all(TlsErrorKind::WrongName));
+    }
     let stranger = Spec::ca("stranger").key(key).self_signed();
     rows.chain("unknown CA", &[&good().key(key).signed_by(&stranger)], all(TlsErrorKind::UnknownIssuer));
     rows.chain("self-signed", &[&good().key(key).self_signed()], all(TlsErrorKind::UnknownIssuer));
@@ -101,6 +109,13 @@ fn certificates(rows: &mut Rows, root: &Cert, key: &PKey<Private>) {
     let beyond = Spec::ca("beyond").key(key).signed_by(&last);
     rows.chain("path too long", &[&good().key(key).signed_by(&beyond), &beyond, &last], all(TlsErrorKind::Unfit));
     rows.chain("for clients only", &[&leaf(good().for_clients())], all(TlsErrorKind::Unfit));
+    rows.chain("key not for signatures", &[&leaf(good().key_usage("keyCertSign"))], all(TlsErrorKind::Unfit));
+    let no_signer = leaf(Spec::ca("no signer").key_usage("digitalSignature"));
+    rows.chain(
+        "CA not for certificates",
+        &[&good().key(key).signed_by(&no_signer), &no_signer],
+        all(TlsErrorKind::Unfit),
+    );
     rows.chain("signed with SHA-1", &[&leaf(good().digest(MessageDigest::sha1()))], all(TlsErrorKind::Unfit));
     rows.chain("RSA 1024", &[&good().key(&rsa(1024)).signed_by(root)], all(TlsErrorKind::Unfit));
 }

@@ -188,9 +188,45 @@ async fn a_file_that_is_gone_for_a_while_is_told_of_once_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn where_nothing_comes_from_files_nobody_watches() {
-    let config = TlsConfig::builder().root_pem(Spec::ca("root").self_signed().pem()).build().unwrap();
-    tokio::time::timeout(Duration::from_secs(5), config.watch(OFTEN)).await.unwrap();
+async fn what_was_bad_for_a_while_is_taken_once_it_is_good() {
+    let (files, told, root) = (Files::new("early"), Arc::new(Told::default()), Spec::ca("root").self_signed());
+    let identity = || Spec::new(&["client"]).for_clients();
+    put_identity(&files, &identity().signed_by(&root));
+    let config = TlsConfig::builder()
+        .root_pem(root.pem())
+        .identity_pem_files(files.path("identity.pem"), files.path("identity.pem"))
+        .observers(Observers::new(told.clone()))
+        .build()
+        .unwrap();
+    let watch = tokio::spawn(config.watch(OFTEN));
+    // Another machine's clock is ahead of ours by two seconds.
+    put_identity(&files, &identity().seconds(2, 1_000).signed_by(&root));
+    until(|| told.failed() == 1).await;
+    until(|| told.reloaded() == 1).await;
+    assert_eq!(told.failed(), 1, "told of once");
+    watch.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_replaces_a_configuration_is_not_undone_by_a_reload_that_was_under_way() {
+    let (files, [old, new]) = (Files::new("undone"), ["old", "new"].map(|name| Spec::ca(name).self_signed()));
+    let at_new = serve(Arc::new(tls(&[&Spec::new(&[NAME]).signed_by(&new)], |_| {})));
+    for round in 0..20 {
+        files.put("root.pem", old.pem());
+        let config = TlsConfig::builder().root_pem_file(files.path("root.pem")).build().unwrap();
+        files.put("root.pem", [old.pem(), Spec::ca("more").self_signed().pem()].concat());
+        let (reloads, clone) = (Arc::new(std::sync::Barrier::new(2)), config.clone());
+        let starts = reloads.clone();
+        let reload = tokio::task::spawn_blocking(move || {
+            starts.wait();
+            clone.reload()
+        });
+        reloads.wait();
+        config.replace(TlsConfig::builder().root_pem(new.pem())).unwrap();
+        reload.await.unwrap().unwrap();
+        call(config.clone(), at_new, NAME).await.unwrap_or_else(|error| panic!("round {round}: {error:?}"));
+        assert!(!config.reload().unwrap(), "it is of what replaced it");
+    }
 }
 
 #[tokio::test]

@@ -97,11 +97,13 @@ impl Cert {
 pub(crate) struct Spec<'a> {
     common_name: &'a str,
     names: &'a [&'a str],
-    days: (i64, i64),
+    seconds: (i64, i64),
     ca: bool,
     path_length: Option<u32>,
     permits: Option<&'a str>,
     for_clients: bool,
+    key_usage: Option<&'a str>,
+    other_name: Option<&'a str>,
     digest: MessageDigest,
     key: Option<PKey<Private>>,
 }
@@ -111,11 +113,13 @@ impl<'a> Spec<'a> {
         Self {
             common_name: "leaf",
             names,
-            days: (-1, 10),
+            seconds: (-DAY, 10 * DAY),
             ca: false,
             path_length: None,
             permits: None,
             for_clients: false,
+            key_usage: None,
+            other_name: None,
             digest: MessageDigest::sha256(),
             key: None,
         }
@@ -130,7 +134,12 @@ impl<'a> Spec<'a> {
     }
 
     pub(crate) fn days(self, from: i64, to: i64) -> Self {
-        Self { days: (from, to), ..self }
+        self.seconds(from * DAY, to * DAY)
+    }
+
+    /// Valid for these seconds from now.
+    pub(crate) fn seconds(self, from: i64, to: i64) -> Self {
+        Self { seconds: (from, to), ..self }
     }
 
     pub(crate) fn path_length(self, length: u32) -> Self {
@@ -143,6 +152,15 @@ impl<'a> Spec<'a> {
 
     pub(crate) fn for_clients(self) -> Self {
         Self { for_clients: true, ..self }
+    }
+
+    pub(crate) fn key_usage(self, usage: &'a str) -> Self {
+        Self { key_usage: Some(usage), ..self }
+    }
+
+    /// An alternative name that is none of the DNS.
+    pub(crate) fn other_name(self, name: &'a str) -> Self {
+        Self { other_name: Some(name), ..self }
     }
 
     pub(crate) fn digest(self, digest: MessageDigest) -> Self {
@@ -181,9 +199,9 @@ impl<'a> Spec<'a> {
             Some(issuer) => builder.set_issuer_name(issuer.x509.subject_name()).unwrap(),
             None => builder.set_issuer_name(&self.name()).unwrap(),
         }
-        let at = |days: i64| Asn1Time::from_unix(now() + days * DAY).unwrap();
-        builder.set_not_before(&at(self.days.0)).unwrap();
-        builder.set_not_after(&at(self.days.1)).unwrap();
+        let at = |seconds: i64| Asn1Time::from_unix(now() + seconds).unwrap();
+        builder.set_not_before(&at(self.seconds.0)).unwrap();
+        builder.set_not_after(&at(self.seconds.1)).unwrap();
         builder.set_pubkey(&key).unwrap();
         if self.ca {
             let mut constraints = BasicConstraints::new();
@@ -200,6 +218,11 @@ impl<'a> Spec<'a> {
         }
         if self.for_clients {
             builder.append_extension(ExtendedKeyUsage::new().client_auth().build().unwrap()).unwrap();
+        }
+        for (nid, value) in [(Nid::KEY_USAGE, self.key_usage), (Nid::SUBJECT_ALT_NAME, self.other_name)] {
+            if let Some(value) = value {
+                builder.append_extension(X509Extension::new_nid(None, None, nid, value).unwrap()).unwrap();
+            }
         }
         if !self.names.is_empty() {
             let mut names = SubjectAlternativeName::new();
