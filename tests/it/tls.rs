@@ -9,8 +9,13 @@ use std::time::Duration;
 use openssl::pkey::PKey;
 use openssl::ssl::{HandshakeError, SslAcceptor, SslMethod, SslVerifyMode};
 use openssl::x509::X509;
-use towline::tls::{TlsBackend, TlsConfig, TlsError, TlsErrorKind};
+use tower::{Layer, Service};
+use towline::connect::TcpConnector;
+use towline::core::{BoxError, Poolable, Rejected, Target};
+use towline::pool::{Pool, PoolBuilder};
+use towline::tls::{TlsBackend, TlsConfig, TlsError, TlsErrorKind, TlsLayer};
 use towline::{Call, Client, ClientBuilder, Kind};
+use towline_http::{Http1Layer, Http2Layer};
 use towline_proto::{Request, Response};
 
 use crate::{Bed, echo, request};
@@ -145,4 +150,39 @@ async fn a_certificate_that_is_missed_after_the_handshake_is_no_more_a_reason_to
         let tried = tried.load(Ordering::Relaxed);
         assert!(tried <= 2, "{library:?}: {tried} handshakes, the second after half a second at the earliest");
     }
+}
+
+// F13
+#[tokio::test]
+async fn over_http_2_and_http_1_too_a_certificate_that_is_missed_is_of_its_kind_and_no_reason_to_dial_in_a_loop() {
+    let bed = Bed::new(0).await;
+    for library in BACKENDS {
+        let tls = || {
+            let tls = TlsConfig::builder().backend(library).root_pem(bed.authority.pem()).build().unwrap();
+            TlsLayer::new(tls).layer(TcpConnector::new())
+        };
+        let (address, tried) = strict(&bed);
+        let http2 = PoolBuilder::new().build(Http2Layer::<String>::new().layer(tls())).unwrap();
+        missed(http2, address, &tried).await;
+        let (address, tried) = strict(&bed);
+        let http1 = PoolBuilder::new().build(Http1Layer::<String>::new().layer(tls())).unwrap();
+        missed(http1, address, &tried).await;
+    }
+}
+
+async fn missed<M, C>(mut pool: Pool<M, Target>, address: SocketAddr, tried: &AtomicUsize)
+where
+    M: Service<Target, Response = C, Error: Into<BoxError>, Future: Send + 'static> + Clone + Send + 'static,
+    C: Poolable + Service<http::Request<String>, Error = Rejected<http::Request<String>>> + Send + 'static,
+{
+    let mut handle = pool.call(Target::from(address)).await.unwrap();
+    for id in 0..10 {
+        let request = http::Request::get("/").header("host", "db").body(String::new()).unwrap();
+        // Not when it is ready, which it is once there is a connection.
+        let Err(error) = handle.call(request).await else { panic!("answered") };
+        assert_eq!((id, error.kind()), (id, Kind::Tls), "{error:?}");
+        assert_eq!(TlsErrorKind::of(&error), Some(TlsErrorKind::ClientCertificateRefused), "{error:?}");
+    }
+    let tried = tried.load(Ordering::Relaxed);
+    assert!(tried <= 2, "{tried} handshakes");
 }

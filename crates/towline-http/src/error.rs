@@ -81,6 +81,8 @@ fn of_io(error: Option<&io::Error>) -> Kind {
     match error.map(io::Error::kind) {
         // As which h2 passes on an early end.
         Some(io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe) => Kind::UnexpectedEof,
+        // How a TLS stream says that it was refused after the handshake; h2 passes on the kind, and not the error.
+        Some(io::ErrorKind::PermissionDenied) => Kind::Tls,
         _ => Kind::Io,
     }
 }
@@ -110,6 +112,7 @@ pub(crate) fn close_reason(error: &hyper::Error) -> CloseReason {
     }
     match find::<io::Error>(error).map(io::Error::kind) {
         Some(io::ErrorKind::TimedOut) => CloseReason::Unresponsive,
+        Some(io::ErrorKind::PermissionDenied) => CloseReason::Untrusted,
         Some(io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput) | None => CloseReason::Failed,
         Some(_) => CloseReason::Peer,
     }

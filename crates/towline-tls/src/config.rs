@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use tokio::io::{AsyncRead, AsyncWrite};
 use towline_core::sync::Lock;
-use towline_core::{BoxError, Error, Event, Observers, TlsPeer, peer};
+use towline_core::{BoxError, Error, Event, Kind, Observers, Phase, TlsPeer, peer};
 
 use crate::error::{TlsError, TlsErrorKind, refused};
 use crate::material::{Contents, IdentitySource, Material, Source, Sources};
@@ -411,7 +411,8 @@ impl TlsConfigBuilder {
         self
     }
 
-    /// Builds the configuration. Reads files, blocking, and costs tens of milliseconds of CPU: call it once, at start.
+    /// Builds the configuration. Reads files, blocking, and costs tens of milliseconds of CPU: call it once, at start, or
+    /// [`build_async`](Self::build_async).
     ///
     /// # Errors
     ///
@@ -422,6 +423,26 @@ impl TlsConfigBuilder {
         let current = ArcSwap::from_pointee(self.build_current()?);
         let latest = Lock::new(Latest { builder: self, generation: 0 });
         Ok(TlsConfig(Arc::new(Shared { current, latest })))
+    }
+
+    /// As [`build`](Self::build), by one of the runtime's blocking threads, for who has begun to serve already. Once begun it is
+    /// finished, even when nobody waits for it.
+    ///
+    /// # Errors
+    ///
+    /// As [`build`](Self::build), and [`Kind::Runtime`] when the runtime shuts down meanwhile.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    pub async fn build_async(self) -> Result<TlsConfig, Error> {
+        match tokio::task::spawn_blocking(|| self.build()).await {
+            Ok(built) => built,
+            Err(ended) => match ended.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(cancelled) => Err(Error::new(Kind::Runtime, Phase::Build).with_source(cancelled)),
+            },
+        }
     }
 
     fn build_current(&self) -> Result<Current, Error> {

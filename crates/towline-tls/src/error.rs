@@ -50,8 +50,13 @@ impl TlsErrorKind {
     /// Like [`TlsError::kind`], and [`Timeout`](Self::Timeout) for a peer that stayed silent in a handshake, which is the finding
     /// of whoever keeps the time. That of HTTP/2, above TLS or without it, counts as well.
     pub fn of(error: &Error) -> Option<Self> {
-        let late = || (error.is_timeout() && error.phase() == Phase::Handshake).then_some(Self::Timeout);
-        error.find::<TlsError>().map(TlsError::kind).or_else(late)
+        let known = error.find::<TlsError>().map(TlsError::kind);
+        known.or_else(|| match (error.kind(), error.phase()) {
+            // Of a refusal after the handshake protocols and pools pass on no more than this.
+            (Kind::Tls, _) => Some(Self::ClientCertificateRefused),
+            (Kind::Timeout, Phase::Handshake) => Some(Self::Timeout),
+            _ => None,
+        })
     }
 }
 

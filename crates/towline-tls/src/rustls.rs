@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error as Rustls, OtherError,
@@ -37,16 +37,20 @@ pub(crate) fn build(settings: &Settings, material: &Material) -> Result<Connecto
     let wrong = |cause: Rustls| refused("the TLS library refuses this configuration").with_source(cause);
     let builder =
         ClientConfig::builder_with_provider(provider.clone()).with_protocol_versions(versions).map_err(wrong)?;
-    let builder = if settings.accepts_any_certificate {
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(Anyone(provider)))
-    } else {
-        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots(settings, material)?), provider);
-        let verifier = verifier
-            .build()
-            .map_err(|cause| refused("the TLS library refuses the root certificates").with_source(cause))?;
-        let checked = Checked { inner: verifier, any_name: settings.accepts_any_name };
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(checked))
+    let algorithms = provider.signature_verification_algorithms;
+    let chain = match settings.accepts_any_certificate {
+        true => None,
+        false => {
+            let roots = Arc::new(roots(settings, material)?);
+            let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider).build();
+            Some(
+                verifier
+                    .map_err(|cause| refused("the TLS library refuses the root certificates").with_source(cause))?,
+            )
+        }
     };
+    let verifier = Verifier { chain, any_name: settings.accepts_any_name, algorithms };
+    let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
     let mut config = match &material.identity {
         None => builder.with_no_client_auth(),
         Some(Identity::Pem { chain, key }) => {
@@ -151,50 +155,14 @@ fn of_rustls(error: &Rustls) -> TlsErrorKind {
     }
 }
 
-/// Takes any certificate, of which whoever shows it must have the key.
+/// Verifies what rustls does, and what keys are for, which it leaves out; less when told so, but always that whoever shows a
+/// certificate has the key to it.
 #[derive(Debug)]
-struct Anyone(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Anyone {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, Rustls> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Rustls> {
-        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Rustls> {
-        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-/// Verifies what rustls does, and what keys are for, which it leaves out; or all but the name.
-#[derive(Debug)]
-struct Checked {
-    inner: Arc<WebPkiServerVerifier>,
+struct Verifier {
+    /// `None` takes any certificate.
+    chain: Option<Arc<WebPkiServerVerifier>>,
     any_name: bool,
+    algorithms: WebPkiSupportedAlgorithms,
 }
 
 /// Whether the keys are for what they do: one to sign handshakes with, and those of authorities certificates. Certificates that
@@ -231,7 +199,7 @@ impl fmt::Display for Unfit {
 
 impl StdError for Unfit {}
 
-impl ServerCertVerifier for Checked {
+impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -240,9 +208,9 @@ impl ServerCertVerifier for Checked {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Rustls> {
-        // The name comes last: all the rest was good when that is what is wrong.
-        let verified = self.inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
-        match verified {
+        let Some(chain) = &self.chain else { return Ok(ServerCertVerified::assertion()) };
+        match chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+            // The name comes last: all the rest was good when that is what is wrong.
             Err(error) if self.any_name && of_rustls(&error) == TlsErrorKind::WrongName => {}
             Err(error) => return Err(error),
             Ok(_) => {}
@@ -257,7 +225,7 @@ impl ServerCertVerifier for Checked {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Rustls> {
-        self.inner.verify_tls12_signature(message, cert, dss)
+        verify_tls12_signature(message, cert, dss, &self.algorithms)
     }
 
     fn verify_tls13_signature(
@@ -266,10 +234,10 @@ impl ServerCertVerifier for Checked {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Rustls> {
-        self.inner.verify_tls13_signature(message, cert, dss)
+        verify_tls13_signature(message, cert, dss, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.inner.supported_verify_schemes()
+        self.algorithms.supported_schemes()
     }
 }

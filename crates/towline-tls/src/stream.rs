@@ -19,7 +19,8 @@ pin_project! {
     /// cut off.
     ///
     /// With TLS 1.3 a peer that does not accept our certificate says so after the handshake: the read that finds it fails with
-    /// an [`Error`](towline_core::Error) of [`TlsErrorKind::ClientCertificateRefused`].
+    /// an [`Error`](towline_core::Error) of [`TlsErrorKind::ClientCertificateRefused`], in an I/O error of the kind
+    /// [`PermissionDenied`](io::ErrorKind::PermissionDenied), for protocols that pass on no more than that.
     #[derive(Debug)]
     pub struct TlsStream<S> {
         #[pin]

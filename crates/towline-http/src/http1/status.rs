@@ -351,6 +351,7 @@ fn reason_of(error: &io::Error) -> CloseReason {
     match error.kind() {
         BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected | UnexpectedEof => CloseReason::Peer,
         io::ErrorKind::TimedOut => CloseReason::Unresponsive,
+        io::ErrorKind::PermissionDenied => CloseReason::Untrusted,
         _ => CloseReason::Failed,
     }
 }

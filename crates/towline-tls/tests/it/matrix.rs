@@ -64,6 +64,7 @@ fn certificates(rows: &mut Rows, root: &Cert, key: &PKey<Private>) {
     for (name, key, rustls) in [
         ("RSA 2048", rsa(2048), OK),
         ("RSA 3072", rsa(3072), OK),
+        ("RSA 4096", rsa(4096), OK),
         ("ECDSA P-256", ec(Nid::X9_62_PRIME256V1), OK),
         ("ECDSA P-384", ec(Nid::SECP384R1), OK),
         // ring does not know the curve, so that there is no signature scheme in common.
@@ -167,6 +168,20 @@ fn peers(rows: &mut Rows, good: &Cert) {
 }
 
 fn clients(rows: &mut Rows, root: &Cert, good: &Cert) {
+    for (name, key) in [
+        ("client key RSA 3072", rsa(3072)),
+        ("client key ECDSA P-384", ec(Nid::SECP384R1)),
+        ("client key Ed25519", ed25519()),
+    ] {
+        let root_of = root.x509.clone();
+        let asks = move |server: &mut SslContextBuilder| {
+            server.cert_store_mut().add_cert(root_of.clone()).unwrap();
+            server.set_verify(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT);
+        };
+        let cert = Spec::new(&["client"]).for_clients().key(&key).signed_by(root);
+        let (chain, key) = (cert.pem(), cert.key_pem());
+        rows.add(name, [OK; 2], tls(&[good], asks), move |builder| builder.identity_pem(&chain, &key));
+    }
     let ours = Spec::new(&["client"]).for_clients().key(&rsa(2048)).signed_by(root);
     let stranger = Spec::ca("stranger").self_signed();
     let unknown = Spec::new(&["client"]).for_clients().signed_by(&stranger);
