@@ -337,8 +337,8 @@ impl TlsConfigBuilder {
         self
     }
 
-    /// Presents the certificate in this PKCS#12 archive. Only with native-tls; it is not looked at whether the certificate
-    /// has expired.
+    /// Presents the certificate in this PKCS#12 archive. Opened by native-tls, which has to be built in, also for rustls; on
+    /// Linux it is looked into like PEM, elsewhere only native-tls itself takes it, as it is.
     pub fn identity_pkcs12(mut self, archive: impl AsRef<[u8]>, password: impl Into<Arc<str>>) -> Self {
         self.sources.identity = Some(IdentitySource::Pkcs12 { archive: given(archive), password: password.into() });
         self

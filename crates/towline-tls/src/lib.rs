@@ -40,6 +40,8 @@ mod error;
 mod material;
 #[cfg(feature = "native-tls")]
 mod native;
+#[cfg(all(feature = "native-tls", target_os = "linux"))]
+mod pkcs12;
 #[cfg(feature = "rustls")]
 mod rustls;
 mod stream;

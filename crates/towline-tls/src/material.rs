@@ -191,14 +191,9 @@ impl Contents {
         let identity = match &self.identity {
             None => None,
             Some(ReadIdentity::Pem { chain, key }) => {
-                let certificates = chain.certificates()?;
-                is_in_time(&certificates[0], &chain.name, now)?;
-                Some(Identity::Pem { chain: certificates, key: key.key()? })
+                Some(Identity::pem(&chain.name, chain.certificates()?, key.key()?, now)?)
             }
-            Some(ReadIdentity::Pkcs12 { archive, password }) => {
-                let Read { name, bytes } = archive;
-                Some(Identity::Pkcs12 { name: name.clone(), archive: bytes.clone(), password: password.clone() })
-            }
+            Some(ReadIdentity::Pkcs12 { archive, password }) => Some(Identity::pkcs12(archive, password, now)?),
         };
         Ok(Material { roots, identity })
     }
@@ -231,12 +226,39 @@ pub(crate) enum Identity {
         chain: Vec<CertificateDer<'static>>,
         key: PrivateKeyDer<'static>,
     },
+    /// Where only the library itself can open it.
+    #[cfg(not(all(feature = "native-tls", target_os = "linux")))]
     #[cfg_attr(not(feature = "native-tls"), expect(dead_code, reason = "rustls refuses it by its name"))]
     Pkcs12 {
         name: String,
         archive: Arc<[u8]>,
         password: Arc<str>,
     },
+}
+
+impl Identity {
+    fn pem(
+        name: &str,
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+        now: SystemTime,
+    ) -> Result<Self, Error> {
+        is_in_time(&chain[0], name, now)?;
+        Ok(Self::Pem { chain, key })
+    }
+
+    #[cfg(all(feature = "native-tls", target_os = "linux"))]
+    fn pkcs12(archive: &Read, password: &str, now: SystemTime) -> Result<Self, Error> {
+        let Read { name, bytes } = archive;
+        let (chain, key) = crate::pkcs12::open(name, bytes, password)?;
+        Self::pem(name, chain, key, now)
+    }
+
+    #[cfg(not(all(feature = "native-tls", target_os = "linux")))]
+    fn pkcs12(archive: &Read, password: &Arc<str>, _now: SystemTime) -> Result<Self, Error> {
+        let Read { name, bytes } = archive;
+        Ok(Self::Pkcs12 { name: name.clone(), archive: bytes.clone(), password: password.clone() })
+    }
 }
 
 /// What a library builds its configuration from.

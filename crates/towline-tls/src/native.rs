@@ -125,6 +125,7 @@ fn identity_of(identity: &Identity) -> Result<native_tls::Identity, Error> {
             native_tls::Identity::from_pkcs8(chain.as_bytes(), key.as_bytes())
                 .map_err(|cause| refused("the client certificate and key cannot be used").with_source(cause))
         }
+        #[cfg(not(target_os = "linux"))]
         Identity::Pkcs12 { name, archive, password } => {
             native_tls::Identity::from_pkcs12(archive, password).map_err(|cause| {
                 let message = format!("{name} cannot be opened (is the password right? is it PKCS#12, in DER?)");

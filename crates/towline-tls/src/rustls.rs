@@ -59,6 +59,7 @@ pub(crate) fn build(settings: &Settings, material: &Material) -> Result<Connecto
                     .with_source(cause)
             })?
         }
+        #[cfg(not(all(feature = "native-tls", target_os = "linux")))]
         Some(Identity::Pkcs12 { name, .. }) => {
             return Err(refused(format!(
                 "{name}: rustls reads no PKCS#12; convert it: openssl pkcs12 -in FILE -nodes -out FILE.pem, which is \

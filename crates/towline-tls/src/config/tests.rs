@@ -210,21 +210,23 @@ fn an_identity_that_has_expired_or_is_not_valid_yet_is_refused_when_building() {
     }
 }
 
-#[cfg(feature = "native-tls")]
+#[cfg(all(feature = "native-tls", target_os = "linux"))]
 #[test]
-fn a_pkcs12_identity_is_opened_by_its_password() {
+fn a_pkcs12_identity_is_opened_by_its_password_and_looked_at_like_pem() {
     let (_, key) = rsa();
-    let cert = openssl::x509::X509::from_pem(&certify(&key, -1..1)).unwrap();
-    let archive = openssl::pkcs12::Pkcs12::builder().cert(&cert).pkey(&key).build2("secret").unwrap();
-    let archive = archive.to_der().unwrap();
-    let builder = || TlsConfig::builder().root_pem(certified().0).backend(TlsBackend::NativeTls);
-    builder().identity_pkcs12(&archive, "secret").build().unwrap();
-    let said = refused(builder().identity_pkcs12(&archive, "wrong"));
-    assert!(said.contains("password"), "{said}");
-    #[cfg(feature = "rustls")]
-    {
-        let said = refused(builder().backend(TlsBackend::Rustls).identity_pkcs12(&archive, "secret"));
-        assert!(said.contains("openssl pkcs12"), "{said}");
+    let archive = |days| {
+        let cert = openssl::x509::X509::from_pem(&certify(&key, days)).unwrap();
+        let archive = openssl::pkcs12::Pkcs12::builder().cert(&cert).pkey(&key).build2("secret").unwrap();
+        archive.to_der().unwrap()
+    };
+    for builder in builders() {
+        builder.clone().identity_pkcs12(archive(-1..1), "secret").build().unwrap();
+        let said = refused(builder.clone().identity_pkcs12(archive(-1..1), "wrong"));
+        assert!(said.contains("password"), "{said}");
+        let said = refused(builder.clone().identity_pkcs12(archive(-2..-1), "secret"));
+        assert!(said.contains("has expired"), "{said}");
+        let said = refused(builder.identity_pkcs12("no archive", ""));
+        assert!(said.contains("is it PKCS#12"), "{said}");
     }
 }
 

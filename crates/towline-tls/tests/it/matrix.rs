@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
+use openssl::pkcs12::Pkcs12;
 use openssl::pkey::{PKey, Private};
 use openssl::ssl::{SslContextBuilder, SslVerifyMode, SslVersion};
+use openssl::stack::Stack;
 use towline_tls::{TlsBackend, TlsConfig, TlsConfigBuilder, TlsErrorKind, TlsVersion};
 
 use crate::support::{Cert, DAY, PATIENCE, Spec, backends, call_within, ec, ed25519, now, rsa, serve, tls};
@@ -168,20 +170,34 @@ fn peers(rows: &mut Rows, good: &Cert) {
 }
 
 fn clients(rows: &mut Rows, root: &Cert, good: &Cert) {
+    let asks = |root: &Cert| {
+        let root = root.x509.clone();
+        move |server: &mut SslContextBuilder| {
+            server.cert_store_mut().add_cert(root.clone()).unwrap();
+            server.set_verify(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT);
+        }
+    };
     for (name, key) in [
         ("client key RSA 3072", rsa(3072)),
         ("client key ECDSA P-384", ec(Nid::SECP384R1)),
         ("client key Ed25519", ed25519()),
     ] {
-        let root_of = root.x509.clone();
-        let asks = move |server: &mut SslContextBuilder| {
-            server.cert_store_mut().add_cert(root_of.clone()).unwrap();
-            server.set_verify(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT);
-        };
         let cert = Spec::new(&["client"]).for_clients().key(&key).signed_by(root);
         let (chain, key) = (cert.pem(), cert.key_pem());
-        rows.add(name, [OK; 2], tls(&[good], asks), move |builder| builder.identity_pem(&chain, &key));
+        rows.add(name, [OK; 2], tls(&[good], asks(root)), move |builder| builder.identity_pem(&chain, &key));
     }
+    let middle = Spec::ca("middle").signed_by(root);
+    let last = Spec::ca("last").signed_by(&middle);
+    let below = Spec::new(&["client"]).for_clients().signed_by(&last);
+    let (chain, key) = ([below.pem(), last.pem(), middle.pem()].concat(), below.key_pem());
+    rows.add("client chain, PEM", [OK; 2], tls(&[good], asks(root)), move |builder| builder.identity_pem(&chain, &key));
+    let mut others = Stack::new().unwrap();
+    [&middle, root, &last].map(|cert| others.push(cert.x509.clone()).unwrap());
+    let archive = Pkcs12::builder().cert(&below.x509).pkey(&below.key).ca(others).build2("secret").unwrap();
+    let archive = archive.to_der().unwrap();
+    rows.add("client chain, PKCS#12", [OK; 2], tls(&[good], asks(root)), move |builder| {
+        builder.identity_pkcs12(&archive, "secret")
+    });
     let ours = Spec::new(&["client"]).for_clients().key(&rsa(2048)).signed_by(root);
     let stranger = Spec::ca("stranger").self_signed();
     let unknown = Spec::new(&["client"]).for_clients().signed_by(&stranger);
