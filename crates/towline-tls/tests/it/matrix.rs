@@ -192,7 +192,7 @@ fn clients(rows: &mut Rows, root: &Cert, good: &Cert) {
     let (chain, key) = ([below.pem(), last.pem(), middle.pem()].concat(), below.key_pem());
     rows.add("client chain, PEM", [OK; 2], tls(&[good], asks(root)), move |builder| builder.identity_pem(&chain, &key));
     let mut others = Stack::new().unwrap();
-    [&middle, root, &last].map(|cert| others.push(cert.x509.clone()).unwrap());
+    [&middle, root, &last].into_iter().for_each(|cert| others.push(cert.x509.clone()).unwrap());
     let archive = Pkcs12::builder().cert(&below.x509).pkey(&below.key).ca(others).build2("secret").unwrap();
     let archive = archive.to_der().unwrap();
     rows.add("client chain, PKCS#12", [OK; 2], tls(&[good], asks(root)), move |builder| {
