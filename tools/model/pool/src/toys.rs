@@ -100,7 +100,7 @@ pub(crate) fn open(endpoint: &Endpoint) -> Arc<Wire> {
     let _wish = endpoint.change(|core, effects| core.start_warming(1, effects));
     let place = endpoint.place(crate::core::Need::Warmth, now).expect("room");
     let permit = endpoint.change(|core, _| core.start_dial(place, now)).ok().expect("it is wanted");
-    endpoint.change(|core, effects| core.dial_succeeded(permit, (toy, Sharing::Exclusive), now, effects));
+    endpoint.change(|core, effects| core.dial_succeeded(permit, (toy, Sharing::Exclusive), None, now, effects));
     wire
 }
 
@@ -222,7 +222,7 @@ pub(crate) fn drive(endpoint: &Endpoint) -> JoinHandle<()> {
                 let Some(place) = endpoint.place(need, now) else { return Poll::Pending };
                 if let Ok(permit) = endpoint.change(|core, _| core.start_dial(place, now)) {
                     endpoint.change(|core, effects| {
-                        core.dial_succeeded(permit, (Toy::new(), Sharing::Exclusive), now, effects)
+                        core.dial_succeeded(permit, (Toy::new(), Sharing::Exclusive), None, now, effects)
                     });
                 }
             }
