@@ -5,6 +5,7 @@ mod bad_input;
 mod cancel;
 mod compose;
 mod failover;
+mod hyper;
 mod kinds;
 mod plain_client;
 mod reports;

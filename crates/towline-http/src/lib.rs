@@ -56,6 +56,7 @@ mod extensions;
 mod grpc_timeout;
 mod http1;
 mod http2;
+mod hyper_connector;
 mod make;
 mod moment;
 
@@ -71,6 +72,7 @@ pub use self::extensions::InExtensions;
 pub use self::grpc_timeout::{GrpcTimeout, GrpcTimeoutLayer};
 pub use self::http1::{Http1, Http1Future, Http1Layer, MakeHttp1};
 pub use self::http2::{Http2, Http2Config, Http2Future, Http2Layer, MakeHttp2};
+pub use self::hyper_connector::{HyperConnectFuture, HyperConnector, HyperStream};
 pub use self::make::MakeFuture;
 
 /// A request that hyper has: boxed, because hyper does not name it.

@@ -50,8 +50,15 @@ fn refused(builder: TlsConfigBuilder) -> String {
 
 #[test]
 fn a_root_that_is_no_pem_is_refused_when_building() {
-    for bad in ["", "hello", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
+    for bad in ["", "hello", "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n"] {
         assert!(refused(TlsConfig::builder().root_pem(bad)).contains("no PEM certificate"), "{bad:?}");
+    }
+    for (bad, why) in [("AAAA", "is none"), ("MAA=", "one of the root certificates")] {
+        let bad = format!("-----BEGIN CERTIFICATE-----\n{bad}\n-----END CERTIFICATE-----\n");
+        for builder in builders() {
+            let said = refused(builder.root_pem(&bad));
+            assert!(said.contains(why), "{said}");
+        }
     }
 }
 
