@@ -185,8 +185,7 @@ impl<'a> Spec<'a> {
         name.build()
     }
 
-    // Name constraints have no builder of their own.
-    #[allow(deprecated)]
+    #[allow(deprecated, reason = "name constraints have no builder of their own")]
     fn sign(self, issuer: Option<&Cert>) -> Cert {
         let key = self.key.clone().unwrap_or_else(|| ec(Nid::X9_62_PRIME256V1));
         let mut builder = X509Builder::new().unwrap();
