@@ -32,7 +32,7 @@ pin_project! {
     }
 }
 
-// In a struct each, since a projection of an enum needs them to be.
+// Once for each choice of features, since the macro takes no `cfg` on a variant.
 #[cfg(all(feature = "native-tls", feature = "rustls"))]
 pin_project! {
     #[project = StreamProj]
