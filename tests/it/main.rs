@@ -3,6 +3,7 @@
 mod attempts;
 mod bad_input;
 mod cancel;
+mod channel;
 mod compose;
 mod failover;
 mod hyper;

@@ -16,7 +16,8 @@ use crate::track::Track;
 pub const LOAD_HEADER: &str = "endpoint-load-metrics";
 
 /// Calls end when the body of their HTTP response ends, is dropped, or fails, and not when its head arrives: until then
-/// the server is busy with them. A response that `C` takes for a failure ends the call as one at once. (Feature `http`.)
+/// the server is busy with them. A response that `C` takes for a failure ends the call as one at once; trailers are put
+/// before `C` as well, because gRPC tells there how the call went. (Feature `http`.)
 ///
 /// What the server says about itself is read from the header or trailer [`LOAD_HEADER`], in either of the forms
 ///
@@ -39,7 +40,7 @@ pub const LOAD_HEADER: &str = "endpoint-load-metrics";
 pub struct AtBodyEnd<C = ByError>(C);
 
 impl<C> AtBodyEnd<C> {
-    /// Judges responses by `classify`, when their heads are there.
+    /// Judges responses by `classify`: when their heads are there, and again by their trailers.
     pub const fn new(classify: C) -> Self {
         Self(classify)
     }
@@ -47,10 +48,10 @@ impl<C> AtBodyEnd<C> {
 
 impl<C, B> Track<http::Response<B>> for AtBodyEnd<C>
 where
-    C: Classify<http::Response<B>> + Clone,
+    C: Classify<http::Response<B>> + Classify<HeaderMap> + Clone,
     B: Body,
 {
-    type Response = http::Response<TrackedBody<B>>;
+    type Response = http::Response<TrackedBody<B, C>>;
 
     fn track(&self, flight: Flight, result: Result<http::Response<B>, Error>) -> Result<Self::Response, Error> {
         let outcome = self.0.classify(result.as_ref());
@@ -71,37 +72,38 @@ where
             flight.end(outcome);
             None
         };
-        Ok(response.map(|inner| TrackedBody { inner, flight }))
+        Ok(response.map(|inner| TrackedBody { inner, flight, classify: self.0.clone() }))
     }
 }
 
 pin_project_lite::pin_project! {
     /// A body with whose end the call to its endpoint ends. Dropped before, the call was given up.
     #[derive(Debug)]
-    pub struct TrackedBody<B> {
+    pub struct TrackedBody<B, C = ByError> {
         #[pin]
         inner: B,
         // `None` when the call has ended.
         flight: Option<Flight>,
+        classify: C,
     }
 }
 
-impl<B: Body> Body for TrackedBody<B> {
+impl<B: Body, C: Classify<HeaderMap>> Body for TrackedBody<B, C> {
     type Data = B::Data;
     type Error = B::Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let mut this = self.project();
         let frame = ready!(this.inner.as_mut().poll_frame(cx));
-        if let (Some(Ok(frame)), Some(flight)) = (&frame, &*this.flight) {
-            if let Some(report) = frame.trailers_ref().and_then(report) {
-                flight.report(report);
-            }
+        let trailers = frame.as_ref().and_then(|frame| frame.as_ref().ok()).and_then(Frame::trailers_ref);
+        if let (Some(report), Some(flight)) = (trailers.and_then(report), &*this.flight) {
+            flight.report(report);
         }
-        let outcome = match &frame {
-            Some(Ok(_)) if !this.inner.is_end_stream() => None,
-            Some(Ok(_)) | None => Some(Outcome::Success),
-            Some(Err(_)) => Some(Outcome::Failure),
+        let outcome = match (&frame, trailers) {
+            (Some(Ok(_)), Some(trailers)) => Some(this.classify.classify(Ok(trailers))),
+            (Some(Ok(_)), None) if !this.inner.is_end_stream() => None,
+            (Some(Ok(_)) | None, None) => Some(Outcome::Success),
+            _ => Some(Outcome::Failure),
         };
         if let Some(outcome) = outcome {
             if let Some(flight) = this.flight.take() {

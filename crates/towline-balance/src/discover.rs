@@ -43,6 +43,62 @@ impl From<Vec<Endpoint>> for Update {
     }
 }
 
+/// These endpoints, each once: for lists that people write.
+///
+/// # Errors
+///
+/// [`Kind::Config`] when two that differ have one key.
+pub fn distinct(endpoints: impl IntoIterator<Item = Endpoint>) -> Result<Vec<Endpoint>, Error> {
+    let (mut known, mut distinct) = (HashMap::<EndpointKey, Endpoint>::new(), Vec::new());
+    for endpoint in endpoints {
+        match known.get(endpoint.key()) {
+            Some(other) if *other == endpoint => {}
+            Some(_) => {
+                return Err(Error::new(Kind::Config, Phase::Build).with_message(format!(
+                    "two different endpoints have the key {}: give each a key of its own, see Endpoint::with_key",
+                    endpoint.key()
+                )));
+            }
+            None => {
+                known.insert(endpoint.key().clone(), endpoint.clone());
+                distinct.push(endpoint);
+            }
+        }
+    }
+    Ok(distinct)
+}
+
+/// Discovery of any kind as a stream of [`Update`]s, boxed, with errors that are ours.
+pub type Updates = Pin<Box<dyn Stream<Item = Result<Update, Error>> + Send>>;
+
+/// This stream as [`Updates`]: for builders that are to have one type, whatever endpoints come from.
+pub fn updates<U: Into<Update>, E: Into<BoxError>>(
+    changes: impl Stream<Item = Result<U, E>> + Send + 'static,
+) -> Updates {
+    Box::pin(Converted { changes })
+}
+
+pin_project_lite::pin_project! {
+    /// A stream of changes of any kind as one of updates.
+    struct Converted<S> {
+        #[pin]
+        changes: S,
+    }
+}
+
+impl<S, U, E> Stream for Converted<S>
+where
+    S: Stream<Item = Result<U, E>>,
+    U: Into<Update>,
+    E: Into<BoxError>,
+{
+    type Item = Result<Update, Error>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.project().changes.poll_next(cx).map_ok(Into::into).map_err(Error::wrap)
+    }
+}
+
 /// A set of endpoints that does not change: a stream of them that then stays silent.
 pub fn fixed(endpoints: impl IntoIterator<Item = Endpoint>) -> Fixed {
     Fixed(Some(endpoints.into_iter().collect()))

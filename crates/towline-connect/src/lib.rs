@@ -25,11 +25,13 @@
 //! # }).unwrap();
 //! ```
 
+mod boxed;
 mod deadline;
 mod race;
 mod socket;
 mod tcp;
 
+pub use self::boxed::{BoxConnectFuture, BoxConnector, BoxIo};
 pub use self::deadline::{ConnectDeadline, ConnectDeadlineFuture, ConnectDeadlineLayer};
 pub use self::socket::Socket;
 pub use self::tcp::{ConnectFuture, TcpConfig, TcpConnector};

@@ -25,6 +25,12 @@
 pub trait Replay: Sized {
     /// Another copy of this request, or `None` when that is no longer possible.
     fn replay(&self) -> Option<Self>;
+
+    /// Whether this copy, which was kept while another was sent, can still be sent itself. Copies that share a body lose it
+    /// together.
+    fn is_replayable(&self) -> bool {
+        true
+    }
 }
 
 impl<T: Clone> Replay for T {

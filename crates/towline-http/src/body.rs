@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use towline_core::{Error, Phase, Sent};
+use towline_core::{Error, Kind, Phase, Sent};
 
 use crate::error::{Task, call_failed};
 use crate::http1;
@@ -24,11 +24,18 @@ use crate::http2;
 ///
 /// [`Error`] in [`Phase::Read`](towline_core::Phase::Read), with hyper's error as its source;
 /// [`Kind::UnexpectedEof`](towline_core::Kind::UnexpectedEof) when the body was cut short,
-/// [`Kind::Closed`](towline_core::Kind::Closed) when a pool that was closed did it. The request has been sent.
+/// [`Kind::Closed`](towline_core::Kind::Closed) when a pool that was closed did it;
+/// [`Kind::Malformed`](towline_core::Kind::Malformed) when one of gRPC, from a channel, ends without trailers. The request has been
+/// sent.
 pub struct ResponseBody {
     incoming: Incoming,
     /// Until the end, or an error.
     lease: Option<Lease>,
+    /// Read ahead of whoever reads.
+    #[cfg(feature = "channel")]
+    ahead: Option<Result<Frame<Bytes>, Error>>,
+    /// It must not end without trailers.
+    expects_trailers: bool,
 }
 
 /// What a body keeps from others.
@@ -41,7 +48,13 @@ pub(crate) enum Lease {
 
 impl ResponseBody {
     pub(crate) fn new(incoming: Incoming, lease: Lease) -> Self {
-        let mut body = Self { incoming, lease: Some(lease) };
+        let mut body = Self {
+            incoming,
+            lease: Some(lease),
+            #[cfg(feature = "channel")]
+            ahead: None,
+            expects_trailers: false,
+        };
         if body.incoming.is_end_stream() {
             body.finish();
         }
@@ -70,33 +83,80 @@ impl ResponseBody {
     }
 }
 
+impl ResponseBody {
+    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
+        Poll::Ready(match frame {
+            Some(Ok(frame)) => {
+                self.expects_trailers &= !frame.is_trailers();
+                if self.incoming.is_end_stream() {
+                    self.finish();
+                }
+                Some(Ok(frame))
+            }
+            Some(Err(error)) => {
+                self.expects_trailers = false;
+                Some(Err(self.fail(error)))
+            }
+            None => {
+                self.finish();
+                std::mem::take(&mut self.expects_trailers).then(|| {
+                    let why = "the response ended without trailers, so that nobody knows how the call went";
+                    Err(Error::new(Kind::Malformed, Phase::Read).with_message(why))
+                })
+            }
+        })
+    }
+}
+
+/// For gRPC.
+#[cfg(feature = "channel")]
+impl ResponseBody {
+    /// It has trailers, or fails.
+    pub(crate) fn expect_trailers(&mut self) {
+        self.expects_trailers = true;
+    }
+
+    /// Its trailers, if nothing else is before them and they are there. Then it has ended.
+    pub(crate) fn take_trailers_if_there(&mut self, cx: &mut Context<'_>) -> Option<http::HeaderMap> {
+        let Poll::Ready(Some(frame)) = self.poll_incoming(cx) else { return None };
+        match frame.map(Frame::into_trailers) {
+            Ok(Ok(trailers)) => {
+                self.finish();
+                return Some(trailers);
+            }
+            Ok(Err(frame)) => self.ahead = Some(Ok(frame)),
+            Err(error) => self.ahead = Some(Err(error)),
+        }
+        None
+    }
+}
+
 impl Body for ResponseBody {
     type Data = Bytes;
     type Error = Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let this = &mut *self;
-        let frame = ready!(Pin::new(&mut this.incoming).poll_frame(cx));
-        Poll::Ready(match frame {
-            Some(Ok(frame)) => {
-                if this.incoming.is_end_stream() {
-                    this.finish();
-                }
-                Some(Ok(frame))
-            }
-            Some(Err(error)) => Some(Err(this.fail(error))),
-            None => {
-                this.finish();
-                None
-            }
-        })
+        #[cfg(feature = "channel")]
+        if let Some(ahead) = self.ahead.take() {
+            return Poll::Ready(Some(ahead));
+        }
+        self.poll_incoming(cx)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        #[cfg(feature = "channel")]
+        if self.ahead.is_some() {
+            return false;
+        }
+        !self.expects_trailers && self.incoming.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
+        #[cfg(feature = "channel")]
+        if self.ahead.is_some() {
+            return SizeHint::new();
+        }
         self.incoming.size_hint()
     }
 }

@@ -11,7 +11,7 @@ use towline_core::{Access, CallContext};
 
 use crate::InExtensions;
 
-const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+pub(crate) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// Tells the server how much time is left, in the header `grpc-timeout`. See [`GrpcTimeout`].
 ///
@@ -110,7 +110,7 @@ const UNITS: [(u8, u128); 6] = [
 ];
 
 /// In the finest unit that has room for it, rounded up: a deadline that is near is none the less one.
-fn encode(left: Duration) -> HeaderValue {
+pub(crate) fn encode(left: Duration) -> HeaderValue {
     let nanos = left.as_nanos();
     let fits = UNITS.into_iter().map(|(name, unit)| (name, nanos.div_ceil(unit))).find(|(_, amount)| *amount <= MOST);
     let (name, amount) = fits.unwrap_or((b'H', MOST));
@@ -118,7 +118,7 @@ fn encode(left: Duration) -> HeaderValue {
     HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("0n"))
 }
 
-fn decode(value: &HeaderValue) -> Option<Duration> {
+pub(crate) fn decode(value: &HeaderValue) -> Option<Duration> {
     let (name, digits) = value.as_bytes().split_last()?;
     let is_number = (1..=8).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit);
     let amount: u128 = std::str::from_utf8(digits).ok().filter(|_| is_number)?.parse().ok()?;

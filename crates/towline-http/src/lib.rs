@@ -50,9 +50,13 @@
 //! ```
 
 mod body;
+#[cfg(feature = "channel")]
+mod channel;
+mod classify;
 mod connector;
 mod error;
 mod extensions;
+mod grpc;
 mod grpc_timeout;
 mod http1;
 mod http2;
@@ -67,6 +71,9 @@ use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 
 pub use self::body::ResponseBody;
+#[cfg(feature = "channel")]
+pub use self::channel::{Channel, ChannelBody, ChannelBuilder, ChannelEndpoint, ChannelFuture, Health, SessionToken};
+pub use self::classify::ByStatus;
 pub use self::connector::{UriConnectFuture, UriConnector};
 pub use self::extensions::InExtensions;
 pub use self::grpc_timeout::{GrpcTimeout, GrpcTimeoutLayer};

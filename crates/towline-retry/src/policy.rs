@@ -90,6 +90,11 @@ impl<K> RetryPolicy<K> {
         Ok(self)
     }
 
+    /// The most attempts, as set.
+    pub fn max_attempts(&self) -> u32 {
+        self.rules.attempts
+    }
+
     /// How long to wait before each further attempt.
     #[must_use]
     pub fn backoff(mut self, backoff: Backoff) -> Self {

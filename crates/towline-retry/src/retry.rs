@@ -259,7 +259,7 @@ where
             outcome,
             sent,
             is_idempotent: *this.is_idempotent,
-            is_replayable: this.request.is_some(),
+            is_replayable: this.request.as_ref().is_some_and(Req::is_replayable),
             deadline: context.and_then(CallContext::deadline),
             last_pause: *this.last_pause,
             endpoint,

@@ -66,4 +66,4 @@ pub use self::sessions::WhenHomeFails;
 pub use self::stats::{ByLoss, StickyCounts, StickyStats};
 pub use self::table::{SessionTable, SessionTableOrder, SessionTablePicker};
 #[cfg(feature = "token")]
-pub use self::token::{Token, TokenError, TokenFuture, TokenLayer, TokenService, Tokens};
+pub use self::token::{ByFunctions, CarryToken, Token, TokenError, TokenFuture, TokenLayer, TokenService, Tokens};

@@ -1,11 +1,8 @@
 //! How a client is put together.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::fmt;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_core::Stream;
@@ -13,9 +10,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tower_layer::Layer;
 use tower_service::Service;
 use towline_balance::{
-    BalanceBuilder, Circuit, LoadMetric, Outliers, PanicMode, SlowStart, Update, WhenUnavailable, fixed,
+    BalanceBuilder, Circuit, LoadMetric, Outliers, PanicMode, SlowStart, Update, Updates, WhenUnavailable, distinct,
+    fixed, updates,
 };
-use towline_connect::{ConnectDeadlineLayer, TcpConnector};
+use towline_connect::{BoxConnector, ConnectDeadlineLayer, TcpConnector};
 use towline_core::{
     BoxError, Call, Endpoint, Error, Observer, Observers, Phase, ReadyCall, SessionKey, SharedExecutor, Target,
     TokioExecutor,
@@ -29,10 +27,7 @@ use towline_transport::{Correlate, SharedConfig};
 use crate::attempts::Attempts;
 use crate::client::{Client, ClientPool, MayRepeat, Prepare, Who};
 use crate::codec_box::{BoxCodec, MessageCodec};
-use crate::connection::{BoxIo, Connecting, Connection, Dial, Headers, Kind};
-
-/// What discovery yields to a client.
-type Discovered = Result<Update, Error>;
+use crate::connection::{Connecting, Connection, Headers, Kind};
 
 /// Settings of a [`Client`]; whatever is wrong with them is said by [`build`](Self::build).
 ///
@@ -51,9 +46,9 @@ type Discovered = Result<Update, Error>;
 pub struct ClientBuilder<Req, Res> {
     codec: BoxCodec<Req, Res>,
     endpoints: Vec<Endpoint>,
-    discover: Option<Pin<Box<dyn Stream<Item = Discovered> + Send>>>,
+    discover: Option<Updates>,
     encryption: Encryption,
-    connect: Option<Dial<BoxIo>>,
+    connect: Option<BoxConnector>,
     connect_deadline: Duration,
     kind: Kind<Req, Res>,
     headers: Headers,
@@ -175,7 +170,7 @@ where
         mut self,
         changes: impl Stream<Item = Result<U, E>> + Send + 'static,
     ) -> Self {
-        self.discover = Some(Box::pin(Wrapped { changes }));
+        self.discover = Some(updates(changes));
         self
     }
 
@@ -208,7 +203,7 @@ where
         C::Error: Into<BoxError>,
         C::Future: Send + 'static,
     {
-        self.connect = Some(boxed(connector));
+        self.connect = Some(BoxConnector::new(connector));
         self
     }
 
@@ -393,7 +388,7 @@ where
     {
         let Self {
             codec,
-            mut endpoints,
+            endpoints,
             discover,
             encryption,
             connect,
@@ -413,7 +408,7 @@ where
             observers,
             balancing,
             executor,
-            mut error,
+            error,
         } = self;
         if let Some(error) = error {
             return Err(error);
@@ -421,22 +416,7 @@ where
         if deadline.is_zero() || connect_deadline.is_zero() || attempt_timeout.is_some_and(|limit| limit.is_zero()) {
             return Err(refused("a deadline of 0 leaves no time for anything; use a longer one"));
         }
-        let mut known = HashMap::with_capacity(endpoints.len());
-        endpoints.retain(|endpoint| match known.insert(endpoint.key().clone(), endpoint.clone()) {
-            Some(other) if other != *endpoint => {
-                error.get_or_insert_with(|| {
-                    refused(format!(
-                        "two different endpoints have the key {}: give each a key of its own, see Endpoint::with_key",
-                        endpoint.key()
-                    ))
-                });
-                false
-            }
-            other => other.is_none(),
-        });
-        if let Some(error) = error {
-            return Err(error);
-        }
+        let endpoints = distinct(endpoints)?;
         match (endpoints.is_empty(), &discover) {
             (true, None) => {
                 return Err(refused("there are no endpoints: call endpoints(), endpoint() or discover()"));
@@ -453,12 +433,12 @@ where
                 "header_by_alpn() needs a tls() configuration that offers HEADER_ALPN: see TlsConfigBuilder::alpn",
             ));
         }
-        let tcp = connect.unwrap_or_else(|| boxed(TcpConnector::new()));
+        let tcp = connect.unwrap_or_else(|| BoxConnector::new(TcpConnector::new()));
         let stream = ConnectDeadlineLayer::new(connect_deadline).layer(encryption.over(tcp)?);
         let connecting = Arc::new(Connecting { codec, kind, headers, config: connection, executor: executor.clone() });
-        let make = Dial::new(move |target| {
+        let make = BoxConnector::from_fn(move |target| {
             let (stream, connecting) = (ReadyCall::new(stream.clone(), target), connecting.clone());
-            Box::pin(async move { connecting.connection(stream.await?) })
+            async move { connecting.connection(stream.await?) }
         });
         let pool = pool.observers(observers.clone()).executor(executor.clone());
         let pool: ClientPool<Req, Res> = match check {
@@ -506,19 +486,19 @@ impl Encryption {
         matches!(self, Self::Tls(config) if config.offers(protocol))
     }
 
-    fn over(self, connect: Dial<BoxIo>) -> Result<Dial<BoxIo>, Error> {
+    fn over(self, connect: BoxConnector) -> Result<BoxConnector, Error> {
         match self {
             Self::Plaintext => Ok(connect),
             #[cfg(feature = "tls")]
             Self::Tls(config) => {
                 let connector = towline_tls::TlsLayer::new(config).layer(connect);
-                Ok(Dial::new(move |target| {
+                Ok(BoxConnector::from_fn(move |target| {
                     let connecting = ReadyCall::new(connector.clone(), target);
-                    Box::pin(async move {
+                    async move {
                         let stream = connecting.await?;
                         let alpn = stream.negotiated_alpn();
-                        Ok(BoxIo::negotiated(stream, alpn))
-                    })
+                        Ok(towline_connect::BoxIo::negotiated(stream, alpn))
+                    }
                 }))
             }
             #[cfg(feature = "tls")]
@@ -533,41 +513,6 @@ impl Encryption {
 
 fn refused(why: impl Into<Cow<'static, str>>) -> Error {
     Error::new(towline_core::Kind::Config, Phase::Build).with_message(why)
-}
-
-/// Any connector, as a dial for boxed streams.
-fn boxed<C>(connector: C) -> Dial<BoxIo>
-where
-    C: Service<Target> + Clone + Send + Sync + 'static,
-    C::Response: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    C::Error: Into<BoxError>,
-    C::Future: Send + 'static,
-{
-    Dial::new(move |target| {
-        let connecting = ReadyCall::new(connector.clone(), target);
-        Box::pin(async move { connecting.await.map(BoxIo::new).map_err(Error::unreachable) })
-    })
-}
-
-pin_project_lite::pin_project! {
-    /// A stream of updates whose errors are ours.
-    struct Wrapped<S> {
-        #[pin]
-        changes: S,
-    }
-}
-
-impl<S, U, E> Stream for Wrapped<S>
-where
-    S: Stream<Item = Result<U, E>>,
-    U: Into<Update>,
-    E: Into<BoxError>,
-{
-    type Item = Discovered;
-
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Discovered>> {
-        self.project().changes.poll_next(cx).map_ok(Into::into).map_err(Error::wrap)
-    }
 }
 
 impl<Req, Res> fmt::Debug for ClientBuilder<Req, Res> {

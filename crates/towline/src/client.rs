@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tower_service::Service;
 use towline_balance::{Balance, EjectionView, EndpointView};
+use towline_connect::BoxConnector;
 use towline_core::{Call, EndpointKey, Error, HasContext, Room, SessionKey, Target};
 use towline_pool::{Handle, Pool, Stats};
 use towline_retry::{Retry, RetryStats};
@@ -17,12 +18,12 @@ use towline_timeout::{Deadline, DeadlineFuture};
 
 use crate::attempts::Attempts;
 use crate::builder::ClientBuilder;
-use crate::connection::{Connection, Dial};
+use crate::connection::Connection;
 use crate::span::CallSpan;
 
 /// What the pool keeps.
 pub(crate) type Pooled<Req, Res> = Connection<Req, Res>;
-pub(crate) type ClientPool<Req, Res> = Pool<Dial<Pooled<Req, Res>>, Target>;
+pub(crate) type ClientPool<Req, Res> = Pool<BoxConnector<Pooled<Req, Res>>, Target>;
 type Balanced<Req, Res> = Balance<Handle<Pooled<Req, Res>>, AffinityPicker>;
 type Stack<Req, Res> = Deadline<Retry<Attempts<Balanced<Req, Res>>>>;
 

@@ -2,16 +2,13 @@
 //!
 //! Streams, codecs and dials are boxed: once per connection, never per call.
 
-use std::fmt;
-use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tower_service::Service;
+use towline_connect::BoxIo;
 use towline_core::{
-    Call, CloseReason, Error, LoadReport, Poolable, Rejected, SharedExecutor, Sharing, State, Target, UnwrapCall,
+    Call, CloseReason, Error, LoadReport, Poolable, Rejected, SharedExecutor, Sharing, State, UnwrapCall,
     UnwrapCallFuture,
 };
 use towline_transport::{
@@ -20,59 +17,6 @@ use towline_transport::{
 };
 
 use crate::codec_box::BoxCodec;
-
-/// A stream of any kind.
-pub(crate) struct BoxIo {
-    io: Box<dyn Io>,
-    /// What both sides agreed on by ALPN.
-    alpn: Option<Vec<u8>>,
-}
-
-trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
-
-impl BoxIo {
-    pub(crate) fn new(io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
-        Self::negotiated(io, None)
-    }
-
-    pub(crate) fn negotiated(io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, alpn: Option<Vec<u8>>) -> Self {
-        Self { io: Box::new(io), alpn }
-    }
-}
-
-impl AsyncRead for BoxIo {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for BoxIo {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-}
 
 /// How connections find the answers to their calls.
 pub(crate) enum Kind<Req, Res> {
@@ -121,7 +65,7 @@ impl<Req: Send + 'static, Res: Send + 'static> Connecting<Req, Res> {
         let has_header = match headers {
             Headers::None => false,
             Headers::All => true,
-            Headers::ByAlpn => io.alpn.as_deref() == Some(HEADER_ALPN.as_bytes()),
+            Headers::ByAlpn => io.alpn() == Some(HEADER_ALPN.as_bytes()),
         };
         if has_header {
             let layer = HeaderLayer::carried(codec).with_config(*config).with_executor(executor);
@@ -237,46 +181,11 @@ impl<Req: 'static, Res: 'static> Future for ConnectionFuture<Req, Res> {
     }
 }
 
-/// A boxed future, for dialling.
-pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send>>;
-
-/// Something that connects to targets, whatever it is made of.
-pub(crate) struct Dial<T>(Arc<dyn Fn(Target) -> BoxFuture<T> + Send + Sync>);
-
-impl<T> Dial<T> {
-    pub(crate) fn new(dial: impl Fn(Target) -> BoxFuture<T> + Send + Sync + 'static) -> Self {
-        Self(Arc::new(dial))
-    }
-}
-
-impl<T> Clone for Dial<T> {
-    fn clone(&self) -> Self {
-        Self(self.0.clone())
-    }
-}
-
-impl<T> fmt::Debug for Dial<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Dial")
-    }
-}
-
-impl<T> Service<Target> for Dial<T> {
-    type Response = T;
-    type Error = Error;
-    type Future = BoxFuture<T>;
-
-    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, target: Target) -> BoxFuture<T> {
-        (self.0)(target)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::sync::Arc;
+
     use tokio::net::{TcpListener, TcpStream};
     use tokio_util::codec::LinesCodec;
     use towline_core::TokioExecutor;

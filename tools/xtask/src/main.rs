@@ -227,7 +227,17 @@ fn tls_matrix(option: Option<&str>) -> Result<(), String> {
 }
 
 fn proto() -> Result<(), String> {
-    run(cargo(&["test", "--quiet", "--package", "towline-proto"]).env("TOWLINE_WRITE_GENERATED", "1"))
+    run(cargo(&[
+        "test",
+        "--quiet",
+        "--package",
+        "towline-proto",
+        "--package",
+        "towline-proto-grpc",
+        "--test",
+        "generated",
+    ])
+    .env("TOWLINE_WRITE_GENERATED", "1"))
 }
 
 fn cargo(args: &[&str]) -> Command {

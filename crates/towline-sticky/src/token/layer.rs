@@ -1,6 +1,7 @@
 //! Tokens in requests and responses.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
@@ -48,11 +49,45 @@ use crate::StickyStats;
 /// # }).unwrap();
 /// ```
 #[derive(Clone)]
-pub struct TokenLayer<R, W, A = Carried> {
-    read: R,
-    write: W,
+pub struct TokenLayer<C, A = Carried> {
+    carrier: C,
     access: A,
     common: Common,
+}
+
+/// Where tokens are in requests and responses.
+pub trait CarryToken<Req, Res>: Clone {
+    /// The token that a request brings.
+    fn read<'a>(&self, request: &'a Req) -> Option<&'a str>;
+    /// Puts a token into a response.
+    fn write(&self, response: &mut Res, token: &str);
+}
+
+/// Two functions that carry tokens.
+#[derive(Clone, Copy)]
+pub struct ByFunctions<R, W> {
+    read: R,
+    write: W,
+}
+
+impl<R, W> fmt::Debug for ByFunctions<R, W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ByFunctions(..)")
+    }
+}
+
+impl<R, W, Req, Res> CarryToken<Req, Res> for ByFunctions<R, W>
+where
+    R: Fn(&Req) -> Option<&str> + Clone,
+    W: Fn(&mut Res, &str) + Clone,
+{
+    fn read<'a>(&self, request: &'a Req) -> Option<&'a str> {
+        (self.read)(request)
+    }
+
+    fn write(&self, response: &mut Res, token: &str) {
+        (self.write)(response, token);
+    }
 }
 
 /// What does not depend on types.
@@ -64,23 +99,30 @@ struct Common {
     clock: fn() -> SystemTime,
 }
 
-impl<R, W> TokenLayer<R, W> {
+impl<R, W> TokenLayer<ByFunctions<R, W>> {
     /// Reads tokens of requests by `read`, and writes those that are given out into responses by `write`.
     pub fn new<Req, Res>(tokens: Tokens, read: R, write: W) -> Self
     where
         R: Fn(&Req) -> Option<&str>,
         W: Fn(&mut Res, &str),
     {
-        let (observers, stats) = (Observers::default(), StickyStats::new());
-        Self { read, write, access: Carried, common: Common { tokens, observers, stats, clock: SystemTime::now } }
+        Self::carried_by(tokens, ByFunctions { read, write })
     }
 }
 
-impl<R, W, A> TokenLayer<R, W, A> {
+impl<C> TokenLayer<C> {
+    /// Reads and writes tokens by `carrier`.
+    pub fn carried_by(tokens: Tokens, carrier: C) -> Self {
+        let (observers, stats) = (Observers::default(), StickyStats::new());
+        Self { carrier, access: Carried, common: Common { tokens, observers, stats, clock: SystemTime::now } }
+    }
+}
+
+impl<C, A> TokenLayer<C, A> {
     /// Reaches the context through `access`.
-    pub fn with_access<B>(self, access: B) -> TokenLayer<R, W, B> {
-        let Self { read, write, access: _, common } = self;
-        TokenLayer { read, write, access, common }
+    pub fn with_access<B>(self, access: B) -> TokenLayer<C, B> {
+        let Self { carrier, access: _, common } = self;
+        TokenLayer { carrier, access, common }
     }
 
     /// Tells of tokens that are ignored.
@@ -105,14 +147,14 @@ impl<R, W, A> TokenLayer<R, W, A> {
     }
 }
 
-impl<R, W, A> fmt::Debug for TokenLayer<R, W, A> {
+impl<C, A> fmt::Debug for TokenLayer<C, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TokenLayer").field("tokens", &self.common.tokens).finish_non_exhaustive()
     }
 }
 
-impl<S, R: Clone, W: Clone, A: Clone> Layer<S> for TokenLayer<R, W, A> {
-    type Service = TokenService<S, R, W, A>;
+impl<S, C: Clone, A: Clone> Layer<S> for TokenLayer<C, A> {
+    type Service = TokenService<S, C, A>;
 
     fn layer(&self, inner: S) -> Self::Service {
         TokenService { inner, layer: self.clone() }
@@ -129,35 +171,34 @@ impl<S, R: Clone, W: Clone, A: Clone> Layer<S> for TokenLayer<R, W, A> {
 /// Readiness, errors and cancellation are those of the inner service. Clones share keys and counts.
 // Holds no readiness of its own, so a derived Clone is right: the clone is as ready as the inner one's.
 #[derive(Clone)]
-pub struct TokenService<S, R, W, A = Carried> {
+pub struct TokenService<S, C, A = Carried> {
     inner: S,
-    layer: TokenLayer<R, W, A>,
+    layer: TokenLayer<C, A>,
 }
 
-impl<S: fmt::Debug, R, W, A> fmt::Debug for TokenService<S, R, W, A> {
+impl<S: fmt::Debug, C, A> fmt::Debug for TokenService<S, C, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TokenService").field("inner", &self.inner).field("layer", &self.layer).finish()
     }
 }
 
-impl<S, R, W, A, Req> Service<Req> for TokenService<S, R, W, A>
+impl<S, C, A, Req> Service<Req> for TokenService<S, C, A>
 where
     S: Service<Req>,
-    R: Fn(&Req) -> Option<&str>,
-    W: Fn(&mut S::Response, &str) + Clone,
+    C: CarryToken<Req, S::Response>,
     A: Access<Req>,
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = TokenFuture<S::Future, W>;
+    type Future = TokenFuture<S::Future, C, Req>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, mut request: Req) -> Self::Future {
-        let TokenLayer { read, write, access, common } = &self.layer;
-        let read = read(&request).map(|text| common.tokens.open(text, (common.clock)()));
+        let TokenLayer { carrier, access, common } = &self.layer;
+        let read = carrier.read(&request).map(|text| common.tokens.open(text, (common.clock)()));
         let good = match read {
             Some(Err(error)) => {
                 let is_stale = error == TokenError::Stale;
@@ -177,14 +218,15 @@ where
         let is_hedge = access.get(&request).is_some_and(CallContext::is_hedge);
         let keeps_all = is_hedge && good.is_some();
         let keeps = good.filter(|(_, left)| *left > common.tokens.life / 2).map(|(home, _)| home);
-        let (common, write) = (common.clone(), write.clone());
-        TokenFuture { inner: self.inner.call(request), progress: Progress::default(), keeps, keeps_all, common, write }
+        let (common, carrier, progress) = (common.clone(), carrier.clone(), Progress::default());
+        let inner = self.inner.call(request);
+        TokenFuture { inner, progress, keeps, keeps_all, common, carrier, _request: PhantomData }
     }
 }
 
 pin_project_lite::pin_project! {
     /// The response of [`TokenService`].
-    pub struct TokenFuture<F, W> {
+    pub struct TokenFuture<F, C, Req> {
         #[pin]
         inner: F,
         progress: Progress,
@@ -193,14 +235,15 @@ pin_project_lite::pin_project! {
         // A hedge: that it was answered first moves no session.
         keeps_all: bool,
         common: Common,
-        write: W,
+        carrier: C,
+        _request: PhantomData<fn(Req)>,
     }
 }
 
-impl<F, W, Res, E> Future for TokenFuture<F, W>
+impl<F, C, Req, Res, E> Future for TokenFuture<F, C, Req>
 where
     F: Future<Output = Result<Res, E>>,
-    W: Fn(&mut Res, &str),
+    C: CarryToken<Req, Res>,
 {
     type Output = Result<Res, E>;
 
@@ -212,7 +255,7 @@ where
             let served = Home::from(key);
             if *this.keeps != Some(served) && !*this.keeps_all {
                 let token = this.common.tokens.issue(served, (this.common.clock)());
-                (this.write)(&mut response, token.as_str());
+                this.carrier.write(&mut response, token.as_str());
                 this.common.stats.issued();
             }
         }
@@ -220,7 +263,7 @@ where
     }
 }
 
-impl<F, W> fmt::Debug for TokenFuture<F, W> {
+impl<F, C, Req> fmt::Debug for TokenFuture<F, C, Req> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TokenFuture").field("progress", &self.progress).finish_non_exhaustive()
     }

@@ -13,7 +13,7 @@ use sha2::Sha256;
 use towline_core::sync::Lock;
 use towline_core::{Error, Home};
 
-pub use self::layer::{TokenFuture, TokenLayer, TokenService};
+pub use self::layer::{ByFunctions, CarryToken, TokenFuture, TokenLayer, TokenService};
 use crate::sessions::config;
 
 /// Signs and verifies tokens that name a session's home.

@@ -1,0 +1,323 @@
+//! The body of a request that may be sent more than once.
+//!
+//! What has been sent is kept, up to a limit; another attempt sends that again, and goes on from there. The body itself is
+//! never sent twice at a time: the attempt that began last has it, and one before, which hyper may not have let go yet,
+//! fails when it asks for more. Nothing waits until a body is there as a whole, so that streams in both directions work.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use towline_core::sync::Lock;
+use towline_core::{BoxError, Error, Kind, Phase};
+
+/// A request's body, for one attempt.
+pub(crate) struct Outgoing<B>(Source<B>);
+
+enum Source<B> {
+    /// All of it: nothing, or what we have made ourselves.
+    Full(Option<Bytes>),
+    /// To be sent once.
+    Once(B),
+    Kept {
+        record: Arc<Lock<Record<B>>>,
+        attempt: u64,
+        /// How many of the frames that are kept have been sent.
+        sent: usize,
+    },
+}
+
+struct Record<B> {
+    /// Until its end.
+    rest: Option<B>,
+    /// Most bodies are one frame.
+    first: Option<Bytes>,
+    more: Vec<Bytes>,
+    trailers: Option<HeaderMap>,
+    bytes: usize,
+    most: usize,
+    /// More than is kept has been sent, or the body has failed.
+    is_lost: bool,
+    attempt: u64,
+}
+
+impl<B> Outgoing<B> {
+    /// Nothing, or these bytes.
+    pub(crate) fn full(bytes: Option<Bytes>) -> Self {
+        Self(Source::Full(bytes))
+    }
+
+    pub(crate) fn once(body: B) -> Self {
+        Self(Source::Once(body))
+    }
+
+    /// To be sent again as long as no more than `most` bytes have been sent.
+    pub(crate) fn kept(body: B, most: usize) -> Self {
+        let record = Record {
+            rest: Some(body),
+            first: None,
+            more: Vec::new(),
+            trailers: None,
+            bytes: 0,
+            most,
+            is_lost: false,
+            attempt: 0,
+        };
+        Self(Source::Kept { record: Arc::new(Lock::new(record)), attempt: 0, sent: 0 })
+    }
+
+    /// Another one, for another attempt.
+    pub(crate) fn again(&self) -> Option<Self> {
+        match &self.0 {
+            Source::Full(bytes) => Some(Self(Source::Full(bytes.clone()))),
+            Source::Once(_) => None,
+            Source::Kept { record, .. } => {
+                let is_lost = record.lock().is_lost;
+                (!is_lost).then(|| Self(Source::Kept { record: record.clone(), attempt: 0, sent: 0 }))
+            }
+        }
+    }
+
+    /// Whether it can be sent from its beginning.
+    pub(crate) fn is_whole(&self) -> bool {
+        match &self.0 {
+            Source::Full(_) | Source::Once(_) => true,
+            Source::Kept { record, .. } => !record.lock().is_lost,
+        }
+    }
+
+    /// It is about to be sent, from the beginning; whoever has begun before is done.
+    pub(crate) fn begin(&mut self) {
+        if let Source::Kept { record, attempt, sent } = &mut self.0 {
+            let mut record = record.lock();
+            record.attempt += 1;
+            (*attempt, *sent) = (record.attempt, 0);
+        }
+    }
+}
+
+impl<B> Record<B> {
+    fn frame(&self, index: usize) -> Option<&Bytes> {
+        match index {
+            0 => self.first.as_ref(),
+            index => self.more.get(index - 1),
+        }
+    }
+
+    fn frames(&self) -> usize {
+        usize::from(self.first.is_some()) + self.more.len()
+    }
+
+    fn keep(&mut self, data: &Bytes) {
+        self.bytes = self.bytes.saturating_add(data.len());
+        if self.is_lost || self.bytes > self.most {
+            self.lose();
+        } else if self.first.is_none() {
+            self.first = Some(data.clone());
+        } else {
+            self.more.push(data.clone());
+        }
+    }
+
+    fn lose(&mut self) {
+        self.is_lost = true;
+        (self.first, self.more) = (None, Vec::new());
+    }
+}
+
+impl<B: Body + Unpin> Record<B> {
+    fn is_over(&self) -> bool {
+        self.rest.as_ref().is_none_or(Body::is_end_stream) && self.trailers.is_none()
+    }
+}
+
+fn whole<D: Buf>(mut data: D) -> Bytes {
+    data.copy_to_bytes(data.remaining())
+}
+
+impl<B> Body for Outgoing<B>
+where
+    B: Body + Unpin,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match &mut self.0 {
+            Source::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Source::Once(body) => {
+                let frame = ready!(Pin::new(body).poll_frame(cx));
+                Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(whole)).map_err(Into::into)))
+            }
+            Source::Kept { record, attempt, sent } => {
+                let mut record = record.lock();
+                if record.attempt != *attempt {
+                    let over = Error::new(Kind::Closed, Phase::Write).with_message("another attempt sends the body");
+                    return Poll::Ready(Some(Err(over.into())));
+                }
+                if let Some(frame) = record.frame(*sent) {
+                    *sent += 1;
+                    return Poll::Ready(Some(Ok(Frame::data(frame.clone()))));
+                }
+                let next = record.rest.as_mut().map_or(Poll::Ready(None), |rest| Pin::new(rest).poll_frame(cx));
+                let Some(frame) = ready!(next) else {
+                    record.rest = None;
+                    // Once per attempt, after the last frame.
+                    let is_due = *sent != usize::MAX;
+                    *sent = usize::MAX;
+                    let trailers = record.trailers.clone().filter(|_| is_due);
+                    return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
+                };
+                let frame = match frame {
+                    Ok(frame) => frame.map_data(whole),
+                    Err(error) => {
+                        record.lose();
+                        return Poll::Ready(Some(Err(error.into())));
+                    }
+                };
+                if let Some(data) = frame.data_ref() {
+                    record.keep(data);
+                    *sent = record.frames();
+                } else if let Some(trailers) = frame.trailers_ref() {
+                    record.trailers = Some(trailers.clone());
+                    record.rest = None;
+                    *sent = usize::MAX;
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Source::Full(bytes) => bytes.is_none(),
+            Source::Once(body) => body.is_end_stream(),
+            Source::Kept { record, sent, .. } => {
+                let record = record.lock();
+                *sent == usize::MAX || record.frame(*sent).is_none() && record.is_over()
+            }
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Source::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Source::Once(body) => body.size_hint(),
+            Source::Kept { record, sent, .. } => {
+                let record = record.lock();
+                let kept: u64 =
+                    (*sent..record.frames()).filter_map(|at| record.frame(at)).map(|f| f.len() as u64).sum();
+                let rest = record.rest.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint);
+                let mut hint = SizeHint::new();
+                hint.set_lower(rest.lower().saturating_add(kept));
+                if let Some(upper) = rest.upper().and_then(|upper| upper.checked_add(kept)) {
+                    hint.set_upper(upper);
+                }
+                hint
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use http_body_util::{BodyExt, Full};
+
+    use super::*;
+
+    /// Frames that come when they are asked for.
+    struct Frames(VecDeque<Result<Frame<Bytes>, BoxError>>);
+
+    impl Body for Frames {
+        type Data = Bytes;
+        type Error = BoxError;
+
+        fn poll_frame(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+            Poll::Ready(self.0.pop_front())
+        }
+    }
+
+    fn frames(texts: &[&'static str], trailers: bool) -> Frames {
+        let data = texts.iter().map(|text| Ok(Frame::data(Bytes::from_static(text.as_bytes()))));
+        let trailers = trailers.then(|| Ok(Frame::trailers(HeaderMap::from_iter([(crate::grpc::STATUS, 0.into())]))));
+        Frames(data.chain(trailers).collect())
+    }
+
+    async fn all<B: Body<Error: std::fmt::Debug> + Unpin>(body: B) -> (String, bool) {
+        let collected = body.collect().await.unwrap();
+        let has_trailers = collected.trailers().is_some();
+        (String::from_utf8(collected.to_bytes().to_vec()).unwrap(), has_trailers)
+    }
+
+    #[tokio::test]
+    async fn an_attempt_sends_what_was_sent_before_and_goes_on() {
+        let mut first = Outgoing::kept(frames(&["a", "b", "c"], true), 10);
+        let mut second = first.again().unwrap();
+        first.begin();
+        assert_eq!(first.frame().await.unwrap().unwrap().into_data().unwrap(), "a");
+        let mut third = second.again().unwrap();
+        second.begin();
+        assert_eq!(all(second).await, ("abc".to_owned(), true));
+        third.begin();
+        assert!(!third.is_end_stream());
+        assert_eq!(all(third).await, ("abc".to_owned(), true));
+    }
+
+    #[tokio::test]
+    async fn an_attempt_that_another_has_followed_fails_instead_of_taking_from_it() {
+        let mut first = Outgoing::kept(frames(&["a", "b"], false), 10);
+        let mut second = first.again().unwrap();
+        first.begin();
+        second.begin();
+        let error = first.frame().await.unwrap().unwrap_err();
+        assert!(error.to_string().contains("another attempt"), "{error}");
+        assert_eq!(all(second).await, ("ab".to_owned(), false));
+    }
+
+    #[tokio::test]
+    async fn what_is_longer_than_the_limit_is_sent_once_and_not_kept() {
+        for (most, whole) in [(3, true), (2, false)] {
+            let mut first = Outgoing::kept(frames(&["a", "bc"], false), most);
+            let mut kept = first.again().unwrap();
+            first.begin();
+            assert_eq!(all(first).await.0, "abc");
+            assert_eq!((kept.is_whole(), kept.again().is_some()), (whole, whole));
+            if whole {
+                kept.begin();
+                assert_eq!(all(kept).await.0, "abc");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_has_failed_is_not_sent_again() {
+        let mut first = Outgoing::kept(Frames([Err("broken".into())].into()), 10);
+        let kept = first.again().unwrap();
+        first.begin();
+        assert_eq!(first.frame().await.unwrap().unwrap_err().to_string(), "broken");
+        assert!(!kept.is_whole());
+    }
+
+    #[tokio::test]
+    async fn lengths_are_told_at_every_attempt() {
+        let mut first = Outgoing::kept(Full::new(Bytes::from_static(b"abc")), 10);
+        let mut second = first.again().unwrap();
+        first.begin();
+        assert_eq!(first.size_hint().exact(), Some(3));
+        first.frame().await.unwrap().unwrap();
+        assert_eq!((first.size_hint().exact(), first.is_end_stream()), (Some(0), true));
+        second.begin();
+        assert_eq!((second.size_hint().exact(), second.is_end_stream()), (Some(3), false));
+        assert_eq!(Outgoing::<Full<Bytes>>::full(None).size_hint().exact(), Some(0));
+        assert!(Outgoing::<Full<Bytes>>::full(None).is_end_stream());
+        let full = Outgoing::<Full<Bytes>>::full(Some(Bytes::from_static(b"abc")));
+        assert_eq!(full.size_hint().exact(), Some(3));
+        assert_eq!(all(full.again().unwrap()).await.0, "abc");
+    }
+}
