@@ -23,6 +23,15 @@ pub(crate) fn over(backends: &[Backend]) -> ChannelBuilder<tonic::body::Body> {
     Channel::grpc().endpoints(backends.iter().map(|backend| format!("http://{}", backend.address())))
 }
 
+pub(crate) async fn until(what: &str, done: impl Fn() -> bool) {
+    let waiting = async {
+        while !done() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(Duration::from_secs(10), waiting).await.unwrap_or_else(|_| panic!("{what} never happens"));
+}
+
 pub(crate) fn ping(id: impl ToString) -> Ping {
     Ping { id: id.to_string(), payload: "payload".into() }
 }

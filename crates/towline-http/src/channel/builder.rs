@@ -517,6 +517,17 @@ impl<B: Send + 'static> ChannelBuilder<B> {
                 }
             }
         });
+        // A server that says goodbye to a connection that has just come is not one that cannot be reached: another is dialled at once,
+        // and nobody hears of it. Not a third: then it means it.
+        let make = BoxConnector::from_fn(move |target: Target| {
+            let make = make.clone();
+            async move {
+                match ReadyCall::new(make.clone(), target.clone()).await {
+                    Err(error) if error.kind() == Kind::Closed => ReadyCall::new(make, target).await,
+                    made => made,
+                }
+            }
+        });
         let limited = ConnectDeadlineLayer::new(self.connect_deadline).layer(make);
         let make = BoxConnector::from_fn(move |target| ReadyCall::new(limited.clone(), target));
         Ok((make, scheme))

@@ -8,8 +8,10 @@ pub(crate) use crate::grpc::*;
 
 pub(super) const CANCELLED: Code = 1;
 pub(super) const NOT_FOUND: Code = 5;
+const PERMISSION_DENIED: Code = 7;
 pub(super) const FAILED_PRECONDITION: Code = 9;
 pub(super) const UNIMPLEMENTED: Code = 12;
+const UNAUTHENTICATED: Code = 16;
 
 const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 pub(super) const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
@@ -46,11 +48,29 @@ fn code(error: &Error) -> Code {
     }
 }
 
+/// What the answer of somebody who speaks no gRPC means, such as a proxy's. ("HTTP to gRPC Status Code Mapping".)
+pub(super) fn error_of_http(head: &http::response::Parts) -> HeaderMap {
+    let code = match head.status.as_u16() {
+        400 => INTERNAL,
+        401 => UNAUTHENTICATED,
+        403 => PERMISSION_DENIED,
+        404 => UNIMPLEMENTED,
+        429 | 502 | 503 | 504 => UNAVAILABLE,
+        _ => UNKNOWN,
+    };
+    let content = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("no content type");
+    said(code, &format!("the answer is {} and {content}, and no gRPC: is there a proxy in between?", head.status))
+}
+
 /// An error as trailers: of a response that fails half-way, or, in the head, of one that is nothing else.
 pub(super) fn trailers(error: &Error) -> HeaderMap {
+    said(code(error), &with_causes(error))
+}
+
+fn said(code: Code, message: &str) -> HeaderMap {
     let mut trailers = HeaderMap::with_capacity(2);
-    trailers.insert(STATUS, HeaderValue::from(u16::from(code(error))));
-    if let Ok(message) = HeaderValue::from_str(&percent_encoded(&with_causes(error))) {
+    trailers.insert(STATUS, HeaderValue::from(u16::from(code)));
+    if let Ok(message) = HeaderValue::from_str(&percent_encoded(message)) {
         trailers.insert(MESSAGE, message);
     }
     trailers

@@ -85,7 +85,7 @@ type Stack<B> = Deadline<Retry<Tokened<B>, Carried, ByStatus>>;
 ///
 /// [`Error`] says what happened, in which phase, at which endpoint, and whether the request can have been sent. A call of gRPC, known
 /// by its content type, is answered in gRPC's words instead: a response with the `grpc-status` for it, and the [`Error`] in its
-/// extensions. So a generated client's `Status` has the right code, whatever its version.
+/// extensions. So a generated client's `Status` has the right code, whatever its version; also for a proxy that answers in plain HTTP.
 ///
 /// ```
 /// use bytes::Bytes;
