@@ -7,11 +7,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Empty;
+use tokio::net::TcpListener;
 use tokio::time::sleep;
+use tonic::transport::server::TcpIncoming;
 use tower::ServiceExt;
 use towline::core::Room;
 use towline_http::{Channel, Health};
+use towline_proto_grpc::Faults;
 use towline_proto_grpc::echo_client::EchoClient;
+use towline_proto_grpc::echo_server::EchoServer;
 
 use crate::channel::{backends, over, ping, until};
 use crate::channel_http::{Server, server};
@@ -110,6 +114,43 @@ async fn a_grpc_server_without_a_health_service_is_taken_for_well() {
         sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(channel.endpoints()[0].room, Room::Ready);
+}
+
+#[tokio::test]
+async fn a_grpc_server_whose_health_service_says_not_serving_gets_no_calls() {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_serving::<EchoServer<Faults>>().await;
+    let ill = Faults::default();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = tonic::transport::Server::builder().add_service(health).add_service(EchoServer::new(ill.clone()));
+    tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
+    let well = backends(1);
+    let asked = Health::grpc("towline.echo.v1.Echo").every(Duration::from_millis(20));
+    let channel = over(&well).endpoints([format!("http://{address}")]).health(asked).build().unwrap();
+    let mut client = EchoClient::new(channel.clone());
+    let is_down = || channel.endpoints().iter().any(|one| one.room == Room::Down);
+    for id in 0..50 {
+        client.unary(ping(id)).await.unwrap();
+    }
+    assert!(ill.calls() > 0 && !is_down());
+    reporter.set_not_serving::<EchoServer<Faults>>().await;
+    until("down", is_down).await;
+    let before = ill.calls();
+    for id in 0..50 {
+        client.unary(ping(id)).await.unwrap();
+    }
+    assert_eq!(ill.calls(), before);
+    reporter.set_serving::<EchoServer<Faults>>().await;
+    until("up", || !is_down()).await;
+
+    // A service that it does not know is not served.
+    let asked = Health::grpc("towline.echo.v1.Other").every(Duration::from_millis(20));
+    let channel = Channel::grpc().endpoints([format!("http://{address}")]).health(asked).build().unwrap();
+    until("down", || channel.endpoints().iter().any(|one| one.room == Room::Down)).await;
+    let status = EchoClient::new(channel).unary(ping(1)).await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::Unavailable);
+    assert!(status.message().contains("does not know the service"), "{status}");
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, HOST, SET_COOKIE};
 use http::{Method, Request, Response, Version};
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -35,7 +36,8 @@ use towline_http::{ByStatus, Channel, ChannelBuilder, Http1Layer, InExtensions, 
 use towline_testbed::Authority;
 
 type Body = Full<Bytes>;
-type Answer = Arc<dyn Fn(usize, Request<Incoming>) -> BoxFuture<'static, Response<String>> + Send + Sync>;
+type AnyBody = UnsyncBoxBody<Bytes, Infallible>;
+type Answer = Arc<dyn Fn(usize, Request<Incoming>) -> BoxFuture<'static, Response<AnyBody>> + Send + Sync>;
 
 /// A server that counts what it is asked.
 pub(crate) struct Server {
@@ -62,17 +64,22 @@ async fn speak(io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, asked: 
     let _ended = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(io), answer).await;
 }
 
-fn answer_by<F>(answer: impl Fn(usize, Request<Incoming>) -> F + Send + Sync + 'static) -> Answer
+fn answer_by<F, B>(answer: impl Fn(usize, Request<Incoming>) -> F + Send + Sync + 'static) -> Answer
 where
-    F: Future<Output = Response<String>> + Send + 'static,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: hyper::body::Body<Data = Bytes, Error = Infallible> + Send + 'static,
 {
-    Arc::new(move |number, request| Box::pin(answer(number, request)))
+    Arc::new(move |number, request| {
+        let answering = answer(number, request);
+        Box::pin(async move { answering.await.map(BodyExt::boxed_unsync) })
+    })
 }
 
 /// A server in the clear, which gives every request, by its number, this answer.
-pub(crate) async fn server<F>(answer: impl Fn(usize, Request<Incoming>) -> F + Send + Sync + 'static) -> Server
+pub(crate) async fn server<F, B>(answer: impl Fn(usize, Request<Incoming>) -> F + Send + Sync + 'static) -> Server
 where
-    F: Future<Output = Response<String>> + Send + 'static,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: hyper::body::Body<Data = Bytes, Error = Infallible> + Send + 'static,
 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let server = Server { address: listener.local_addr().unwrap(), asked: Arc::default() };
@@ -342,6 +349,34 @@ async fn signed_cookies_bring_a_session_back_to_where_it_was() {
 
 async fn text_of(response: Response<towline_http::ChannelBody>) -> String {
     String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+}
+
+#[tokio::test]
+async fn calls_and_bodies_that_are_dropped_at_any_time_leave_nothing_behind() {
+    for http2 in [false, true] {
+        let server = server(|number, _| async move {
+            tokio::time::sleep(Duration::from_micros(number as u64 % 7 * 300)).await;
+            let frames = (0..20).map(|_| Ok::<_, Infallible>(Frame::data(Bytes::from(vec![7; 1_000]))));
+            Response::new(StreamBody::new(stream::iter(frames)))
+        });
+        let server = server.await;
+        let builder = over([&server]);
+        let channel = if http2 { builder.http2_only() } else { builder }.build().unwrap();
+        for micros in (0..4_000).step_by(10) {
+            let call = async {
+                let mut body = channel.clone().oneshot(get("/")).await.unwrap().into_body();
+                while let Some(frame) = body.frame().await {
+                    frame.unwrap();
+                    tokio::task::yield_now().await;
+                }
+            };
+            let _elapsed = tokio::time::timeout(Duration::from_micros(micros), call).await;
+        }
+        let response = channel.clone().oneshot(get("/")).await.unwrap();
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes().len(), 20_000);
+        assert_eq!(channel.endpoints()[0].in_flight, 0);
+        crate::channel::until("free", || channel.stats().in_use == 0 && channel.stats().waiting == 0).await;
+    }
 }
 
 #[tokio::test]

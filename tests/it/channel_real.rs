@@ -135,7 +135,7 @@ async fn what_envoy_aborts_goes_again_where_it_may() {
     else {
         return;
     };
-    let retry = || RetryPolicy::default().attempts(10).unwrap().budget(towline::Budget::new(1.0, 10_000).unwrap());
+    let retry = || RetryPolicy::default().attempts(40).unwrap().budget(towline::Budget::new(1.0, 10_000).unwrap());
     let channel = grpc_over(&server).retry(retry()).idempotent_if(|_| true).build().unwrap();
     let mut client = EchoClient::new(channel.clone());
     for id in 0..100 {

@@ -16,6 +16,8 @@ use towline_testbed::Authority;
 
 use crate::channel::{backends, over, ping};
 
+const SLOW: Duration = Duration::from_millis(200);
+
 /// What calls over a channel came to.
 #[derive(Debug, Default)]
 struct Came {
@@ -27,20 +29,24 @@ impl Came {
     fn p99(&self) -> Duration {
         self.took[self.took.len() * 99 / 100 - 1]
     }
+
+    fn slow(&self) -> usize {
+        self.took.iter().filter(|took| **took >= SLOW).count()
+    }
 }
 
-/// 1,000 calls by 4 callers, each of which may be repeated.
+/// 300 calls by 6 callers, each of which may be repeated.
 async fn call<C>(client: EchoClient<C>) -> Came
 where
     C: tonic::client::GrpcService<tonic::body::Body, Future: Send> + Clone + Send + 'static,
     C::ResponseBody: hyper::body::Body<Data = bytes::Bytes> + Send + 'static,
     <C::ResponseBody as hyper::body::Body>::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
 {
-    let callers = (0..4).map(|_| {
+    let callers = (0..6).map(|_| {
         let mut client = client.clone();
         tokio::spawn(async move {
             let mut came = Came::default();
-            for id in 0..250 {
+            for id in 0..50 {
                 let began = Instant::now();
                 match timeout(Duration::from_secs(2), client.unary(ping(id))).await {
                     Ok(Ok(_)) => came.took.push(began.elapsed()),
@@ -64,18 +70,19 @@ where
 #[tokio::test]
 async fn of_three_servers_one_dead_and_one_slow_tonic_fails_calls_and_is_slow_and_ours_is_not() {
     let mut backends = backends(3);
-    backends[1].faults().delay(Duration::from_millis(60));
+    backends[1].faults().delay(SLOW);
     backends[2].kill();
     let endpoints =
         backends.iter().map(|backend| Endpoint::from_shared(format!("http://{}", backend.address())).unwrap());
     let theirs = call(EchoClient::new(tonic::transport::Channel::balance_list(endpoints))).await;
     let channel = over(&backends).idempotent_if(|_| true).build().unwrap();
     let ours = call(EchoClient::new(channel)).await;
-    println!("tonic's balance_list: {} of 1000 failed, p99 {:?}", theirs.failed, theirs.p99());
-    println!("ours:                 {} of 1000 failed, p99 {:?}", ours.failed, ours.p99());
+    println!("tonic's balance_list: {} of 300 failed, {} slow, p99 {:?}", theirs.failed, theirs.slow(), theirs.p99());
+    println!("ours:                 {} of 300 failed, {} slow, p99 {:?}", ours.failed, ours.slow(), ours.p99());
     assert!(theirs.failed > 0, "tonic's has learned: say so in docs/tonic-and-hyper.md");
     assert_eq!(ours.failed, 0);
-    assert!(ours.p99() < theirs.p99());
+    // Of ours a call at a time looks whether the slow one still is; that is no share of calls but of time.
+    assert!(ours.slow() * 2 < theirs.slow());
 }
 
 // grpc-rust #2839, on a channel to one server

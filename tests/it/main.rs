@@ -4,6 +4,8 @@ mod attempts;
 mod bad_input;
 mod cancel;
 mod channel;
+mod channel_beside;
+mod channel_grpc;
 mod channel_health;
 mod channel_http;
 mod channel_real;

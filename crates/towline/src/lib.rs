@@ -103,6 +103,8 @@ pub use towline_balance as balance;
 pub use towline_codec as codec;
 pub use towline_connect as connect;
 pub use towline_core as core;
+#[cfg(feature = "http")]
+pub use towline_http as http;
 pub use towline_pool as pool;
 pub use towline_retry as retry;
 pub use towline_sticky as sticky;
@@ -118,6 +120,8 @@ pub use towline_core::{
     Call, Endpoint, EndpointKey, Error, Event, Kind, Observer, Phase, Report, Sent, SessionKey, Target,
 };
 
+#[cfg(feature = "http")]
+pub use towline_http::Channel;
 pub use towline_retry::{Budget, HedgePolicy, RetryPolicy};
 
 pub use self::builder::ClientBuilder;
