@@ -177,6 +177,24 @@ async fn over_tls_the_version_is_what_both_sides_agree_on() {
 }
 
 #[tokio::test]
+async fn headers_of_one_connection_go_no_further_and_end_none_of_ours() {
+    let server = server(|_, request| async move {
+        let names: Vec<_> = request.headers().keys().map(http::HeaderName::as_str).collect();
+        Response::builder().header("keep-alive", "timeout=5").body(names.join(" ")).unwrap()
+    });
+    let server = server.await;
+    let channel = over([&server]).build().unwrap();
+    for _ in 0..3 {
+        let request = Request::get("/").header("connection", "close, x-private").header("x-private", "1");
+        let request = request.header("x-public", "2").body(Body::default()).unwrap();
+        let response = channel.clone().oneshot(request).await.unwrap();
+        assert!(response.headers().get("keep-alive").is_none());
+        assert_eq!(text_of(response).await, "x-public host");
+    }
+    assert_eq!(channel.stats().opened, 1);
+}
+
+#[tokio::test]
 async fn unix_sockets_serve_both_versions() {
     let path = std::env::temp_dir().join(format!("towline-channel-{}", std::process::id()));
     let listener = UnixListener::bind(&path).unwrap();

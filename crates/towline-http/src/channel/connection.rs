@@ -11,8 +11,8 @@ use tower_service::Service;
 use towline_core::{BoxError, CloseReason, Poolable, Rejected, Sharing, State};
 
 use super::call::{HttpCall, Route, Server};
-use super::grpc;
 use super::outgoing::Outgoing;
+use super::{grpc, hop};
 use crate::{Http1, Http1Future, Http2, Http2Future, ResponseBody};
 
 /// What the channel's pools keep.
@@ -136,6 +136,9 @@ where
         let route = self.route.take().expect("polled after completion");
         Poll::Ready(match result {
             Ok(mut response) => {
+                if let Sending::One(_) = self.sending {
+                    hop::remove(response.headers_mut());
+                }
                 if route.is_grpc && grpc::is_grpc(response.headers()) && grpc::status(response.headers()).is_none() {
                     look_ahead(&mut response, cx);
                 }

@@ -9,6 +9,7 @@ mod endpoint;
 mod future;
 mod grpc;
 mod health;
+mod hop;
 mod outgoing;
 mod session;
 
@@ -79,6 +80,8 @@ type Stack<B> = Deadline<Retry<Tokened<B>, Carried, ByStatus>>;
 /// - **Whom it is for** (`:authority`, `Host`) is what the request's URI says, else the [origin](ChannelBuilder::origin), else the
 ///   endpoint's own name. Whether it is encrypted is the endpoint's to say; a request for `https` is refused by a channel that sends in
 ///   the clear.
+/// - **Headers of one connection** (`Connection`, what it names, `Transfer-Encoding`, `Upgrade` and others) are taken out of requests
+///   and responses: connections are the channel's.
 /// - **The end.** The endpoint counts as busy until the response's body was read to its end or dropped; trailers say how it went.
 ///
 /// # Errors
@@ -222,6 +225,7 @@ impl<B: Body + Send + 'static> Channel<B> {
         let common = &*self.common;
         let (mut head, body) = request.into_parts();
         common.check(&head)?;
+        hop::remove(&mut head.headers);
         let mut context = head.extensions.remove::<CallContext>().unwrap_or_default();
         let is_grpc = grpc::is_grpc(&head.headers);
         if let Some(limit) = head.headers.get(GRPC_TIMEOUT).filter(|_| is_grpc).and_then(decode) {
