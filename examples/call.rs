@@ -9,7 +9,7 @@ use clap::Parser;
 use tokio::time::Instant;
 use towline::tls::TlsConfig;
 use towline::{Call, Client, Endpoint, Error};
-use towline_examples::{Events, Latencies, init_tracing, progress_bar, table};
+use towline_examples::{Events, Latencies, init_tracing, progress_bar, report, table};
 use towline_proto::{Request, Response};
 use towline_testbed::ById;
 
@@ -45,13 +45,7 @@ async fn main() -> ExitCode {
     match run(Options::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprint!("{error}");
-            let mut cause = std::error::Error::source(&error);
-            while let Some(error) = cause {
-                eprint!(": {error}");
-                cause = error.source();
-            }
-            eprintln!();
+            eprintln!("{}", report(error));
             ExitCode::FAILURE
         }
     }

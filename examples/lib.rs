@@ -1,7 +1,9 @@
-//! What the examples share: counting what a run did, and showing it.
+//! What the examples share: making things fail, counting what a run did, and showing it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
 use std::fmt::Write;
+use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,6 +11,13 @@ use hdrhistogram::Histogram;
 use indicatif::{ProgressBar, ProgressStyle};
 use towline::{Client, Event, Observer, SessionKey};
 use towline_proto::{Request, Response};
+
+mod trial;
+
+pub use self::trial::{Outcome, Server, comparison, endure, three_servers};
+
+/// Any error.
+pub type BoxError = Box<dyn Error + Send + Sync>;
 
 /// A progress bar over this many calls, shown on a terminal.
 pub fn progress_bar(calls: u64) -> ProgressBar {
@@ -91,7 +100,6 @@ impl Latencies {
 
 /// The table that ends a run.
 pub fn table(client: &Client<Request, Response>, events: &Events, latencies: &Latencies, took: Duration) -> String {
-    let mut out = String::new();
     let header = ["endpoint", "calls", "opened", "reused", "closed", "retries", "sessions moved away"];
     let rows = client.endpoints().into_iter().map(|endpoint| {
         let counts = events.of(endpoint.key.as_str());
@@ -103,15 +111,9 @@ pub fn table(client: &Client<Request, Response>, events: &Events, latencies: &La
             counts.retries,
             counts.moved_away.len() as u64,
         ];
-        [endpoint.key.to_string()].into_iter().chain(numbers.map(|number| number.to_string())).collect::<Vec<_>>()
+        [endpoint.key.to_string()].into_iter().chain(numbers.map(|number| number.to_string())).collect()
     });
-    for row in [header.map(str::to_owned).to_vec()].into_iter().chain(rows) {
-        for (column, cell) in row.iter().enumerate() {
-            let width = header[column].len().max(if column == 0 { 21 } else { 7 });
-            let _ = if column == 0 { write!(out, "{cell:<width$}") } else { write!(out, "  {cell:>width$}") };
-        }
-        out.push('\n');
-    }
+    let mut out = aligned(&header, rows);
     let calls = latencies.0.len();
     let _ = writeln!(
         out,
@@ -123,4 +125,46 @@ pub fn table(client: &Client<Request, Response>, events: &Events, latencies: &La
         latencies.at(0.999),
     );
     out
+}
+
+/// Rows under a header: names to the left, numbers to the right.
+fn aligned(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let header = header.iter().map(|&cell| cell.to_owned()).collect();
+    let rows: Vec<Vec<String>> = std::iter::once(header).chain(rows).collect();
+    let mut out = String::new();
+    for row in &rows {
+        for (column, cell) in row.iter().enumerate() {
+            let longest = rows.iter().map(|row| row[column].len()).max().unwrap_or_default();
+            let width = longest.max(if column == 0 { 21 } else { 7 });
+            let _ = if column == 0 { write!(out, "{cell:<width$}") } else { write!(out, "  {cell:>width$}") };
+        }
+        out.push('\n');
+    }
+    out
+}
+
+/// Says how a run has ended.
+pub fn conclude(result: Result<(), impl Into<BoxError>>) -> ExitCode {
+    match result {
+        Ok(()) => {
+            println!("ok");
+            ExitCode::SUCCESS
+        }
+        Err(wrong) => {
+            println!("not ok: {}", report(wrong));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// An error with its causes.
+pub fn report(error: impl Into<BoxError>) -> String {
+    let error = error.into();
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }

@@ -13,8 +13,8 @@ use std::time::Duration;
 use indicatif::ProgressBar;
 use tokio::time::Instant;
 use towline::tls::TlsConfig;
-use towline::{Call, Client, Error};
-use towline_examples::{Events, Latencies, init_tracing, progress_bar, table};
+use towline::{Call, Client};
+use towline_examples::{Events, Latencies, conclude, init_tracing, progress_bar, report, table};
 use towline_proto::{Request, Response};
 use towline_testbed::{Authority, Backend};
 
@@ -37,16 +37,7 @@ struct Run {
 #[tokio::main]
 async fn main() -> ExitCode {
     init_tracing();
-    match run().await {
-        Ok(()) => {
-            println!("ok");
-            ExitCode::SUCCESS
-        }
-        Err(wrong) => {
-            println!("not ok: {wrong}");
-            ExitCode::FAILURE
-        }
-    }
+    conclude(run().await)
 }
 
 async fn run() -> Result<(), String> {
@@ -147,15 +138,4 @@ impl Run {
         }
         Err(format!("session {session} moved from {home} to {by}, though its home was never gone"))
     }
-}
-
-/// An error with its causes.
-fn report(error: Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(&error);
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -100,7 +100,12 @@ fn of_h2(error: &h2::Error, phase: Phase) -> Error {
         Some(Reason::ENHANCE_YOUR_CALM) if error.is_remote() => answer(Kind::Overloaded),
         Some(_) if error.is_remote() => answer(Kind::Server),
         Some(_) if error.is_library() => answer(Kind::Malformed),
-        _ if error.is_io() => answer(of_io(error.get_io())),
+        _ if error.is_io() => match of_io(error.get_io()) {
+            Kind::UnexpectedEof => {
+                answer(Kind::UnexpectedEof).with_message("the peer closed the connection during the call")
+            }
+            kind => answer(kind),
+        },
         _ => answer(Kind::Other).with_message("the request's body failed"),
     }
 }

@@ -11,9 +11,9 @@ use futures_util::stream::{self, Stream, StreamExt};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::codec::CompressionEncoding;
 use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
 use tonic::{Code, Request, Response, Status, Streaming};
 use towline_proto::{Request as Ping, Response as Pong};
 
@@ -105,7 +105,8 @@ impl Backend {
         let echo = echo.accept_compressed(CompressionEncoding::Gzip).send_compressed(CompressionEncoding::Gzip);
         runtime.spawn(async move {
             let gone = async move { drop(left.await) };
-            let incoming = TcpListenerStream::new(listener);
+            // What is written is a whole answer.
+            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
             let server = Server::builder().add_service(echo).serve_with_incoming_shutdown(incoming, gone);
             if let Err(error) = server.await {
                 eprintln!("the backend at {address} has ended: {error}");

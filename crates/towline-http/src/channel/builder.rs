@@ -354,7 +354,18 @@ impl<B: Send + 'static> ChannelBuilder<B> {
     }
 
     /// Says which requests may be repeated although they may have been executed, besides those of idempotent methods. Every call of
-    /// gRPC is a POST, so there it names the methods that only read.
+    /// gRPC is a POST, so there it names the methods that may be executed twice; without it, a call that is on a server when that dies
+    /// fails.
+    ///
+    /// ```
+    /// use bytes::Bytes;
+    /// use http_body_util::Full;
+    /// use towline_http::Channel;
+    ///
+    /// // The path of a gRPC call is `/package.Service/Method`.
+    /// let builder = Channel::<Full<Bytes>>::grpc().idempotent_if(|head| head.uri.path() == "/helloworld.Greeter/SayHello");
+    /// # drop(builder);
+    /// ```
     pub fn idempotent_if(mut self, may_repeat: impl Fn(&request::Parts) -> bool + Send + Sync + 'static) -> Self {
         self.may_repeat = Some(Arc::new(may_repeat));
         self

@@ -62,7 +62,8 @@ type Stack<B> = Deadline<Retry<Tokened<B>, Carried, ByStatus>>;
 /// the body of requests, any that is [`Unpin`] (box and pin what is not); for tonic it follows from the client that the channel is
 /// given to.
 ///
-/// Cheap to clone; clones share everything. When the last is dropped and the last call has ended, all connections close and
+/// Cheap to clone; clones share everything, so keep one for its [statistics](Self::endpoints) when you give another to a generated
+/// client. When the last is dropped and the last call has ended, all connections close and
 /// all its tasks end.
 ///
 /// # Calls
