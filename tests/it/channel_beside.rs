@@ -4,6 +4,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
+use axum::http::header::HOST;
 use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
 use tokio::net::TcpListener;
@@ -49,6 +50,7 @@ async fn forward(State(channel): State<Channel<Body>>, mut request: Request) -> 
     // What the caller called us is no business of the upstream; the channel says what that is called.
     let path = request.uri().path_and_query().cloned().unwrap_or_else(|| http::uri::PathAndQuery::from_static("/"));
     *request.uri_mut() = path.into();
+    request.headers_mut().remove(HOST);
     match channel.oneshot(request).await {
         Ok(response) => response.map(Body::new),
         Err(error) if error.is_timeout() => (StatusCode::GATEWAY_TIMEOUT, error.to_string()).into_response(),

@@ -12,6 +12,7 @@ use tokio::time::sleep;
 use tonic::transport::server::TcpIncoming;
 use tower::ServiceExt;
 use towline::core::Room;
+use towline::pool::PoolBuilder;
 use towline_http::{Channel, Health};
 use towline_proto_grpc::Faults;
 use towline_proto_grpc::echo_client::EchoClient;
@@ -74,6 +75,8 @@ async fn when_nobody_is_well_calls_fail_with_what_was_said() {
     let error = channel.clone().oneshot(Request::get("/").body(Empty::new()).unwrap()).await.unwrap_err();
     assert_eq!(error.kind(), towline::Kind::Unavailable);
     assert!(error.to_string().contains("health probe failed: 503"), "{error}");
+    assert_eq!((error.phase(), error.sent()), (towline::Phase::Pick, towline::Sent::Never));
+    assert!(channel.endpoints()[0].ejection.is_none(), "what an endpoint says is no statistics");
 }
 
 #[tokio::test]
@@ -96,8 +99,7 @@ async fn one_probe_that_is_not_answered_is_forgiven_and_two_in_a_row_are_not() {
     let is_down = || channel.endpoints()[0].room == Room::Down;
     hangs.store(true, Ordering::Relaxed);
     let before = server.asked();
-    until("one more probe", || server.asked() > before).await;
-    sleep(Duration::from_millis(20)).await;
+    until("a probe, which fails, and another", || server.asked() >= before + 2).await;
     assert!(!is_down());
     until("down", is_down).await;
     hangs.store(false, Ordering::Relaxed);
@@ -151,6 +153,58 @@ async fn a_grpc_server_whose_health_service_says_not_serving_gets_no_calls() {
     let status = EchoClient::new(channel).unary(ping(1)).await.unwrap_err();
     assert_eq!(status.code(), tonic::Code::Unavailable);
     assert!(status.message().contains("does not know the service"), "{status}");
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_busy_is_not_ill() {
+    let server = server(|_, request| async move {
+        if request.uri().path() == "/slow" {
+            sleep(Duration::from_millis(800)).await;
+        }
+        Response::new(String::new())
+    });
+    let server = server.await;
+    let health = Health::http("/healthz").unwrap().every(Duration::from_millis(20)).timeout(Duration::from_millis(50));
+    let one = PoolBuilder::new().max_connections(1);
+    let channel = Channel::<Empty<Bytes>>::http().endpoints([server.uri()]).pool(one).health(health).build().unwrap();
+    let slow = tokio::spawn(channel.clone().oneshot(Request::get("/slow").body(Empty::new()).unwrap()));
+    while !slow.is_finished() {
+        assert!(channel.endpoints().iter().all(|endpoint| endpoint.room != Room::Down));
+        sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(slow.await.unwrap().unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn probes_are_for_the_origin_and_an_interval_of_for_ever_is_one() {
+    let server = server(|_, request| async move {
+        let is_known = request.headers()["host"] == "api.example";
+        Response::builder().status(if is_known { 200 } else { 404 }).body(String::new()).unwrap()
+    });
+    let server = server.await;
+    for every in [Duration::from_millis(10), Duration::MAX] {
+        let health = Health::http("/healthz").unwrap().every(every);
+        let channel = Channel::<Empty<Bytes>>::http().endpoints([server.uri()]).origin("api.example").health(health);
+        let channel = channel.build().unwrap();
+        let before = server.asked();
+        until("probes", || server.asked() > before + if every == Duration::MAX { 0 } else { 3 }).await;
+        assert_ne!(channel.endpoints()[0].room, Room::Down);
+    }
+}
+
+#[tokio::test]
+async fn probes_end_with_close() {
+    let (well, _) = with_health().await;
+    let health = Health::http("/healthz").unwrap().every(Duration::from_millis(10));
+    let channel = Channel::<Empty<Bytes>>::http().endpoints([well.uri()]).health(health).build().unwrap();
+    until("probes", || well.asked() > 3).await;
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let before = tasks();
+    channel.close().await;
+    until("the probes' end", || tasks() < before).await;
+    let asked = well.asked();
+    sleep(Duration::from_millis(50)).await;
+    assert_eq!(well.asked(), asked);
 }
 
 #[tokio::test]

@@ -5,10 +5,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt, Empty, Full};
+use hyper::client::conn::http1::Builder as Http1;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tonic::Code;
 use tower::ServiceExt;
+use towline::connect::TcpConnector;
 use towline::tls::TlsConfig;
 use towline::{Error, Kind, Phase};
 use towline_http::{Channel, ChannelBuilder, Http2Config};
@@ -39,6 +41,14 @@ async fn settings_that_cannot_work_are_refused_with_what_to_change() {
         (plain().plaintext().tls(tls(&[])), "use one of them"),
         (Channel::http().endpoints(["https://a.example"]).tls(tls(&["h2"])), "does not offer http/1.1"),
         (Channel::grpc().endpoints(["https://a.example"]).tls(tls(&["http/1.1"])), "does not offer h2"),
+        (Channel::http().endpoints(["http://127.0.0.1:80800"]), "no number"),
+        (
+            Channel::http().endpoints(["https://a.example"]).tls(tls(&["h2", "http/1.1"])).http1_only(Http1::new()),
+            "does not speak",
+        ),
+        (plain().encrypted_connector(TcpConnector::new()), "the connector encrypts"),
+        (plain().sticky_by_cookie("no cookie"), "no name for a cookie"),
+        (plain().origin("a.example:99999"), "no origin"),
         (plain().deadline(Duration::ZERO), "a deadline of 0"),
         (plain().body_timeout(Duration::ZERO), "a deadline of 0"),
         (plain().origin("no host"), "no origin"),
@@ -59,12 +69,17 @@ async fn requests_that_cannot_be_sent_are_refused_before_anything_is_dialled() {
         (Method::GET, "https://a.example/", "sends in the clear"),
         (Method::GET, "ftp://a.example/", "neither http nor https"),
         (Method::CONNECT, "a.example:80", "no tunnels"),
+        (Method::GET, "https://me:secret@a.example/?key=secret", "GET a.example/:"),
     ] {
         let request = Request::builder().method(method).uri(uri).body(Empty::new()).unwrap();
         let error = channel.clone().oneshot(request).await.unwrap_err();
         assert_eq!((error.kind(), error.sent()), (Kind::Config, towline::Sent::Never));
         assert!(error.to_string().contains(why), "{error}");
+        assert!(!error.to_string().contains("secret"), "{error}");
     }
+    let request = Request::get("/").header("host", "no host").body(Empty::new()).unwrap();
+    let error = channel.clone().oneshot(request).await.unwrap_err();
+    assert!(error.to_string().contains("header Host"), "{error}");
     assert_eq!((channel.stats().opened, server.asked()), (0, 0));
 }
 
@@ -156,6 +171,24 @@ async fn answers_of_proxies_that_know_no_grpc_have_the_code_of_their_status() {
         assert_eq!(said.code(), code, "{said}");
         assert!(said.message().contains(&status.to_string()), "{said}");
         assert_eq!(channel.endpoints()[0].in_flight, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_status_of_grpc_is_heeded_in_whatever_company_and_one_of_http_where_there_is_none() {
+    for (status, content, grpc, code) in [
+        (503, "application/grpc", None, Code::Unavailable),
+        (200, "text/plain", Some("5"), Code::NotFound),
+        (502, "application/grpc", Some("8"), Code::ResourceExhausted),
+    ] {
+        let server = server(move |_, _| async move {
+            let head = Response::builder().status(status).header("content-type", content);
+            let head = grpc.iter().fold(head, |head, code| head.header("grpc-status", *code));
+            head.body(String::new()).unwrap()
+        });
+        let channel = Channel::grpc().endpoints([server.await.uri()]).build().unwrap();
+        let said = EchoClient::new(channel).unary(ping(1)).await.unwrap_err();
+        assert_eq!(said.code(), code, "{status} {content} {grpc:?}: {said}");
     }
 }
 

@@ -5,6 +5,7 @@ mod bad_input;
 mod cancel;
 mod channel;
 mod channel_beside;
+mod channel_body;
 mod channel_grpc;
 mod channel_health;
 mod channel_http;

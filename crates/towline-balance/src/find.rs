@@ -125,8 +125,9 @@ impl Refused {
     fn add(&mut self, flight: Flight, error: Error) {
         self.by.add(flight.stats().id());
         let error = error.or_endpoint(flight.stats().key());
-        // Who cannot be reached has failed, although no request of ours got there. Our own limits say nothing about it.
-        if error.is_connect() || error.kind() == Kind::Unavailable {
+        // Who cannot be reached has failed, although no request of ours got there. Our own limits say nothing about it, nor does what was
+        // known before anybody was asked.
+        if error.is_connect() || error.kind() == Kind::Unavailable && error.phase() != Phase::Pick {
             flight.unreachable();
         } else {
             flight.end(Outcome::Ignore);

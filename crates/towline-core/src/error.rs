@@ -42,6 +42,8 @@ pub enum Kind {
     Tls,
     /// The codec cannot encode the request.
     Unencodable,
+    /// The request's body failed while it was sent, by the caller's doing.
+    RequestBody,
     /// A message is larger than its limit.
     TooLarge,
     /// The peer sent something that is not a message of the protocol.
@@ -59,10 +61,11 @@ pub enum Kind {
 impl Kind {
     /// Whether the same request can fare better elsewhere or later.
     ///
-    /// A request that is too large or misconfigured stays so, and one that is pinned to a connection, or kept
-    /// to an endpoint, has no other.
+    /// A request that is too large or misconfigured stays so, as does one whose body fails, and one that is pinned to a connection, or
+    /// kept to an endpoint, has no other.
     pub fn is_transient(self) -> bool {
-        !matches!(self, Self::Config | Self::TooLarge | Self::Unencodable | Self::PinLost | Self::HomeUnavailable)
+        use Kind::{Config, HomeUnavailable, PinLost, RequestBody, TooLarge, Unencodable};
+        !matches!(self, Config | TooLarge | Unencodable | RequestBody | PinLost | HomeUnavailable)
     }
 
     fn text(self) -> &'static str {
@@ -79,6 +82,7 @@ impl Kind {
             Self::Io => "transport error",
             Self::Tls => "TLS handshake failed",
             Self::Unencodable => "the request cannot be encoded",
+            Self::RequestBody => "the request's body failed",
             Self::TooLarge => "message too large",
             Self::Malformed => "malformed message",
             Self::Unasked => "unasked message",

@@ -31,6 +31,10 @@ pub trait Replay: Sized {
     fn is_replayable(&self) -> bool {
         true
     }
+
+    /// This copy is about to be sent: whatever of the attempt before is still on its way, is not to be sent on. Called when that is
+    /// decided, before the pause.
+    fn reclaim(&self) {}
 }
 
 impl<T: Clone> Replay for T {

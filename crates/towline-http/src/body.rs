@@ -43,7 +43,7 @@ pub(crate) enum Lease {
     /// A connection.
     Exclusive(Arc<http1::Status>),
     /// A stream of one.
-    Shared(http2::Stream),
+    Shared(http2::Place),
 }
 
 impl ResponseBody {
@@ -64,7 +64,7 @@ impl ResponseBody {
     fn finish(&mut self) {
         match self.lease.take() {
             Some(Lease::Exclusive(status)) => status.read(),
-            Some(Lease::Shared(stream)) => drop(stream),
+            Some(Lease::Shared(place)) => drop(place),
             None => {}
         }
     }
@@ -76,7 +76,10 @@ impl ResponseBody {
                 status.failed();
                 status.task()
             }
-            Some(Lease::Shared(stream)) => stream.link().task(),
+            Some(Lease::Shared(place)) => {
+                place.give_up();
+                place.stream().link().task()
+            }
             None => Task::Runs,
         };
         call_failed(error, Phase::Read, task).with_sent(Sent::Maybe)
@@ -167,7 +170,7 @@ impl Drop for ResponseBody {
             Some(Lease::Exclusive(status)) => {
                 status.abandon();
             }
-            Some(Lease::Shared(stream)) => drop(stream),
+            Some(Lease::Shared(place)) => place.give_up(),
             None => {}
         }
     }

@@ -42,7 +42,7 @@ pub(crate) fn call_failed(error: hyper::Error, phase: Phase, task: Task) -> Erro
         ended()
     } else if error.is_user() {
         match task {
-            Task::Runs => answer(Kind::Other).with_message("the request's body failed"),
+            Task::Runs => answer(Kind::RequestBody),
             Task::Ended | Task::Cut => ended(),
             Task::Lost => {
                 answer(Kind::Runtime).with_message("the connection's task ended before the call; is its runtime gone?")
@@ -106,7 +106,7 @@ fn of_h2(error: &h2::Error, phase: Phase) -> Error {
             }
             kind => answer(kind),
         },
-        _ => answer(Kind::Other).with_message("the request's body failed"),
+        _ => answer(Kind::RequestBody),
     }
 }
 

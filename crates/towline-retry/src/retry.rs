@@ -276,6 +276,7 @@ where
             });
         };
         progress::enter(Phase::Backoff);
+        this.request.iter().for_each(Req::reclaim);
         // A hedged attempt was at two endpoints.
         if let (Some(other), Some(request)) = (error.and_then(Error::other_id), this.request.as_mut()) {
             this.access.edit(request, |context| context.tried_mut().add(other));

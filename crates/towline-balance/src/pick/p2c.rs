@@ -74,8 +74,8 @@ impl P2cPicker {
             let drawn = drawn + usize::from(drawn >= low);
             return Some(drawn + usize::from(drawn >= high));
         }
-        let drawn = (0..4).map(|_| self.weights.at(rng.unit()));
-        drawn.filter(|drawn| ![first, second].contains(drawn)).next()
+        let mut drawn = (0..4).map(|_| self.weights.at(rng.unit()));
+        drawn.find(|drawn| ![first, second].contains(drawn))
     }
 
     /// Two, and not the same whenever there are two.

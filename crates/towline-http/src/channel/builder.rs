@@ -11,6 +11,7 @@ use http::uri::Authority;
 use http_body::Body;
 use hyper::client::conn::http1;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
 use tower_layer::Layer;
 use tower_service::Service;
 use towline_balance::{
@@ -31,7 +32,7 @@ use super::call::Server;
 use super::connection::Connection;
 use super::either::Either;
 use super::endpoint::{self, Scheme};
-use super::health::{Health, Watching};
+use super::health::{Asking, Health, Watching};
 use super::session::{self, MayRepeat, SessionToken, Who};
 use super::{Berth, Channel, ChannelPool, Common};
 use crate::{ByStatus, Http1, Http2, Http2Config};
@@ -63,7 +64,7 @@ impl Versions {
 /// |---|---|
 /// | encryption | what the endpoints' scheme says; TLS with the system's roots where there is none |
 /// | connections | connected at the first call; HTTP/1: at most 32 per endpoint |
-/// | deadline until the response's head | 30 s |
+/// | deadline until the response's head | HTTP: 30 s; gRPC: none, set one per call |
 /// | deadline of establishing a connection | 5 s over resolving, dialling, TLS and HTTP/2's SETTINGS |
 /// | time between two frames of a response's body | no limit: streams may be quiet |
 /// | retry | 3 attempts, budget 10 % + 10/s, only what was not sent or may be repeated |
@@ -89,7 +90,7 @@ pub struct ChannelBuilder<B> {
     retry: RetryPolicy,
     replay_limit: usize,
     attempt_timeout: Option<Duration>,
-    deadline: Duration,
+    deadline: Option<Duration>,
     body_timeout: Option<Duration>,
     origin: Option<Authority>,
     who: Option<Who>,
@@ -119,6 +120,8 @@ enum Encryption {
     Default,
     #[cfg(feature = "tls")]
     Tls(towline_tls::TlsConfig),
+    /// The connector does it.
+    Elsewhere,
     Plaintext,
 }
 
@@ -142,7 +145,8 @@ impl<B: Send + 'static> ChannelBuilder<B> {
             retry: RetryPolicy::default(),
             replay_limit: REPLAY_LIMIT,
             attempt_timeout: None,
-            deadline: Duration::from_secs(30),
+            // gRPC's servers send the head with the first message, and a stream may have none for long.
+            deadline: (versions != Versions::Http2).then_some(Duration::from_secs(30)),
             body_timeout: None,
             origin: None,
             who: None,
@@ -215,14 +219,17 @@ impl<B: Send + 'static> ChannelBuilder<B> {
     fn encrypted_by(mut self, encryption: Encryption) -> Self {
         let same = std::mem::discriminant(&self.encryption) == std::mem::discriminant(&encryption);
         if !same && !matches!(self.encryption, Encryption::Default) {
-            self.failed(refused("both tls() and plaintext() are set: use one of them"));
+            self.failed(refused(
+                "more than one of tls(), plaintext() and encrypted_connector() is set: use one of them",
+            ));
         }
         self.encryption = encryption;
         self
     }
 
     /// Dials with this connector instead of [`TcpConnector`]: a proxy, a simulated network, hyper's by
-    /// [`UriConnector`](crate::UriConnector).
+    /// [`UriConnector`](crate::UriConnector). TLS goes over it; for one that has it within there is
+    /// [`encrypted_connector`](Self::encrypted_connector).
     pub fn connector<C>(mut self, connector: C) -> Self
     where
         C: Service<Target> + Clone + Send + Sync + 'static,
@@ -232,6 +239,20 @@ impl<B: Send + 'static> ChannelBuilder<B> {
     {
         self.connect = Some(BoxConnector::new(connector));
         self
+    }
+
+    /// Dials with this connector, which encrypts by itself, such as hyper-rustls by [`UriConnector::https`](crate::UriConnector::https).
+    ///
+    /// What it has agreed on by ALPN is not known here: it is taken for HTTP/2 where that is [needed](Self::http2_only), and else for
+    /// HTTP/1. It must not offer what is not spoken.
+    pub fn encrypted_connector<C>(self, connector: C) -> Self
+    where
+        C: Service<Target> + Clone + Send + Sync + 'static,
+        C::Response: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        C::Error: Into<BoxError>,
+        C::Future: Send + 'static,
+    {
+        self.connector(connector).encrypted_by(Encryption::Elsewhere)
     }
 
     /// How long establishing a connection may take, from resolving to a connection that takes calls.
@@ -290,10 +311,11 @@ impl<B: Send + 'static> ChannelBuilder<B> {
         self
     }
 
-    /// The most time until the response's head, waiting and retries included. A call can ask for less, and then means its body,
-    /// too.
-    pub fn deadline(mut self, limit: Duration) -> Self {
-        self.deadline = limit;
+    /// The most time until the response's head, waiting and retries included, or no limit. 30 s by default for HTTP, and none for gRPC,
+    /// where servers send the head of a stream with its first message, whenever that comes. A call can ask for less, and then means its
+    /// body, too.
+    pub fn deadline(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.deadline = limit.into();
         self
     }
 
@@ -308,9 +330,7 @@ impl<B: Send + 'static> ChannelBuilder<B> {
     pub fn origin(mut self, origin: &str) -> Self {
         let authority = origin.split_once("://").map_or(origin, |(_, authority)| authority.trim_end_matches('/'));
         match authority.parse::<Authority>() {
-            Ok(authority) if !authority.host().is_empty() && !authority.as_str().contains('@') => {
-                self.origin = Some(authority)
-            }
+            Ok(authority) if endpoint::is_origin(&authority) => self.origin = Some(authority),
             _ => self.failed(refused(format!("{origin:?} is no origin: write a host, or host:port"))),
         }
         self
@@ -334,9 +354,14 @@ impl<B: Send + 'static> ChannelBuilder<B> {
     }
 
     /// Keeps calls together that have the same value in this cookie.
-    pub fn sticky_by_cookie(self, name: impl Into<String>) -> Self {
-        let name = name.into();
-        self.sticky_by(move |head| session::cookie(&head.headers, &name).map(SessionKey::new))
+    pub fn sticky_by_cookie(mut self, name: impl Into<Arc<str>>) -> Self {
+        match session::cookie_name(name.into()) {
+            Ok(name) => self.sticky_by(move |head| session::cookie(&head.headers, &name).map(SessionKey::new)),
+            Err(error) => {
+                self.failed(error);
+                self
+            }
+        }
     }
 
     /// Where the calls of a session go, and what becomes of them when that endpoint cannot take them: by [`Rendezvous`] hashing,
@@ -420,8 +445,8 @@ impl<B: Send + 'static> ChannelBuilder<B> {
         self
     }
 
-    /// The channel. Spawns the balancer's task, and one per endpoint if their health is asked for; connects to nothing unless the pool
-    /// is to be warm. With TLS and no configuration of your own it reads the system's roots here, which takes tens of milliseconds.
+    /// The channel. Spawns the balancer's task, and one per endpoint if their health is asked for; connects to nothing before the first
+    /// call unless the pool is to be warm or health is asked for. With TLS and no configuration of your own it reads the system's roots here, which takes tens of milliseconds.
     ///
     /// # Errors
     ///
@@ -435,7 +460,7 @@ impl<B: Send + 'static> ChannelBuilder<B> {
         if let Some(error) = self.error.take() {
             return Err(error);
         }
-        let limits = [Some(self.deadline), Some(self.connect_deadline), self.attempt_timeout, self.body_timeout];
+        let limits = [self.deadline, Some(self.connect_deadline), self.attempt_timeout, self.body_timeout];
         if limits.into_iter().flatten().any(|limit| limit.is_zero()) {
             return Err(refused("a deadline of 0 leaves no time for anything; use a longer one"));
         }
@@ -466,7 +491,9 @@ impl<B: Send + 'static> ChannelBuilder<B> {
             .circuit(circuit)
             .panic_mode(panic_mode)
             .when_unavailable(when_unavailable);
-        let watching = Watching::new(pool.clone(), self.health.map(|health| (health, executor.clone())));
+        let (alive, is_alive) = watch::channel(true);
+        let health = self.health.map(|health| Asking::new(health, self.origin.clone(), executor.clone(), is_alive));
+        let watching = Watching::new(pool.clone(), health);
         let balance = balance.spawn(discover, watching, &*executor)?;
 
         let replays = retry.max_attempts() > 1;
@@ -491,8 +518,10 @@ impl<B: Send + 'static> ChannelBuilder<B> {
             replay_limit: replays.then_some(self.replay_limit),
             between_frames: self.body_timeout,
             sessions: counts,
+            alive,
         };
-        let stack = DeadlineLayer::new(self.deadline).layer(retry.layer(attempt));
+        let deadline = self.deadline.unwrap_or(Duration::MAX);
+        let stack = DeadlineLayer::new(deadline).layer(retry.layer(attempt));
         Ok(Channel { stack, balance, pool, common: Arc::new(common), berth: Berth::default() })
     }
 
@@ -504,8 +533,10 @@ impl<B: Send + 'static> ChannelBuilder<B> {
     {
         let tcp = self.connect.take().unwrap_or_else(|| BoxConnector::new(TcpConnector::new()));
         let encryption = std::mem::replace(&mut self.encryption, Encryption::Default);
+        let is_foreign = matches!(encryption, Encryption::Elsewhere);
         let (streams, scheme) = encryption.over(tcp, self.scheme, self.versions)?;
         let (versions, executor) = (self.versions, self.executor.clone());
+        let is_agreed = scheme == Scheme::Https && !is_foreign;
         let (http1, http2) = (self.http1.clone(), self.http2);
         let make = BoxConnector::from_fn(move |target: Target| {
             let server = Server { scheme: scheme.of_http(), authority: endpoint::authority(&target, scheme) };
@@ -515,7 +546,7 @@ impl<B: Send + 'static> ChannelBuilder<B> {
                 let io: BoxIo = streaming.await?;
                 let is_http2 = match versions {
                     Versions::Http1 => false,
-                    Versions::Http2 if scheme == Scheme::Https && io.alpn() != Some(b"h2") => {
+                    Versions::Http2 if is_agreed && io.alpn() != Some(b"h2") => {
                         return Err(no_http2(&io));
                     }
                     Versions::Http2 => true,
@@ -575,6 +606,10 @@ impl Encryption {
                 Err(refused("endpoints are given with https, and plaintext() is set: use http, or leave it out"))
             }
             (Self::Plaintext, _) | (Self::Default, Some(Scheme::Http)) => Ok((connect, Scheme::Http)),
+            (Self::Elsewhere, Some(Scheme::Http)) => {
+                Err(refused("endpoints are given with http, and the connector encrypts: use https, or connector()"))
+            }
+            (Self::Elsewhere, _) => Ok((connect, Scheme::Https)),
             #[cfg(feature = "tls")]
             (Self::Tls(_), Some(Scheme::Http)) => {
                 Err(refused("endpoints are given with http, and tls() is set: use https, or leave it out"))
@@ -582,6 +617,11 @@ impl Encryption {
             #[cfg(feature = "tls")]
             (Self::Tls(config), _) => {
                 let offered = versions.offered();
+                if versions == Versions::Http1 && config.offers("h2") {
+                    return Err(refused(
+                        "the TLS configuration offers h2, which http1_only() does not speak: build it with .alpn([\"http/1.1\"])",
+                    ));
+                }
                 if let Some(missing) = offered.iter().find(|protocol| !config.offers(protocol)) {
                     return Err(refused(format!(
                         "the TLS configuration does not offer {missing}: build it with .alpn({offered:?}), or say which version of \
@@ -606,7 +646,7 @@ impl Encryption {
             }
             #[cfg(not(feature = "tls"))]
             (Self::Default, _) => Err(refused(
-                "built without TLS: turn on the feature native-tls or rustls, bring a connector that encrypts, or say plaintext()",
+                "built without TLS: turn on the feature native-tls or rustls, set an encrypted_connector(), or say plaintext()",
             )),
         }
     }

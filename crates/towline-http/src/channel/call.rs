@@ -1,6 +1,6 @@
 //! A call on its way through the channel.
 
-use http::header::{HOST, HeaderValue};
+use http::header::{COOKIE, HOST, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, Request, Uri, Version};
 use tokio::time::Instant;
@@ -60,6 +60,10 @@ impl<B> Replay for HttpCall<B> {
     fn is_replayable(&self) -> bool {
         self.request.body().is_whole()
     }
+
+    fn reclaim(&self) {
+        self.request.body().reclaim();
+    }
 }
 
 impl<B> HttpCall<B> {
@@ -79,8 +83,11 @@ impl<B> HttpCall<B> {
             uri.scheme = Some(server.scheme.clone());
             uri.authority = Some(authority.clone());
             self.request.headers_mut().remove(HOST);
-        } else if let Ok(host) = HeaderValue::from_str(host_of(authority)) {
-            self.request.headers_mut().insert(HOST, host);
+        } else {
+            if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
+                self.request.headers_mut().insert(HOST, host);
+            }
+            join_cookies(self.request.headers_mut());
         }
         if let Ok(uri) = Uri::from_parts(uri) {
             *self.request.uri_mut() = uri;
@@ -101,8 +108,22 @@ impl<B> HttpCall<B> {
     }
 }
 
-/// Without a user and a password, which are no part of what a server is called.
-fn host_of(authority: &Authority) -> &str {
-    let text = authority.as_str();
-    text.rsplit_once('@').map_or(text, |(_, host)| host)
+/// A user and a password are no part of what a server is called, and not to be sent there.
+pub(super) fn without_user(authority: &Authority) -> Authority {
+    match authority.as_str().rsplit_once('@') {
+        None => authority.clone(),
+        // It is what is left of one that was parsed.
+        Some((_, host)) => host.parse().unwrap_or_else(|_| Authority::from_static("localhost")),
+    }
+}
+
+/// HTTP/2 may have them in several fields, HTTP/1 in one. (RFC 9113, 8.2.3.)
+fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let all: Vec<_> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(joined) = HeaderValue::from_bytes(&all.join(&b"; "[..])) {
+        headers.insert(COOKIE, joined);
+    }
 }

@@ -139,7 +139,8 @@ where
                 if let Sending::One(_) = self.sending {
                     hop::remove(response.headers_mut());
                 }
-                if route.is_grpc && grpc::is_grpc(response.headers()) && grpc::status(response.headers()).is_none() {
+                let has_status = || grpc::status(response.headers()).is_some();
+                if route.is_grpc && response.status() == 200 && grpc::is_grpc(response.headers()) && !has_status() {
                     look_ahead(&mut response, cx);
                 }
                 Ok(response)

@@ -37,9 +37,24 @@ pub(super) fn parse(text: &str) -> Result<(Endpoint, Option<Scheme>), Error> {
     if uri.path_and_query().is_some_and(|path| path != "/") {
         return Err(refused("it has a path, and an endpoint is a server: requests have paths"));
     }
-    let port = authority.port_u16().unwrap_or(port);
+    let port = match authority.port_u16() {
+        Some(port) => port,
+        None if has_port(authority) => return Err(refused("its port is no number from 0 to 65535")),
+        None => port,
+    };
     let endpoint: Endpoint = format!("{}:{port}", authority.host()).parse()?;
     Ok((endpoint, Some(scheme)))
+}
+
+/// Whether requests can be for it.
+pub(super) fn is_origin(authority: &Authority) -> bool {
+    let has_bad_port = has_port(authority) && authority.port_u16().is_none();
+    !authority.host().is_empty() && !authority.as_str().contains('@') && !has_bad_port
+}
+
+/// Whether it says anything after a colon, be it a port or not.
+pub(super) fn has_port(authority: &Authority) -> bool {
+    authority.as_str().rsplit_once(authority.host()).is_some_and(|(_, rest)| !rest.is_empty())
 }
 
 /// What a server is called by requests that do not say whom they are for.
@@ -91,6 +106,8 @@ mod tests {
             ("https://me:secret@a", "user"),
             ("http://a/api", "path"),
             ("http://a?x=1", "path"),
+            ("http://127.0.0.1:80800", "no number"),
+            ("http://[::1]:", "no number"),
             ("a.example", "no port"),
         ] {
             let error = parse(text).unwrap_err();

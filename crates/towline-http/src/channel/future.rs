@@ -65,29 +65,28 @@ where
         };
         let limits = this.limits.take().expect("polled after completion");
         Poll::Ready(match result {
-            Ok(response) if *this.is_grpc && !grpc::is_grpc(response.headers()) => {
-                // Its body is nothing that a client of gRPC could read.
-                let (head, _body) = response.into_parts();
-                let mut response = said_in_grpc(grpc::error_of_http(&head), limits);
-                response.extensions_mut().extend(head.extensions);
-                Ok(response)
+            Ok(response) => {
+                let (head, body) = response.into_parts();
+                if *this.is_grpc && !grpc::is_answer(&head) {
+                    // Its body is nothing that a client of gRPC could read.
+                    let (said, error) = grpc::error_of_http(&head);
+                    Ok(said_in_grpc(said, error, limits))
+                } else {
+                    Ok(Response::from_parts(head, ChannelBody::new(body, limits, *this.is_grpc)))
+                }
             }
-            Ok(response) => Ok(response.map(|body| ChannelBody::new(body, limits, *this.is_grpc))),
-            Err(error) if *this.is_grpc => {
-                let mut response = said_in_grpc(grpc::trailers(&error), limits);
-                response.extensions_mut().insert(error);
-                Ok(response)
-            }
+            Err(error) if *this.is_grpc => Ok(said_in_grpc(grpc::trailers(&error), error, limits)),
             Err(error) => Err(error),
         })
     }
 }
 
 /// A response that is nothing but an error.
-fn said_in_grpc(error: http::HeaderMap, limits: Limits) -> Response<ChannelBody> {
+fn said_in_grpc(said: http::HeaderMap, error: Error, limits: Limits) -> Response<ChannelBody> {
     let mut response = Response::new(ChannelBody::empty(limits));
     response.headers_mut().insert(header::CONTENT_TYPE, grpc::CONTENT);
-    response.headers_mut().extend(error);
+    response.headers_mut().extend(said);
+    response.extensions_mut().insert(error);
     response
 }
 

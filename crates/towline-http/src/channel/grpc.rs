@@ -31,7 +31,7 @@ pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
 /// | no endpoint, none to be reached, a connection lost, the peer away or refusing the stream, a queue full | `UNAVAILABLE` |
 /// | the peer asks for calm, a message too large | `RESOURCE_EXHAUSTED` |
 /// | the peer breaks the protocol, resets the stream, sends no trailers; a request that cannot be encoded | `INTERNAL` |
-/// | the peer cancels the stream | `CANCELLED` |
+/// | the peer cancels the stream, the request's own body fails | `CANCELLED` |
 /// | a setting that cannot work | `FAILED_PRECONDITION` |
 /// | anything else | `UNKNOWN` |
 fn code(error: &Error) -> Code {
@@ -43,13 +43,20 @@ fn code(error: &Error) -> Code {
         Kind::Config => FAILED_PRECONDITION,
         Kind::Server if error.find::<h2::Error>().and_then(h2::Error::reason) == Some(h2::Reason::CANCEL) => CANCELLED,
         Kind::Server | Kind::Malformed | Kind::Unasked | Kind::Unencodable | Kind::Runtime => INTERNAL,
+        Kind::RequestBody => CANCELLED,
         Kind::Other => UNKNOWN,
         _ => UNAVAILABLE,
     }
 }
 
-/// What the answer of somebody who speaks no gRPC means, such as a proxy's. ("HTTP to gRPC Status Code Mapping".)
-pub(super) fn error_of_http(head: &http::response::Parts) -> HeaderMap {
+/// Whether the answer to a call of gRPC is one. A status that it says is heeded in whatever company.
+pub(super) fn is_answer(head: &http::response::Parts) -> bool {
+    status(&head.headers).is_some() || is_grpc(&head.headers) && head.status == http::StatusCode::OK
+}
+
+/// What the answer of somebody who speaks no gRPC means, such as a proxy's: as trailers, and as an error. ("HTTP to gRPC Status Code
+/// Mapping".)
+pub(super) fn error_of_http(head: &http::response::Parts) -> (HeaderMap, Error) {
     let code = match head.status.as_u16() {
         400 => INTERNAL,
         401 => UNAUTHENTICATED,
@@ -59,7 +66,8 @@ pub(super) fn error_of_http(head: &http::response::Parts) -> HeaderMap {
         _ => UNKNOWN,
     };
     let content = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("no content type");
-    said(code, &format!("the answer is {} and {content}, and no gRPC: is there a proxy in between?", head.status))
+    let why = format!("the answer is {} and {content}, and no gRPC: is there a proxy in between?", head.status);
+    (said(code, &why), Error::new(Kind::Server, Phase::Read).with_message(why))
 }
 
 /// An error as trailers: of a response that fails half-way, or, in the head, of one that is nothing else.

@@ -14,15 +14,15 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::future::select;
 use http::header::{CONTENT_TYPE, HeaderValue, TE};
-use http::uri::PathAndQuery;
+use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, Method, Request, Uri};
 use http_body::Body;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::{sleep, timeout};
 use tower_service::Service;
 use towline_core::sync::Lock;
 use towline_core::{
-    BoxError, CallContext, Error, Kind, Lend, LoadReport, Phase, ReadyCall, Rng, Room, Sent, SharedExecutor, Target,
+    BoxError, CallContext, Error, Kind, Lend, LoadReport, Phase, ReadyCall, Rng, Room, SharedExecutor, Target,
 };
 
 use towline_pool::Handle;
@@ -37,8 +37,10 @@ use crate::ResponseBody;
 /// How endpoints are asked for their health, for [`ChannelBuilder::health`](crate::ChannelBuilder::health).
 ///
 /// Every 10 s, for at most 1 s, unless set. An endpoint that says that it does not serve is down at once; one that does not answer, or
-/// answers something else, when that has happened twice in a row. One good answer brings it back. All times are ±10 %, so that
-/// endpoints are not asked all at once.
+/// answers something else, when that has happened twice in a row. One good answer brings it back. The first probe is sent within a
+/// second, and times between are ±10 %, so that endpoints are not asked all at once. While all connections of an endpoint are in use,
+/// nothing is concluded from a probe that got none. Probes are for the channel's [origin](crate::ChannelBuilder::origin), as calls
+/// are.
 ///
 /// ```
 /// use std::time::Duration;
@@ -67,6 +69,10 @@ enum Probe {
 const STRIKES: u32 = 2;
 /// The longest answer that is read.
 const LONGEST: usize = 64 * 1024;
+/// Beyond it is never.
+const A_YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+/// The first probes of all endpoints are spread over this, or over the interval.
+const AT_FIRST: Duration = Duration::from_secs(1);
 
 impl Health {
     /// Asks `grpc.health.v1.Health/Check` for this service. A server without a health service is taken for healthy, as by gRPC's own
@@ -97,14 +103,14 @@ impl Health {
     /// How long to wait between two probes.
     #[must_use]
     pub fn every(mut self, interval: Duration) -> Self {
-        self.every = interval;
+        self.every = interval.min(A_YEAR);
         self
     }
 
     /// How long an answer may take, a connection included.
     #[must_use]
     pub fn timeout(mut self, limit: Duration) -> Self {
-        self.timeout = limit;
+        self.timeout = limit.min(A_YEAR);
         self
     }
 
@@ -116,7 +122,7 @@ impl Health {
         Ok(())
     }
 
-    fn request<B>(&self) -> HttpCall<B> {
+    fn request<B>(&self, origin: Option<&Authority>) -> HttpCall<B> {
         let (method, path, body) = match &self.probe {
             Probe::Grpc(service) => (Method::POST, PathAndQuery::from_static(CHECK), Some(check_request(service))),
             Probe::Http(path) => (Method::GET, path.clone(), None),
@@ -129,7 +135,8 @@ impl Health {
             request.headers_mut().insert(CONTENT_TYPE, grpc::CONTENT);
             request.headers_mut().insert(TE, HeaderValue::from_static("trailers"));
         }
-        HttpCall { request, route: Route { context: CallContext::default(), deadline: None, authority: None, is_grpc } }
+        let route = Route { context: CallContext::default(), deadline: None, authority: origin.cloned(), is_grpc };
+        HttpCall { request, route }
     }
 }
 
@@ -180,12 +187,12 @@ fn serving_status(framed: &[u8]) -> Option<u64> {
     }
 }
 
-async fn ask<S, B>(health: &Health, service: S) -> Answer
+async fn ask<S, B>(health: &Health, origin: Option<&Authority>, service: S) -> Answer
 where
     S: Service<HttpCall<B>, Response = http::Response<ResponseBody>>,
     S::Error: Into<BoxError>,
 {
-    match read(ReadyCall::new(service, health.request())).await {
+    match read(ReadyCall::new(service, health.request(origin))).await {
         Ok((head, body, trailers)) => match &health.probe {
             Probe::Http(_) if head.status.is_success() => Answer::Serves,
             Probe::Http(_) if head.status == http::StatusCode::SERVICE_UNAVAILABLE => {
@@ -226,6 +233,7 @@ where
     Ok((head, bytes.freeze(), trailers))
 }
 
+/// What calls are told, whatever has befallen the probe.
 fn unhealthy(said: String) -> Error {
     Error::new(Kind::Unavailable, Phase::Pick).with_message(format!("the endpoint's health probe failed: {said}"))
 }
@@ -259,7 +267,7 @@ impl<L> Watched<L> {
     fn refusal(&self) -> Option<Error> {
         let state = self.state.as_ref().filter(|state| state.is_down.load(Ordering::Relaxed))?;
         let why = state.why.lock().clone();
-        Some(why.unwrap_or_else(|| unhealthy("it was down".to_owned())).with_sent(Sent::Never))
+        Some(why.unwrap_or_else(|| unhealthy("it was down".to_owned())))
     }
 }
 
@@ -317,15 +325,36 @@ where
     }
 }
 
+/// How a channel's endpoints are asked.
+#[derive(Clone)]
+pub(crate) struct Asking {
+    health: Arc<Health>,
+    origin: Option<Authority>,
+    executor: SharedExecutor,
+    /// Until the channel is closed, or gone.
+    is_alive: watch::Receiver<bool>,
+}
+
+impl Asking {
+    pub(super) fn new(
+        health: Health,
+        origin: Option<Authority>,
+        executor: SharedExecutor,
+        is_alive: watch::Receiver<bool>,
+    ) -> Self {
+        Self { health: Arc::new(health), origin, executor, is_alive }
+    }
+}
+
 /// Makes endpoints that are asked for their health.
 pub(crate) struct Watching<B: Send + 'static> {
     pool: ChannelPool<B>,
-    how: Option<(Arc<Health>, SharedExecutor)>,
+    how: Option<Asking>,
 }
 
 impl<B: Send + 'static> Watching<B> {
-    pub(super) fn new(pool: ChannelPool<B>, how: Option<(Health, SharedExecutor)>) -> Self {
-        Self { pool, how: how.map(|(health, executor)| (Arc::new(health), executor)) }
+    pub(super) fn new(pool: ChannelPool<B>, how: Option<Asking>) -> Self {
+        Self { pool, how }
     }
 }
 
@@ -351,35 +380,32 @@ where
     fn call(&mut self, target: Target) -> Self::Future {
         let made = self.pool.call(target).into_inner();
         future_ready(made.and_then(|inner| {
-            let Some((health, executor)) = &self.how else { return Ok(Watched { inner, state: None }) };
+            let Some(how) = &self.how else { return Ok(Watched { inner, state: None }) };
             let (alive, gone) = oneshot::channel();
             let state = Arc::new(Found { is_down: AtomicBool::new(false), why: Lock::new(None), _alive: alive });
-            let asking = keep_asking(health.clone(), inner.clone(), Arc::downgrade(&state), gone);
-            executor.spawn(Box::pin(asking))?;
+            let asking = keep_asking(how.clone(), inner.clone(), Arc::downgrade(&state), gone);
+            how.executor.spawn(Box::pin(asking))?;
             Ok(Watched { inner, state: Some(state) })
         }))
     }
 }
 
 /// Probes an endpoint until nobody uses it any more.
-async fn keep_asking<B>(
-    health: Arc<Health>,
-    endpoint: Handle<Connection<B>>,
-    found: Weak<Found>,
-    gone: oneshot::Receiver<()>,
-) where
+async fn keep_asking<B>(how: Asking, endpoint: Handle<Connection<B>>, found: Weak<Found>, gone: oneshot::Receiver<()>)
+where
     B: Body + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
+    let Asking { health, origin, executor: _, mut is_alive } = how;
     let asking = async {
         let (mut rng, mut strikes) = (Rng::new(), 0);
+        sleep(health.every.min(AT_FIRST).mul_f64(rng.unit())).await;
         loop {
-            let late = || {
-                let why = format!("the endpoint did not answer a health probe within {:?}", health.timeout);
+            let asked = timeout(health.timeout, ask(&health, origin.as_ref(), endpoint.clone())).await;
+            let answer = asked.unwrap_or_else(|_elapsed| {
+                let why = format!("no answer within {:?}", health.timeout);
                 Answer::Failed(Error::new(Kind::Timeout, Phase::Read).with_message(why))
-            };
-            let answer =
-                timeout(health.timeout, ask(&health, endpoint.clone())).await.unwrap_or_else(|_elapsed| late());
+            });
             let Some(found) = found.upgrade() else { return };
             let why = match answer {
                 Answer::Serves => {
@@ -390,9 +416,11 @@ async fn keep_asking<B>(
                     strikes = STRIKES;
                     Some(unhealthy(said))
                 }
+                // It is busy, which is not ill: the probe may never have come to a connection.
+                Answer::Failed(_) if endpoint.room() == Room::Full => found.why.lock().clone(),
                 Answer::Failed(error) => {
                     strikes = (strikes + 1).min(STRIKES);
-                    Some(error)
+                    Some(unhealthy(error.to_string()).with_source(error))
                 }
             };
             *found.why.lock() = why.map(|error| error.or_endpoint(endpoint.name()));
@@ -401,7 +429,9 @@ async fn keep_asking<B>(
             sleep(health.every.mul_f64(0.9 + 0.2 * rng.unit())).await;
         }
     };
-    select(pin!(asking), gone).await;
+    // It is closed, or its last clone is gone.
+    let over = async { drop(is_alive.wait_for(|is_alive| !is_alive).await) };
+    select(pin!(asking), pin!(async { drop(select(gone, pin!(over)).await) })).await;
 }
 
 #[cfg(test)]

@@ -19,9 +19,11 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use http::header::HOST;
 use http::uri::{Authority, Scheme};
 use http::{Method, Request, Response};
 use http_body::Body;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tower_service::Service;
 use towline_balance::{AtBodyEnd, Balance, EjectionView};
@@ -70,16 +72,16 @@ type Stack<B> = Deadline<Retry<Tokened<B>, Carried, ByStatus>>;
 ///
 /// A request may carry a [`CallContext`] in its extensions: a session, a deadline, the mark that it may be repeated. Besides that:
 ///
-/// - **Deadline.** The response's head has to come within the channel's [deadline](ChannelBuilder::deadline), attempts and waiting
-///   included. What the caller sets, by the context or by gRPC's `grpc-timeout`, is for the whole call, body included; with gRPC every
+/// - **Deadline.** The response's head has to come within the channel's [deadline](ChannelBuilder::deadline), if it has one, attempts
+///   and waiting included. What the caller sets, by the context or by gRPC's `grpc-timeout`, is for the whole call, body included; with gRPC every
 ///   attempt tells the server what is left of it.
 /// - **Retry.** Calls that were never sent go again, and so do those that may be repeated: methods that are
 ///   [idempotent](Method::is_idempotent), and what is [marked](ChannelBuilder::idempotent_if). [`ByStatus`] says of which responses;
 ///   none goes again once its response was handed out. The body is kept as it is sent, up to a
 ///   [limit](ChannelBuilder::replay_limit); beyond that the call is sent once, and [counted](RetryStats::not_replayable).
 ///   `grpc-previous-rpc-attempts` is set.
-/// - **Whom it is for** (`:authority`, `Host`) is what the request's URI says, else the [origin](ChannelBuilder::origin), else the
-///   endpoint's own name. Whether it is encrypted is the endpoint's to say; a request for `https` is refused by a channel that sends in
+/// - **Whom it is for** (`:authority`, `Host`) is what the request's URI says, else its header `Host`, else the
+///   [origin](ChannelBuilder::origin), else the endpoint's own name. Whether it is encrypted is the endpoint's to say; a request for `https` is refused by a channel that sends in
 ///   the clear.
 /// - **Headers of one connection** (`Connection`, what it names, `Transfer-Encoding`, `Upgrade` and others) are taken out of requests
 ///   and responses: connections are the channel's.
@@ -89,7 +91,8 @@ type Stack<B> = Deadline<Retry<Tokened<B>, Carried, ByStatus>>;
 ///
 /// [`Error`] says what happened, in which phase, at which endpoint, and whether the request can have been sent. A call of gRPC, known
 /// by its content type, is answered in gRPC's words instead: a response with the `grpc-status` for it, and the [`Error`] in its
-/// extensions. So a generated client's `Status` has the right code, whatever its version; also for a proxy that answers in plain HTTP.
+/// extensions. So a generated client's `Status` has the right code, whatever its version; also where a proxy has answered in plain
+/// HTTP.
 ///
 /// ```
 /// use bytes::Bytes;
@@ -136,6 +139,8 @@ struct Common {
     replay_limit: Option<usize>,
     between_frames: Option<Duration>,
     sessions: StickyStats,
+    /// Until it is closed; health probes end with it.
+    alive: watch::Sender<bool>,
 }
 
 /// One endpoint of a channel at present.
@@ -215,6 +220,7 @@ impl<B: Send + 'static> Channel<B> {
     /// Ends the channel, and all its clones: no call gets a connection any more, those in flight finish, or are cut off after
     /// the [`close_deadline`](towline_pool::PoolBuilder::close_deadline). Resolves when the last connection is closed.
     pub async fn close(&self) {
+        self.common.alive.send_replace(false);
         self.balance.close();
         self.pool.close().await;
     }
@@ -239,7 +245,12 @@ impl<B: Body + Send + 'static> Channel<B> {
             let may_repeat = head.method.is_idempotent() || common.may_repeat.as_ref().is_some_and(|may| may(&head));
             context.set_idempotent(may_repeat);
         }
-        let authority = head.uri.authority().or(common.origin.as_ref()).cloned();
+        let theirs = head.headers.get(HOST).map(|host| Authority::try_from(host.as_bytes()));
+        let theirs = theirs.transpose().map_err(|cause| {
+            let why = "the header Host is neither a host nor host:port";
+            Error::new(Kind::Config, Phase::Call).with_sent(Sent::Never).with_message(why).with_source(cause)
+        })?;
+        let authority = head.uri.authority().or(theirs.as_ref()).or(common.origin.as_ref()).map(call::without_user);
         let body = match common.replay_limit {
             _ if body.is_end_stream() => Outgoing::full(None),
             Some(limit) => Outgoing::kept(body, limit),
@@ -253,7 +264,9 @@ impl<B: Body + Send + 'static> Channel<B> {
 impl Common {
     fn check(&self, head: &http::request::Parts) -> Result<(), Error> {
         let refused = |why: &str| {
-            let why = format!("{} {}: {why}", head.method, head.uri);
+            // Nothing that could be a secret.
+            let host = head.uri.host().unwrap_or_default();
+            let why = format!("{} {host}{}: {why}", head.method, head.uri.path());
             Err(Error::new(Kind::Config, Phase::Call).with_sent(Sent::Never).with_message(why))
         };
         if head.method == Method::CONNECT {

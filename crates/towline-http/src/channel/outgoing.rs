@@ -1,12 +1,13 @@
 //! The body of a request that may be sent more than once.
 //!
-//! What has been sent is kept, up to a limit; another attempt sends that again, and goes on from there. The body itself is
-//! never sent twice at a time: the attempt that began last has it, and one before, which hyper may not have let go yet,
-//! fails when it asks for more. Nothing waits until a body is there as a whole, so that streams in both directions work.
+//! What has been sent is kept, up to a limit, as long as another attempt may follow; that sends it again, and goes on from there. The
+//! body itself is never sent twice at a time: it belongs to one attempt, and one before, which hyper may not have let go yet,
+//! fails when it asks for more. When another attempt is decided upon, the one before loses it, so that what is kept does not run over
+//! while nobody looks. Nothing waits until a body is there as a whole, so that streams in both directions work.
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes};
 use http::HeaderMap;
@@ -27,6 +28,8 @@ enum Source<B> {
         attempt: u64,
         /// How many of the frames that are kept have been sent.
         sent: usize,
+        /// It has begun when the beginning was lost.
+        is_late: bool,
     },
 }
 
@@ -41,8 +44,14 @@ struct Record<B> {
     most: usize,
     /// More than is kept has been sent, or the body has failed.
     is_lost: bool,
+    /// Whose it is.
     attempt: u64,
+    /// Of that one, while it waits for more.
+    sender: Option<Waker>,
 }
+
+/// More frames than a body of so few bytes has; each costs as much as a small one.
+const MOST_FRAMES: usize = 1_024;
 
 impl<B> Outgoing<B> {
     /// Nothing, or these bytes.
@@ -65,8 +74,9 @@ impl<B> Outgoing<B> {
             most,
             is_lost: false,
             attempt: 0,
+            sender: None,
         };
-        Self(Source::Kept { record: Arc::new(Lock::new(record)), attempt: 0, sent: 0 })
+        Self(Source::Kept { record: Arc::new(Lock::new(record)), attempt: 0, sent: 0, is_late: false })
     }
 
     /// Another one, for another attempt.
@@ -76,7 +86,7 @@ impl<B> Outgoing<B> {
             Source::Once(_) => None,
             Source::Kept { record, .. } => {
                 let is_lost = record.lock().is_lost;
-                (!is_lost).then(|| Self(Source::Kept { record: record.clone(), attempt: 0, sent: 0 }))
+                (!is_lost).then(|| Self(Source::Kept { record: record.clone(), attempt: 0, sent: 0, is_late: false }))
             }
         }
     }
@@ -89,12 +99,22 @@ impl<B> Outgoing<B> {
         }
     }
 
+    /// Takes it from the attempt that has it.
+    pub(crate) fn reclaim(&self) {
+        if let Source::Kept { record, .. } = &self.0 {
+            let sender = record.lock().next_attempt();
+            sender.into_iter().for_each(Waker::wake);
+        }
+    }
+
     /// It is about to be sent, from the beginning; whoever has begun before is done.
     pub(crate) fn begin(&mut self) {
-        if let Source::Kept { record, attempt, sent } = &mut self.0 {
+        if let Source::Kept { record, attempt, sent, is_late } = &mut self.0 {
             let mut record = record.lock();
-            record.attempt += 1;
-            (*attempt, *sent) = (record.attempt, 0);
+            let sender = record.next_attempt();
+            (*attempt, *sent, *is_late) = (record.attempt, 0, record.is_lost);
+            drop(record);
+            sender.into_iter().for_each(Waker::wake);
         }
     }
 }
@@ -111,10 +131,18 @@ impl<B> Record<B> {
         usize::from(self.first.is_some()) + self.more.len()
     }
 
+    /// Whoever has to be woken to learn that it is not its any more.
+    fn next_attempt(&mut self) -> Option<Waker> {
+        self.attempt += 1;
+        self.sender.take()
+    }
+
     fn keep(&mut self, data: &Bytes) {
         self.bytes = self.bytes.saturating_add(data.len());
-        if self.is_lost || self.bytes > self.most {
+        if self.is_lost || self.bytes > self.most || self.more.len() >= MOST_FRAMES {
             self.lose();
+        } else if data.is_empty() {
+            // Says nothing, and needs no second time.
         } else if self.first.is_none() {
             self.first = Some(data.clone());
         } else {
@@ -153,17 +181,25 @@ where
                 let frame = ready!(Pin::new(body).poll_frame(cx));
                 Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(whole)).map_err(Into::into)))
             }
-            Source::Kept { record, attempt, sent } => {
+            Source::Kept { record, attempt, sent, is_late } => {
+                let is_last = Arc::strong_count(record) == 1;
                 let mut record = record.lock();
+                let over =
+                    |why| Poll::Ready(Some(Err(Error::new(Kind::Closed, Phase::Write).with_message(why).into())));
                 if record.attempt != *attempt {
-                    let over = Error::new(Kind::Closed, Phase::Write).with_message("another attempt sends the body");
-                    return Poll::Ready(Some(Err(over.into())));
+                    return over("another attempt sends the body");
+                }
+                if *is_late {
+                    return over("the beginning of the body is not there any more");
                 }
                 if let Some(frame) = record.frame(*sent) {
                     *sent += 1;
                     return Poll::Ready(Some(Ok(Frame::data(frame.clone()))));
                 }
                 let next = record.rest.as_mut().map_or(Poll::Ready(None), |rest| Pin::new(rest).poll_frame(cx));
+                if next.is_pending() {
+                    record.sender = Some(cx.waker().clone());
+                }
                 let Some(frame) = ready!(next) else {
                     record.rest = None;
                     // Once per attempt, after the last frame.
@@ -180,6 +216,9 @@ where
                     }
                 };
                 if let Some(data) = frame.data_ref() {
+                    if is_last {
+                        record.lose();
+                    }
                     record.keep(data);
                     *sent = record.frames();
                 } else if let Some(trailers) = frame.trailers_ref() {
@@ -196,8 +235,12 @@ where
         match &self.0 {
             Source::Full(bytes) => bytes.is_none(),
             Source::Once(body) => body.is_end_stream(),
-            Source::Kept { record, sent, .. } => {
+            Source::Kept { record, sent, attempt, is_late } => {
                 let record = record.lock();
+                // One that has lost it has not come to its end.
+                if record.attempt != *attempt || *is_late {
+                    return false;
+                }
                 *sent == usize::MAX || record.frame(*sent).is_none() && record.is_over()
             }
         }
@@ -214,7 +257,9 @@ where
                 let rest = record.rest.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint);
                 let mut hint = SizeHint::new();
                 hint.set_lower(rest.lower().saturating_add(kept));
-                if let Some(upper) = rest.upper().and_then(|upper| upper.checked_add(kept)) {
+                // A length that is known is sent as such, and leaves HTTP/1 no place for trailers.
+                let upper = rest.upper().and_then(|upper| upper.checked_add(kept));
+                if let Some(upper) = upper.filter(|_| record.trailers.is_none()) {
                     hint.set_upper(upper);
                 }
                 hint
@@ -278,6 +323,55 @@ mod tests {
         let error = first.frame().await.unwrap().unwrap_err();
         assert!(error.to_string().contains("another attempt"), "{error}");
         assert_eq!(all(second).await, ("ab".to_owned(), false));
+    }
+
+    #[tokio::test]
+    async fn a_body_whose_beginning_was_lost_meanwhile_fails_and_is_not_cut_short() {
+        let mut first = Outgoing::kept(frames(&["a", "b", "c"], false), 2);
+        let mut second = first.again().unwrap();
+        first.begin();
+        first.frame().await.unwrap().unwrap();
+        assert!(second.is_whole());
+        // The first one goes on, as hyper does, although another attempt is on its way.
+        while first.frame().await.is_some() {}
+        second.begin();
+        assert!(!second.is_end_stream());
+        let error = second.frame().await.unwrap().unwrap_err();
+        assert!(error.to_string().contains("the beginning of the body"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn when_another_attempt_is_decided_upon_the_one_before_is_told_and_sends_no_more() {
+        let (sender, receiver) = tokio::sync::mpsc::channel::<&'static str>(1);
+        let more = futures_util::stream::unfold(receiver, async |mut receiver| {
+            let text = receiver.recv().await?;
+            Some((Ok::<_, BoxError>(Frame::data(Bytes::from_static(text.as_bytes()))), receiver))
+        });
+        let mut first = Outgoing::kept(http_body_util::StreamBody::new(Box::pin(more)), 10);
+        let second = first.again().unwrap();
+        first.begin();
+        sender.send("a").await.unwrap();
+        first.frame().await.unwrap().unwrap();
+        let waiting = tokio::spawn(async move { first.frame().await.unwrap().map(drop).unwrap_err().to_string() });
+        tokio::task::yield_now().await;
+        second.reclaim();
+        assert!(waiting.await.unwrap().contains("another attempt"));
+        let mut second = second;
+        second.begin();
+        drop(sender);
+        assert_eq!(all(second).await.0, "a");
+    }
+
+    #[tokio::test]
+    async fn nothing_is_kept_when_no_attempt_can_follow() {
+        let mut only = Outgoing::kept(frames(&["a", "b"], false), 10);
+        let copy = only.again().unwrap();
+        only.begin();
+        only.frame().await.unwrap().unwrap();
+        assert!(copy.is_whole());
+        drop(copy);
+        only.frame().await.unwrap().unwrap();
+        assert!(!only.is_whole());
     }
 
     #[tokio::test]

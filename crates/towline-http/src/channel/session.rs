@@ -42,13 +42,7 @@ impl SessionToken {
     ///
     /// [`Kind::Config`] for a name that no cookie can have.
     pub fn cookie(name: impl Into<Arc<str>>) -> Result<Self, Error> {
-        let name = name.into();
-        // RFC 6265: a token of HTTP.
-        if HeaderName::from_bytes(name.as_bytes()).is_err() {
-            let why = format!("{name:?} is no name for a cookie: use letters, digits, - and _");
-            return Err(Error::new(Kind::Config, Phase::Build).with_message(why));
-        }
-        Ok(Self(Place::Cookie(name)))
+        cookie_name(name.into()).map(|name| Self(Place::Cookie(name)))
     }
 
     /// In a header of this name, of requests and of responses: gRPC's metadata.
@@ -69,17 +63,27 @@ pub(super) fn header_name(name: &str) -> Result<HeaderName, Error> {
     })
 }
 
-pub(super) fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    let cookies = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
-    let pairs = cookies.flat_map(|value| value.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    let value = pairs.filter(|(key, _)| *key == name).map(|(_, value)| value).next()?;
-    Some(value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value))
+/// In bytes: what another cookie has must not hide this one.
+pub(super) fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
+    let cookies = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
+    let mut pairs = cookies.flat_map(|value| value.split(|byte| *byte == b';')).map(<[u8]>::trim_ascii);
+    let value = pairs.find_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="))?;
+    Some(value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value))
+}
+
+pub(super) fn cookie_name(name: Arc<str>) -> Result<Arc<str>, Error> {
+    // RFC 6265: a token of HTTP, as the names of headers are.
+    if HeaderName::from_bytes(name.as_bytes()).is_err() {
+        let why = format!("{name:?} is no name for a cookie: use letters, digits, - and _");
+        return Err(Error::new(Kind::Config, Phase::Build).with_message(why));
+    }
+    Ok(name)
 }
 
 impl<B, R> CarryToken<HttpCall<B>, Response<R>> for SessionToken {
     fn read<'a>(&self, call: &'a HttpCall<B>) -> Option<&'a str> {
         match &self.0 {
-            Place::Cookie(name) => cookie(call.headers(), name),
+            Place::Cookie(name) => cookie(call.headers(), name).and_then(|token| std::str::from_utf8(token).ok()),
             Place::Header(name) => call.headers().get(name).and_then(|value| value.to_str().ok()),
         }
     }
@@ -103,12 +107,12 @@ mod tests {
     #[test]
     fn a_cookie_is_found_among_others_by_its_whole_name() {
         let mut headers = HeaderMap::new();
-        headers.append(COOKIE, HeaderValue::from_static("xsid=1; sid=2;other=3; sid=4"));
+        headers.append(COOKIE, HeaderValue::from_bytes(b"caf\xe9=\xe9; xsid=1; sid=2;other=3; sid=4").unwrap());
         headers.append(COOKIE, HeaderValue::from_static("last=\"quoted\"; empty="));
         for (name, value) in
             [("sid", Some("2")), ("other", Some("3")), ("last", Some("quoted")), ("empty", Some("")), ("id", None)]
         {
-            assert_eq!(cookie(&headers, name), value, "{name}");
+            assert_eq!(cookie(&headers, name), value.map(str::as_bytes), "{name}");
         }
     }
 

@@ -43,7 +43,7 @@ use crate::error::already_closed;
 ///
 /// [`Rejected`] with the request when the connection was closed or busy before the call, or ended before hyper began
 /// to write it. Else without it: [`Kind::UnexpectedEof`] when the peer hung up before the response, [`Kind::Malformed`]
-/// when what came is not HTTP/1, [`Kind::Io`] when the stream failed, [`Kind::Other`] when the request's body did.
+/// when what came is not HTTP/1, [`Kind::Io`] when the stream failed, [`Kind::RequestBody`] when the request's body did.
 /// [`Sent::Never`](towline_core::Sent::Never) means that no byte was offered to the stream: the stream is watched for that,
 /// because hyper does not tell.
 ///

@@ -18,6 +18,7 @@ use towline_core::{BoxError, BoxTask, CloseReason};
 
 use super::config::NOT_YET;
 use super::link::{Drive, Link};
+use super::tied::Tied;
 use crate::error::close_reason;
 use crate::moment::Moment;
 
@@ -48,7 +49,7 @@ where
     B::Error: Into<BoxError>,
 {
     /// Takes requests, until it is over.
-    dispatch: Option<Connection<TokioIo<Io>, B, Spawner>>,
+    dispatch: Option<Connection<TokioIo<Io>, Tied<B>, Spawner>>,
     spawner: Spawner,
     tasks: FuturesUnordered<BoxTask>,
     link: Arc<Link>,
@@ -66,7 +67,7 @@ where
     B::Error: Into<BoxError>,
 {
     pub(super) fn new(
-        dispatch: Connection<TokioIo<Io>, B, Spawner>,
+        dispatch: Connection<TokioIo<Io>, Tied<B>, Spawner>,
         spawner: Spawner,
         link: Arc<Link>,
         max_streams: usize,

@@ -6,10 +6,11 @@ use std::task::{Context, Poll, ready};
 
 use http::{Request, Response};
 use hyper::body::Body;
-use towline_core::{Error, Kind, Phase, Rejected, progress};
+use towline_core::{BoxError, Error, Kind, Phase, Rejected, progress};
 
 use super::Http2;
-use super::link::{Refused, Stream, Ticket};
+use super::link::{Refused, Ticket};
+use super::tied::{Place, Tied};
 use crate::Sending;
 use crate::body::{Lease, ResponseBody};
 use crate::error::{already_closed, call_failed};
@@ -24,7 +25,7 @@ pub struct Http2Future<B> {
 enum Stage<B> {
     Waiting { connection: Http2<B>, request: Option<Request<B>>, ticket: Option<Ticket> },
     // In this order: hyper hears that nobody waits before another gets the stream.
-    Sent { sending: Sending<B>, stream: Stream },
+    Sent { sending: Sending<Tied<B>>, place: Place },
     Done,
 }
 
@@ -40,6 +41,7 @@ impl<B> Http2Future<B> {
 impl<B> Future for Http2Future<B>
 where
     B: Body + Send + 'static,
+    B::Error: Into<BoxError>,
 {
     type Output = Result<Response<ResponseBody>, Rejected<Request<B>>>;
 
@@ -53,8 +55,10 @@ where
                 Ok(stream) => {
                     // hyper does not say when it writes: from here on the request may be sent.
                     progress::enter(Phase::Call);
-                    let sending = Box::pin(connection.sender.try_send_request(request));
-                    *stage = Stage::Sent { sending, stream };
+                    let (head, body) = request.into_parts();
+                    let (body, place) = Tied::new(body, stream);
+                    let sending = Box::pin(connection.sender.try_send_request(Request::from_parts(head, body)));
+                    *stage = Stage::Sent { sending, place };
                 }
                 Err(refused) => {
                     *stage = Stage::Done;
@@ -65,18 +69,18 @@ where
         let Stage::Sent { sending, .. } = stage else { panic!("polled after completion") };
         progress::enter(Phase::Read);
         let result = ready!(sending.as_mut().poll(cx));
-        let Stage::Sent { mut stream, .. } = std::mem::replace(stage, Stage::Done) else { unreachable!("just seen") };
+        let Stage::Sent { place, .. } = std::mem::replace(stage, Stage::Done) else { unreachable!("just seen") };
         Poll::Ready(match result {
             Ok(response) => {
-                stream.read();
-                Ok(response.map(|incoming| ResponseBody::new(incoming, Lease::Shared(stream))))
+                place.stream().read();
+                Ok(response.map(|incoming| ResponseBody::new(incoming, Lease::Shared(place))))
             }
             Err(mut failed) => match failed.take_message() {
                 Some(request) => {
-                    let error = already_closed(stream.link().over()).with_source(failed.into_error());
-                    Err(Rejected::unsent(error, request))
+                    let error = already_closed(place.stream().link().over()).with_source(failed.into_error());
+                    Err(Rejected::unsent(error, request.map(Tied::into_inner)))
                 }
-                None => Err(call_failed(failed.into_error(), Phase::Read, stream.link().task()).into()),
+                None => Err(call_failed(failed.into_error(), Phase::Read, place.stream().link().task()).into()),
             },
         })
     }

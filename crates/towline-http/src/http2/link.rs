@@ -1,11 +1,12 @@
 //! What is known of one HTTP/2 connection, by its handles, calls, bodies, and its task.
 //!
-//! A stream is taken from when hyper gets the request until the response's body was read or dropped. Streams are counted
+//! A stream is taken from when hyper gets the request until the response's body was read or dropped, and that of the request is done. Streams are counted
 //! here and not left to hyper, which would queue what is too much, and would lose the first of the queue when the peer
 //! goes away. So requests wait with their callers, first come, first served, and come back unsent.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use towline_core::sync::Lock;
@@ -198,7 +199,7 @@ impl Link {
             (Poll::Pending, inner.waiting.insert(place, Some(cx.waker().clone())).flatten())
         });
         drop(old);
-        result.map_ok(|()| Stream { link: self.clone(), reading: false })
+        result.map_ok(|()| Stream { link: self.clone(), reading: AtomicBool::new(false) })
     }
 
     /// A call leaves the queue.
@@ -262,13 +263,13 @@ impl Link {
 /// One stream, taken.
 pub(crate) struct Stream {
     link: Arc<Link>,
-    reading: bool,
+    reading: AtomicBool,
 }
 
 impl Stream {
     /// The response's head is there.
-    pub(super) fn read(&mut self) {
-        self.reading = true;
+    pub(super) fn read(&self) {
+        self.reading.store(true, Ordering::Relaxed);
         self.link.change(|inner| inner.reading += 1);
     }
 
@@ -279,7 +280,7 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        let reading = usize::from(self.reading);
+        let reading = usize::from(*self.reading.get_mut());
         self.link.change(|inner| {
             inner.streams -= 1;
             inner.reading -= reading;

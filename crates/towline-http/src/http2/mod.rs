@@ -5,6 +5,7 @@ mod driver;
 mod future;
 mod layer;
 mod link;
+mod tied;
 
 use std::fmt;
 use std::future::poll_fn;
@@ -25,7 +26,8 @@ use self::driver::{Driver, Spawner};
 pub use self::future::Http2Future;
 pub use self::layer::{Http2Layer, MakeHttp2};
 use self::link::Link;
-pub(crate) use self::link::Stream;
+pub(crate) use self::tied::Place;
+use self::tied::Tied;
 use crate::ResponseBody;
 use crate::error::{already_closed, handshake_failed};
 
@@ -53,7 +55,7 @@ use crate::error::{already_closed, handshake_failed};
 /// [`Sent::Never`](towline_core::Sent::Never) when the peer says that it has not processed it (REFUSED_STREAM, or GOAWAY
 /// for calls that came too late), though then hyper has used the request up. [`Kind::Server`] when the peer reset the stream,
 /// [`Kind::Timeout`] when a ping was not answered, [`Kind::UnexpectedEof`] and [`Kind::Io`] when the stream below ended,
-/// [`Kind::Malformed`] when what came is not HTTP/2, [`Kind::Other`] when the request's body failed.
+/// [`Kind::Malformed`] when what came is not HTTP/2, [`Kind::RequestBody`] when the request's body failed.
 ///
 /// hyper does not say whether it has written what it was given. A call that is dropped from then on may have been sent, and
 /// so may one that fails in any other way.
@@ -63,7 +65,7 @@ use crate::error::{already_closed, handshake_failed};
 /// [`CloseReason::Drained`] after a GOAWAY without an error, [`Peer`](CloseReason::Peer) after FIN or RST,
 /// [`Unresponsive`](CloseReason::Unresponsive) after an unanswered ping, else [`Failed`](CloseReason::Failed).
 pub struct Http2<B> {
-    sender: SendRequest<B>,
+    sender: SendRequest<Tied<B>>,
     link: Arc<Link>,
 }
 
@@ -151,6 +153,7 @@ impl<B: Send + 'static> Poolable for Http2<B> {
 impl<B> Service<Request<B>> for Http2<B>
 where
     B: Body + Send + 'static,
+    B::Error: Into<BoxError>,
 {
     type Response = Response<ResponseBody>;
     type Error = Rejected<Request<B>>;

@@ -485,7 +485,7 @@ async fn a_request_whose_body_fails_says_so() {
     let failing = async { Err::<http_body::Frame<bytes::Bytes>, _>(io::Error::other("no body")) };
     let body = http_body_util::StreamBody::new(Box::pin(futures_util::stream::once(failing)));
     let rejected = connection.call(http::Request::post("/").body(body).unwrap()).await.unwrap_err();
-    assert_eq!((rejected.error.kind(), rejected.error.sent()), (Kind::Other, Sent::Never));
+    assert_eq!((rejected.error.kind(), rejected.error.sent()), (Kind::RequestBody, Sent::Never));
     assert_eq!(rejected.error.find::<io::Error>().unwrap().to_string(), "no body");
 }
 

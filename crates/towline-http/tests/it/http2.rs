@@ -280,7 +280,7 @@ async fn a_request_whose_body_fails_says_so_and_leaves_the_connection_usable() {
         let received = server.call().await;
         if fails {
             let error = call.await.unwrap().unwrap_err().error;
-            assert_eq!((error.kind(), error.sent()), (Kind::Other, Sent::Maybe));
+            assert_eq!((error.kind(), error.sent()), (Kind::RequestBody, Sent::Maybe));
         } else {
             received.answer("answer");
             assert_eq!(text(call.await.unwrap().unwrap()).await, "answer");
