@@ -97,5 +97,6 @@ fn heading(case: Case) -> &'static str {
         Case::BalanceInstructions => "Instructions per balanced call",
         Case::Layers => "Retry and a limit of time",
         Case::Sticky => "Sessions",
+        Case::Http => "A channel for HTTP and gRPC",
     }
 }

@@ -19,7 +19,7 @@ cargo xtask COMMAND
   docs     builds the documentation with warnings as errors
   msrv     checks the library crates with the oldest supported compiler, if rustup has it
   bench    bench [echo] [tls] [memory] [instructions] [head-to-head] [checkout] [checkout-instructions] [balance]
-           [balance-instructions] [layers] [sticky] [--json] [--quick] [--docs]: towline beside its peers; --quick ends within two minutes once
+           [balance-instructions] [layers] [sticky] [http] [--json] [--quick] [--docs]: towline beside its peers; --quick ends within two minutes once
            it is built, --docs writes docs/benchmarks.md; checkout-instructions and balance-instructions --check fail when
            a checkout or a call takes 5 % more instructions than are recorded, --record records them
   sim      sim [fidelity] [s1] [s2] [s2-retry] [s3] … [s12] [--seeds N] [--json] [--check] [--docs]: balancers, retries and

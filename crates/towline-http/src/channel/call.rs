@@ -10,10 +10,13 @@ use super::grpc;
 use super::outgoing::Outgoing;
 use crate::grpc_timeout::{GRPC_TIMEOUT, encode};
 
-/// A request and where it goes.
-pub(crate) struct HttpCall<B> {
-    pub(super) request: Request<Outgoing<B>>,
-    pub(super) route: Route,
+/// A request and where it goes. In a box, since every layer moves it.
+pub(crate) struct HttpCall<B>(Box<Inner<B>>);
+
+struct Inner<B> {
+    /// `None` while a connection has it.
+    request: Option<Request<Outgoing<B>>>,
+    route: Route,
 }
 
 /// What travels with a request, and is not sent.
@@ -35,76 +38,100 @@ pub(crate) struct Server {
     pub(super) authority: Authority,
 }
 
+impl Route {
+    fn write_into(&self, headers: &mut HeaderMap) {
+        if !self.is_grpc {
+            return;
+        }
+        if let Some(deadline) = self.deadline {
+            headers.insert(GRPC_TIMEOUT, encode(deadline.saturating_duration_since(Instant::now())));
+        }
+        if self.context.attempt() > 0 {
+            headers.insert(grpc::PREVIOUS_ATTEMPTS, self.context.attempt().into());
+        }
+    }
+}
+
 impl<B> HasContext for HttpCall<B> {
     fn context(&self) -> &CallContext {
-        &self.route.context
+        &self.0.route.context
     }
 
     fn context_mut(&mut self) -> &mut CallContext {
-        &mut self.route.context
+        &mut self.0.route.context
     }
 }
 
 impl<B> Replay for HttpCall<B> {
     fn replay(&self) -> Option<Self> {
-        let body = self.request.body().again()?;
-        let mut request = Request::new(body);
-        request.method_mut().clone_from(self.request.method());
-        request.uri_mut().clone_from(self.request.uri());
-        *request.version_mut() = self.request.version();
-        request.headers_mut().clone_from(self.request.headers());
-        request.extensions_mut().clone_from(self.request.extensions());
-        Some(Self { request, route: self.route.clone() })
+        let from = self.request()?;
+        let mut request = Request::new(from.body().again()?);
+        request.method_mut().clone_from(from.method());
+        request.uri_mut().clone_from(from.uri());
+        *request.version_mut() = from.version();
+        request.headers_mut().clone_from(from.headers());
+        request.extensions_mut().clone_from(from.extensions());
+        Some(Self::new(request, self.0.route.clone()))
     }
 
     fn is_replayable(&self) -> bool {
-        self.request.body().is_whole()
+        self.request().is_some_and(|request| request.body().is_whole())
     }
 
     fn reclaim(&self) {
-        self.request.body().reclaim();
+        self.request().iter().for_each(|request| request.body().reclaim());
     }
 }
 
 impl<B> HttpCall<B> {
-    pub(super) fn headers(&self) -> &HeaderMap {
-        self.request.headers()
+    pub(super) fn new(request: Request<Outgoing<B>>, route: Route) -> Self {
+        Self(Box::new(Inner { request: Some(request), route }))
     }
 
-    /// As it goes to `server` by HTTP/1 or HTTP/2. Can be done again for another server, when the request has come back.
-    pub(super) fn addressed(mut self, server: &Server, version: Version) -> (Request<Outgoing<B>>, Route) {
-        self.request.body_mut().begin();
-        let path = self.request.uri().path_and_query().cloned();
+    fn request(&self) -> Option<&Request<Outgoing<B>>> {
+        self.0.request.as_ref()
+    }
+
+    pub(super) fn route(&self) -> &Route {
+        &self.0.route
+    }
+
+    pub(super) fn headers(&self) -> Option<&HeaderMap> {
+        self.request().map(Request::headers)
+    }
+
+    /// The connection that had its request has not sent it.
+    pub(super) fn with_request(mut self, request: Request<Outgoing<B>>) -> Self {
+        self.0.request = Some(request);
+        self
+    }
+
+    /// The request, as it goes to `server` by HTTP/1 or HTTP/2. Can be had again for another server, when it has come back.
+    pub(super) fn take_request(&mut self, server: &Server, version: Version) -> Request<Outgoing<B>> {
+        let Inner { request, route } = &mut *self.0;
+        let request = request.as_mut().expect("no connection has it");
+        request.body_mut().begin();
+        let path = request.uri().path_and_query().cloned();
         let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
-        let authority = self.route.authority.as_ref().unwrap_or(&server.authority);
+        let authority = route.authority.as_ref().unwrap_or(&server.authority);
         let mut uri = http::uri::Parts::default();
         uri.path_and_query = Some(path);
         if version == Version::HTTP_2 {
             uri.scheme = Some(server.scheme.clone());
             uri.authority = Some(authority.clone());
-            self.request.headers_mut().remove(HOST);
+            request.headers_mut().remove(HOST);
         } else {
             if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
-                self.request.headers_mut().insert(HOST, host);
+                request.headers_mut().insert(HOST, host);
             }
-            join_cookies(self.request.headers_mut());
+            join_cookies(request.headers_mut());
         }
         if let Ok(uri) = Uri::from_parts(uri) {
-            *self.request.uri_mut() = uri;
+            *request.uri_mut() = uri;
         }
-        *self.request.version_mut() = version;
-        self.write_context();
-        (self.request, self.route)
-    }
-
-    fn write_context(&mut self) {
-        let headers = self.request.headers_mut();
-        if let Some(deadline) = self.route.deadline.filter(|_| self.route.is_grpc) {
-            headers.insert(GRPC_TIMEOUT, encode(deadline.saturating_duration_since(Instant::now())));
-        }
-        if self.route.is_grpc && self.route.context.attempt() > 0 {
-            headers.insert(grpc::PREVIOUS_ATTEMPTS, self.route.context.attempt().into());
-        }
+        *request.version_mut() = version;
+        route.write_into(request.headers_mut());
+        self.0.request.take().expect("seen above")
     }
 }
 

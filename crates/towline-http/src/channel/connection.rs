@@ -10,7 +10,7 @@ use http_body::Body;
 use tower_service::Service;
 use towline_core::{BoxError, CloseReason, Poolable, Rejected, Sharing, State};
 
-use super::call::{HttpCall, Route, Server};
+use super::call::{HttpCall, Server};
 use super::outgoing::Outgoing;
 use super::{grpc, hop};
 use crate::{Http1, Http1Future, Http2, Http2Future, ResponseBody};
@@ -95,24 +95,25 @@ where
         each!(mut self, wire => wire.poll_ready(cx)).map_err(|rejected| rejected.error.into())
     }
 
-    fn call(&mut self, call: HttpCall<B>) -> Self::Future {
+    fn call(&mut self, mut call: HttpCall<B>) -> Self::Future {
         let version = match &self.wire {
             Wire::One(_) => Version::HTTP_11,
             Wire::Many(_) => Version::HTTP_2,
         };
-        let (request, route) = call.addressed(&self.server, version);
+        let request = call.take_request(&self.server, version);
         let sending = match &mut self.wire {
             Wire::One(wire) => Sending::One(wire.call(request)),
             Wire::Many(wire) => Sending::Many(wire.call(request)),
         };
-        ConnectionFuture { sending, route: Some(route) }
+        ConnectionFuture { sending, call: Some(call) }
     }
 }
 
 /// The response of a [`Connection`].
 pub(crate) struct ConnectionFuture<B> {
     sending: Sending<B>,
-    route: Option<Route>,
+    /// Without its request.
+    call: Option<HttpCall<B>>,
 }
 
 #[allow(clippy::large_enum_variant, reason = "the larger one is the common one")]
@@ -133,20 +134,24 @@ where
             Sending::One(sending) => Pin::new(sending).poll(cx),
             Sending::Many(sending) => Pin::new(sending).poll(cx),
         });
-        let route = self.route.take().expect("polled after completion");
+        let call = self.call.take().expect("polled after completion");
         Poll::Ready(match result {
             Ok(mut response) => {
                 if let Sending::One(_) = self.sending {
                     hop::remove(response.headers_mut());
                 }
                 let has_status = || grpc::status(response.headers()).is_some();
-                if route.is_grpc && response.status() == 200 && grpc::is_grpc(response.headers()) && !has_status() {
+                if call.route().is_grpc
+                    && response.status() == 200
+                    && grpc::is_grpc(response.headers())
+                    && !has_status()
+                {
                     look_ahead(&mut response, cx);
                 }
                 Ok(response)
             }
             Err(Rejected { error, request }) => {
-                Err(Rejected { error, request: request.map(|request| HttpCall { request, route }) })
+                Err(Rejected { error, request: request.map(|request| call.with_request(request)) })
             }
         })
     }

@@ -136,7 +136,7 @@ impl Health {
             request.headers_mut().insert(TE, HeaderValue::from_static("trailers"));
         }
         let route = Route { context: CallContext::default(), deadline: None, authority: origin.cloned(), is_grpc };
-        HttpCall { request, route }
+        HttpCall::new(request, route)
     }
 }
 
@@ -290,10 +290,8 @@ impl<L: Lend> Lend for Watched<L> {
     }
 
     fn try_lend(&self, context: Option<&CallContext>) -> Option<L::Checkout> {
-        match self.room() {
-            Room::Down => None,
-            _ => self.inner.try_lend(context),
-        }
+        let is_down = self.state.as_ref().is_some_and(|state| state.is_down.load(Ordering::Relaxed));
+        if is_down { None } else { self.inner.try_lend(context) }
     }
 
     fn reported(&self) -> Option<LoadReport> {

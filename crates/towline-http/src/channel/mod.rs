@@ -4,6 +4,7 @@ mod body;
 mod builder;
 mod call;
 mod connection;
+mod dial;
 mod either;
 mod endpoint;
 mod future;
@@ -166,12 +167,12 @@ pub struct ChannelEndpoint {
 impl<B: Send + 'static> Channel<B> {
     /// For gRPC: HTTP/2, also in the clear.
     pub fn grpc() -> ChannelBuilder<B> {
-        ChannelBuilder::new(builder::Versions::Http2)
+        ChannelBuilder::new(dial::Versions::Http2)
     }
 
     /// For HTTP: by TLS what both sides agree on, HTTP/1 in the clear.
     pub fn http() -> ChannelBuilder<B> {
-        ChannelBuilder::new(builder::Versions::ByAlpn)
+        ChannelBuilder::new(dial::Versions::ByAlpn)
     }
 
     /// The endpoints at present, with their statistics.
@@ -257,7 +258,7 @@ impl<B: Body + Send + 'static> Channel<B> {
             None => Outgoing::once(body),
         };
         let route = Route { deadline: context.deadline(), context, authority, is_grpc };
-        Ok(HttpCall { request: Request::from_parts(head, body), route })
+        Ok(HttpCall::new(Request::from_parts(head, body), route))
     }
 }
 
@@ -321,7 +322,7 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let is_grpc = grpc::is_grpc(request.headers());
         let prepared = self.prepared(request);
-        let deadline = prepared.as_ref().ok().and_then(|call| call.route.deadline);
+        let deadline = prepared.as_ref().ok().and_then(|call| call.route().deadline);
         let calling = prepared.map(|call| (&self.stack).call(call));
         ChannelFuture::new(
             calling,

@@ -83,8 +83,8 @@ pub(super) fn cookie_name(name: Arc<str>) -> Result<Arc<str>, Error> {
 impl<B, R> CarryToken<HttpCall<B>, Response<R>> for SessionToken {
     fn read<'a>(&self, call: &'a HttpCall<B>) -> Option<&'a str> {
         match &self.0 {
-            Place::Cookie(name) => cookie(call.headers(), name).and_then(|token| std::str::from_utf8(token).ok()),
-            Place::Header(name) => call.headers().get(name).and_then(|value| value.to_str().ok()),
+            Place::Cookie(name) => cookie(call.headers()?, name).and_then(|token| std::str::from_utf8(token).ok()),
+            Place::Header(name) => call.headers()?.get(name).and_then(|value| value.to_str().ok()),
         }
     }
 

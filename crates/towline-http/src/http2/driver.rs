@@ -36,8 +36,9 @@ where
 }
 
 impl Spawner {
-    fn take(&self) -> Vec<BoxTask> {
-        std::mem::take(&mut *self.0.lock())
+    /// Exchanges what was spawned for this, which is empty and keeps its room.
+    fn swap(&self, spare: &mut Vec<BoxTask>) {
+        std::mem::swap(&mut *self.0.lock(), spare);
     }
 }
 
@@ -51,6 +52,7 @@ where
     /// Takes requests, until it is over.
     dispatch: Option<Connection<TokioIo<Io>, Tied<B>, Spawner>>,
     spawner: Spawner,
+    spare: Vec<BoxTask>,
     tasks: FuturesUnordered<BoxTask>,
     link: Arc<Link>,
     max_streams: usize,
@@ -75,6 +77,7 @@ where
         Self {
             dispatch: Some(dispatch),
             spawner,
+            spare: Vec::new(),
             tasks: FuturesUnordered::new(),
             link,
             max_streams,
@@ -97,7 +100,8 @@ where
     /// Runs everything as far as it goes.
     fn run(&mut self, cx: &mut Context<'_>) {
         loop {
-            self.tasks.extend(self.spawner.take());
+            self.spawner.swap(&mut self.spare);
+            self.tasks.extend(self.spare.drain(..));
             while let Poll::Ready(Some(())) = self.tasks.poll_next_unpin(cx) {}
             // Looked at each time: hyper does not wake it when the peer says something to it.
             let Some(dispatch) = &mut self.dispatch else { break };
@@ -121,7 +125,9 @@ where
         self.dispatch = None;
         self.tasks.clear();
         // Tasks hold their executor, and it holds those that have not begun.
-        drop(self.spawner.take());
+        self.spare = Vec::new();
+        self.spawner.swap(&mut self.spare);
+        self.spare = Vec::new();
         self.done = true;
     }
 }

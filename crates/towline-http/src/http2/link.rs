@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use towline_core::sync::Lock;
@@ -14,7 +14,11 @@ use towline_core::{CloseReason, State};
 
 use crate::error::Task;
 
-pub(crate) struct Link(Lock<Inner>);
+pub(crate) struct Link {
+    inner: Lock<Inner>,
+    /// How many calls the pool may have on it, for whoever only wants to know that.
+    room: AtomicUsize,
+}
 
 struct Inner {
     /// Calls that the peer allows, and we do.
@@ -32,7 +36,7 @@ struct Inner {
     closed: bool,
     cut: bool,
     lost: bool,
-    watcher: Option<(State, Waker)>,
+    watcher: Option<Waker>,
     driver: Option<Waker>,
 }
 
@@ -85,29 +89,47 @@ impl Inner {
         self.limit.saturating_sub(self.reading)
     }
 
-    /// Whom a change concerns.
-    fn wakers(&mut self, drove: Drive, had_room: usize) -> Vec<Waker> {
-        let mut wake = Vec::new();
-        let state = self.state();
-        let has_more_room = self.room() > had_room;
-        if self.watcher.as_ref().is_some_and(|(seen, _)| *seen != state || has_more_room) {
-            wake.extend(self.watcher.take().map(|(_, waker)| waker));
-        }
-        if self.drive() != drove {
-            wake.extend(self.driver.take());
-        }
+    /// Whom a change concerns. The watcher counts calls itself, and need not hear that one begins or ends: only when the connection
+    /// takes no more, and when there is more room than the calls that were there took. Where they did not take all of it, it learns of
+    /// more with the next one that ends.
+    fn wakers(&mut self, before: &Before) -> Wakers {
+        let has_ended = (self.over.is_some(), self.closed) != before.ended;
+        let has_room_again = self.room() > before.room && before.calls >= before.room;
+        let watcher = if has_ended || has_room_again { self.watcher.take() } else { None };
+        let driver = if self.drive() != before.drive { self.driver.take() } else { None };
+        let mut wakers = Wakers { few: [watcher, driver, None], all: Vec::new() };
         if self.over.is_some() {
-            wake.extend(self.waiting.values_mut().filter_map(Option::take));
+            wakers.all.extend(self.waiting.values_mut().filter_map(Option::take));
         } else if self.has_room() {
-            wake.extend(self.waiting.values_mut().next().and_then(Option::take));
+            wakers.few[2] = self.waiting.values_mut().next().and_then(Option::take);
         }
-        wake
+        wakers
     }
+
+    fn before(&self) -> Before {
+        let calls = self.streams - self.reading + self.waiting.len();
+        Before { drive: self.drive(), room: self.room(), calls, ended: (self.over.is_some(), self.closed) }
+    }
+}
+
+/// What a change is compared with.
+struct Before {
+    drive: Drive,
+    room: usize,
+    /// Those that wait for their response's head.
+    calls: usize,
+    ended: (bool, bool),
+}
+
+/// Seldom more than one.
+struct Wakers {
+    few: [Option<Waker>; 3],
+    all: Vec<Waker>,
 }
 
 impl Link {
     pub(super) fn new(most_waiting: usize) -> Self {
-        Self(Lock::new(Inner {
+        let inner = Inner {
             limit: 0,
             streams: 0,
             reading: 0,
@@ -120,42 +142,44 @@ impl Link {
             lost: false,
             watcher: None,
             driver: None,
-        }))
+        };
+        Self { inner: Lock::new(inner), room: AtomicUsize::new(0) }
     }
 
     /// Changes what is known, and wakes whom that concerns once the lock is released.
     fn change<R>(&self, change: impl FnOnce(&mut Inner) -> R) -> R {
-        let mut inner = self.0.lock();
-        let (drove, had_room) = (inner.drive(), inner.room());
+        let mut inner = self.inner.lock();
+        let before = inner.before();
         let result = change(&mut inner);
-        let wake = inner.wakers(drove, had_room);
+        let Wakers { few, all } = inner.wakers(&before);
+        self.room.store(inner.room(), Ordering::Relaxed);
         drop(inner);
-        wake.into_iter().for_each(Waker::wake);
+        few.into_iter().flatten().chain(all).for_each(Waker::wake);
         result
     }
 
     // === Handles ===
 
     pub(super) fn state(&self) -> State {
-        self.0.lock().state()
+        self.inner.lock().state()
     }
 
     pub(super) fn over(&self) -> Option<CloseReason> {
-        self.0.lock().over
+        self.inner.lock().over
     }
 
     /// How many calls the pool may have on it.
     pub(super) fn limit(&self) -> usize {
-        self.0.lock().room()
+        self.room.load(Ordering::Relaxed)
     }
 
     pub(super) fn poll_change(&self, seen: State, cx: &mut Context<'_>) -> Poll<State> {
-        let mut inner = self.0.lock();
+        let mut inner = self.inner.lock();
         let state = inner.state();
         if state != seen {
             return Poll::Ready(state);
         }
-        let old = inner.watcher.replace((seen, cx.waker().clone()));
+        let old = note(&mut inner.watcher, cx.waker());
         drop(inner); // A waker's destructor is foreign.
         drop(old);
         Poll::Pending
@@ -212,8 +236,8 @@ impl Link {
 
     /// Notes whom to wake, and says what to do.
     pub(super) fn drive(&self, waker: &Waker) -> Drive {
-        let mut inner = self.0.lock();
-        let old = inner.driver.replace(waker.clone());
+        let mut inner = self.inner.lock();
+        let old = note(&mut inner.driver, waker);
         let drive = inner.drive();
         drop(inner);
         drop(old);
@@ -222,7 +246,7 @@ impl Link {
 
     /// The peer allows so many calls.
     pub(super) fn allow(&self, limit: usize) {
-        if self.0.lock().limit != limit {
+        if self.inner.lock().limit != limit {
             self.change(|inner| inner.limit = limit);
         }
     }
@@ -250,13 +274,21 @@ impl Link {
     }
 
     pub(crate) fn task(&self) -> Task {
-        let inner = self.0.lock();
+        let inner = self.inner.lock();
         match inner.over {
             _ if inner.lost => Task::Lost,
             _ if inner.cut => Task::Cut,
             Some(_) => Task::Ended,
             None => Task::Runs,
         }
+    }
+}
+
+/// Notes whom to wake, if it is another; whoever it was before.
+fn note(place: &mut Option<Waker>, waker: &Waker) -> Option<Waker> {
+    match place {
+        Some(known) if known.will_wake(waker) => None,
+        _ => place.replace(waker.clone()),
     }
 }
 

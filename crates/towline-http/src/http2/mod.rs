@@ -132,7 +132,8 @@ impl<B: Send + 'static> Poolable for Http2<B> {
         Sharing::Shared { limit: self.link.limit() }
     }
 
-    /// Only the task that asked last is woken: the pool asks one handle of each connection.
+    /// Wakes when the connection drains or closes, and when there is room where there was none: who counts its calls knows whether it
+    /// is idle. Only the task that asked last is woken: the pool asks one handle of each connection.
     fn poll_change(&mut self, seen: State, cx: &mut Context<'_>) -> Poll<State> {
         self.link.poll_change(seen, cx)
     }

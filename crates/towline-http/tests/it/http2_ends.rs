@@ -291,7 +291,7 @@ async fn a_call_whose_task_is_gone_hears_of_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_watcher_hears_of_each_change() {
+async fn a_watcher_hears_when_the_connection_takes_no_more_calls_and_sees_the_rest_when_it_looks() {
     let (mut connection, mut server) = pair(100).await;
     let mut other = connection.clone();
     let mut until = async |seen| {
@@ -299,10 +299,11 @@ async fn a_watcher_hears_of_each_change() {
         timeout(Duration::from_secs(1), change).await.expect("it wakes")
     };
     let call = ask(&other, "/");
+    let served = server.call().await;
     assert_eq!(until(State::Idle).await, State::Busy);
-    server.call().await.answer("answer");
-    assert_eq!(until(State::Busy).await, State::Idle);
+    served.answer("answer");
     assert_eq!(call.await.unwrap().unwrap(), "answer");
+    assert_eq!(until(State::Busy).await, State::Idle);
 
     let call = tokio::spawn(other.call(get("/")));
     let running = server.call().await;

@@ -160,13 +160,19 @@ impl<C: Poolable> Core<C> {
     }
 
     /// A connection with room that is still alive: of exclusive ones by the idle order, of shared ones the one with most
-    /// room left.
+    /// room left. Who waits goes before whoever asks.
     pub(super) fn take_free(&mut self, now: impl Fn() -> Instant + Copy, effects: &mut Effects<C>) -> Option<Grant<C>> {
         loop {
             let index = match self.next_idle() {
-                Some(index) => index,
-                None if self.shared == 0 => return None,
-                None => self.roomiest()?,
+                Some(index) => Some(index),
+                None if self.shared == 0 => None,
+                None => self.roomiest(),
+            };
+            let Some(index) = index else {
+                // One whose response was read since may be free: the driver has heard, and not had its turn.
+                let (index, _) = self.slots.iter().find(|(_, slot)| slot.settling && slot.ring.has_rung())?;
+                self.rang(index, now(), effects);
+                continue;
             };
             if let Some(grant) = self.take(index, now, effects) {
                 return Some(grant);

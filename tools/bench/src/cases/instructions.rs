@@ -16,19 +16,23 @@ const PAYLOAD: usize = 64;
 /// Calls of each caller in the shorter and in the longer run.
 const CALLS: [u64; 2] = [50, 250];
 /// The floors before those who are compared with them.
-const PEERS: [Peer; 12] = [
+const PEERS: [Peer; 16] = [
     Peer::FloorMultiplexed,
     Peer::TowlineMultiplexed,
     Peer::TokioTower,
     Peer::HyperHttp2,
+    Peer::TowlineHttp2,
     Peer::Tonic,
+    Peer::TowlineTonic,
     Peer::FloorExclusive,
     Peer::TowlineExclusive,
     Peer::HyperHttp1,
+    Peer::TowlineHttp1,
     Peer::FloorMux3,
     Peer::TowlineStack3,
     Peer::TowerStack3,
     Peer::TonicBalanced3,
+    Peer::TowlineTonic3,
 ];
 
 pub(super) fn run(bench: &Bench) -> Result<Report> {

@@ -6,6 +6,7 @@ mod callgrind;
 pub(crate) mod checkout;
 pub(crate) mod echo;
 pub(crate) mod head_to_head;
+mod http;
 pub(crate) mod instructions;
 mod layers;
 pub(crate) mod memory;
@@ -41,10 +42,11 @@ pub(crate) enum Case {
     BalanceInstructions,
     Layers,
     Sticky,
+    Http,
 }
 
 impl Case {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Echo,
         Self::Tls,
         Self::Memory,
@@ -56,6 +58,7 @@ impl Case {
         Self::BalanceInstructions,
         Self::Layers,
         Self::Sticky,
+        Self::Http,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -71,6 +74,7 @@ impl Case {
             Self::BalanceInstructions => "balance-instructions",
             Self::Layers => "layers",
             Self::Sticky => "sticky",
+            Self::Http => "http",
         }
     }
 
@@ -101,6 +105,7 @@ impl Case {
             Self::BalanceInstructions => balance::instructions::run(bench, recorded),
             Self::Layers => layers::run(bench),
             Self::Sticky => sticky::run(bench),
+            Self::Http => http::run(bench),
         }
     }
 }

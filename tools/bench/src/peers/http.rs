@@ -6,15 +6,17 @@ use anyhow::{Result, ensure};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::Uri;
+use hyper::body::Body;
 use hyper::header::HOST;
 use hyper::http::uri::PathAndQuery;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use prost::Message;
+use tonic::client::GrpcService;
 use tonic::transport::{Channel, Endpoint};
 use tonic_prost::ProstCodec;
-use tower::{Service, ServiceExt};
+use tower::{BoxError, Service, ServiceExt};
 use towline_http::ResponseBody;
 use towline_proto::{Request, Response};
 
@@ -39,11 +41,8 @@ impl Hyper {
 
 impl Caller for Hyper {
     async fn call(&mut self, request: Request) -> Result<Response> {
-        let body = Full::new(Bytes::from(request.encode_to_vec()));
-        let request = hyper::Request::post(self.uri.clone()).body(body)?;
-        let response = self.client.request(request).await?;
-        ensure!(response.status().is_success(), "the server answered {}", response.status());
-        Ok(Response::decode(response.into_body().collect().await?.to_bytes())?)
+        let request = hyper::Request::post(self.uri.clone()).body(encoded(&request))?;
+        decoded(self.client.request(request).await?).await
     }
 }
 
@@ -68,30 +67,46 @@ where
     S::Future: Send,
 {
     async fn call(&mut self, request: Request) -> Result<Response> {
-        let body = Full::new(Bytes::from(request.encode_to_vec()));
-        let request = hyper::Request::post(self.uri.clone()).header(HOST, "bench").body(body)?;
-        let response = self.handle.ready().await?.call(request).await?;
-        ensure!(response.status().is_success(), "the server answered {}", response.status());
-        Ok(Response::decode(response.into_body().collect().await?.to_bytes())?)
+        let request = hyper::Request::post(self.uri.clone()).header(HOST, "bench").body(encoded(&request))?;
+        decoded(self.handle.ready().await?.call(request).await?).await
     }
 }
 
-/// One of the callers of a channel.
+pub(super) fn encoded(request: &Request) -> Full<Bytes> {
+    Full::new(Bytes::from(request.encode_to_vec()))
+}
+
+pub(super) async fn decoded<B>(response: hyper::Response<B>) -> Result<Response>
+where
+    B: Body<Error: std::error::Error + Send + Sync + 'static>,
+{
+    ensure!(response.status().is_success(), "the server answered {}", response.status());
+    Ok(Response::decode(response.into_body().collect().await?.to_bytes())?)
+}
+
+/// One of the callers of tonic's client, over its own channel or another.
 #[derive(Clone)]
-pub(crate) struct Tonic(tonic::client::Grpc<Channel>);
+pub(crate) struct Tonic<S = Channel>(tonic::client::Grpc<S>);
 
 impl Tonic {
     pub(crate) async fn connect(address: SocketAddr) -> Result<Self> {
         let channel = Endpoint::from_shared(format!("http://{address}"))?.connect().await?;
         Ok(Self::over(channel))
     }
+}
 
-    pub(crate) fn over(channel: Channel) -> Self {
+impl<S> Tonic<S> {
+    pub(crate) fn over(channel: S) -> Self {
         Self(tonic::client::Grpc::new(channel))
     }
 }
 
-impl Caller for Tonic {
+impl<S> Caller for Tonic<S>
+where
+    S: GrpcService<tonic::body::Body, Future: Send> + Send + 'static,
+    S::Error: std::error::Error + Send + Sync + 'static,
+    S::ResponseBody: Body<Error: Into<BoxError>> + Send,
+{
     async fn call(&mut self, request: Request) -> Result<Response> {
         self.0.ready().await?;
         let path = PathAndQuery::from_static("/towline.echo.v1.Echo/Echo");

@@ -1,6 +1,7 @@
 //! The clients that are compared, behind one trait. Static dispatch all the way: a box per call would be measured too.
 
 pub(crate) mod balancers;
+mod channel;
 pub(crate) mod floor;
 mod http;
 pub(crate) mod layers;
@@ -32,6 +33,10 @@ pub(crate) enum Peer {
     TowlineStack3,
     TowerStack3,
     TonicBalanced3,
+    TowlineTonic,
+    TowlineTonic3,
+    TowlineHttp1,
+    TowlineHttp2,
 }
 
 impl Peer {
@@ -60,14 +65,22 @@ impl Peer {
             Self::TowlineStack3 => "towline-stack3",
             Self::TowerStack3 => "tower-stack3",
             Self::TonicBalanced3 => "tonic-balance-list3",
+            Self::TowlineTonic => "towline-tonic",
+            Self::TowlineTonic3 => "towline-tonic3",
+            Self::TowlineHttp1 => "towline-http1",
+            Self::TowlineHttp2 => "towline-http2",
         }
     }
 
     /// What does the same work without a library.
     pub(crate) fn floor(self) -> Self {
         match self {
-            Self::FloorExclusive | Self::TowlineExclusive | Self::HyperHttp1 => Self::FloorExclusive,
-            Self::FloorMux3 | Self::TowlineStack3 | Self::TowerStack3 | Self::TonicBalanced3 => Self::FloorMux3,
+            Self::FloorExclusive | Self::TowlineExclusive | Self::HyperHttp1 | Self::TowlineHttp1 => {
+                Self::FloorExclusive
+            }
+            Self::FloorMux3 | Self::TowlineStack3 | Self::TowerStack3 | Self::TonicBalanced3 | Self::TowlineTonic3 => {
+                Self::FloorMux3
+            }
             _ => Self::FloorMultiplexed,
         }
     }
@@ -109,6 +122,10 @@ impl Peer {
             Self::TowlineStack3 => visitor.visit(vec![stacks::Towline::connect(&addresses.backends).await?; callers]),
             Self::TowerStack3 => visitor.visit(vec![stacks::Tower::connect(&addresses.backends).await?; callers]),
             Self::TonicBalanced3 => visitor.visit(vec![stacks::tonic(&addresses.grpc)?; callers]),
+            Self::TowlineTonic => visitor.visit(vec![channel::tonic(&addresses.grpc[..1]).await?; callers]),
+            Self::TowlineTonic3 => visitor.visit(vec![channel::tonic(&addresses.grpc).await?; callers]),
+            Self::TowlineHttp1 => visitor.visit(vec![channel::Towline::new(addresses.http1, false)?; callers]),
+            Self::TowlineHttp2 => visitor.visit(vec![channel::Towline::new(addresses.http2, true)?; callers]),
         })
     }
 }
