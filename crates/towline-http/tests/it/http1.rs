@@ -549,9 +549,8 @@ async fn dropped_at_any_poll_the_next_call_gets_its_own_answer() {
     assert!(polls >= 3, "{polls} polls");
 }
 
-// F1, F2
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_callers_on_few_connections_never_mix_answers() {
+/// Sends every body back.
+async fn echo_server() -> std::net::SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -563,6 +562,26 @@ async fn many_callers_on_few_connections_never_mix_answers() {
             tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(io, echo));
         }
     });
+    address
+}
+
+#[tokio::test]
+async fn calls_one_after_the_other_wait_for_nobody_and_share_one_connection() {
+    let address = echo_server().await;
+    let connect = tower::service_fn(move |_: &'static str| tokio::net::TcpStream::connect(address));
+    let (handle, _) = pool(Http1Layer::<Body>::new().layer(connect), 4).await;
+    for turn in 0..50 {
+        let request = http::Request::post("/").header("host", "peer").body(turn.to_string().into()).unwrap();
+        assert_eq!(text(handle.clone().call(request).await.unwrap()).await, turn.to_string());
+    }
+    // Only the first has waited, for the dial.
+    assert_eq!((handle.stats().opened, handle.stats().waits), (1, 1), "{:?}", handle.stats());
+}
+
+// F1, F2
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_callers_on_few_connections_never_mix_answers() {
+    let address = echo_server().await;
     let connect = tower::service_fn(move |_: &'static str| tokio::net::TcpStream::connect(address));
     let (handle, _) = pool(Http1Layer::<Body>::new().layer(connect), 4).await;
     let callers: Vec<_> = (0..16)
