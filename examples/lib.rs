@@ -12,10 +12,6 @@ use indicatif::{ProgressBar, ProgressStyle};
 use towline::{Client, Event, Observer, SessionKey};
 use towline_proto::{Request, Response};
 
-mod trial;
-
-pub use self::trial::{Outcome, Server, comparison, endure, three_servers};
-
 /// Any error.
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -93,7 +89,13 @@ impl Latencies {
         self.0.add(&other.0).expect("all are made alike");
     }
 
-    fn at(&self, quantile: f64) -> String {
+    /// How many were noted.
+    pub fn count(&self) -> u64 {
+        self.0.len()
+    }
+
+    /// The time within which this part of the calls were done.
+    pub fn at(&self, quantile: f64) -> String {
         format!("{:.2} ms", self.0.value_at_quantile(quantile) as f64 / 1_000.0)
     }
 }
@@ -114,7 +116,7 @@ pub fn table(client: &Client<Request, Response>, events: &Events, latencies: &La
         [endpoint.key.to_string()].into_iter().chain(numbers.map(|number| number.to_string())).collect()
     });
     let mut out = aligned(&header, rows);
-    let calls = latencies.0.len();
+    let calls = latencies.count();
     let _ = writeln!(
         out,
         "{calls} calls in {:.2} s: {:.0} per second; p50 {}, p99 {}, p99.9 {}",
@@ -128,7 +130,7 @@ pub fn table(client: &Client<Request, Response>, events: &Events, latencies: &La
 }
 
 /// Rows under a header: names to the left, numbers to the right.
-fn aligned(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+pub fn aligned(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     let header = header.iter().map(|&cell| cell.to_owned()).collect();
     let rows: Vec<Vec<String>> = std::iter::once(header).chain(rows).collect();
     let mut out = String::new();

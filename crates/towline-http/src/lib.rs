@@ -1,4 +1,5 @@
-//! hyper's HTTP/1 and HTTP/2 client connections for a pool, over any connector of byte streams.
+//! HTTP for towline's stack: hyper's client connections for a pool, over any connector of byte streams; and, with the feature
+//! `channel`, on by default, the whole stack over them, for clients of tonic and hyper: `Channel`.
 //!
 //! | | [`Http1`] | [`Http2`] |
 //! |---|---|---|

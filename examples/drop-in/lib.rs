@@ -8,9 +8,8 @@ use std::time::Duration;
 
 use indicatif::ProgressBar;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
+use towline_examples::{BoxError, Latencies, aligned, progress_bar, report};
 use towline_proto_grpc::Backend;
-
-use crate::{BoxError, Latencies, aligned, progress_bar};
 
 const TASKS: u32 = 40;
 /// Every task sends a call so often, or when the one before has ended, if that is later.
@@ -159,7 +158,7 @@ where
         let sent = Instant::now();
         match timeout(LIMIT, call(client.clone(), number)).await {
             Ok(Ok(())) => latencies.record(sent.elapsed()),
-            Ok(Err(error)) => failures.push(format!("call {number}: {}", crate::report(error))),
+            Ok(Err(error)) => failures.push(format!("call {number}: {}", report(error))),
             Err(_) => failures.push(format!("call {number}: nothing came for {LIMIT:?}")),
         }
         run.bar.inc(1);
@@ -180,7 +179,7 @@ impl Outcome {
 
     fn row(&self) -> Vec<String> {
         let (latencies, failed) = (&self.latencies, self.failures.len());
-        let counts = [latencies.0.len() + failed as u64, failed as u64].map(|count| count.to_string());
+        let counts = [latencies.count() + failed as u64, failed as u64].map(|count| count.to_string());
         let times = [0.5, 0.99, 1.0].map(|quantile| latencies.at(quantile));
         let served = self.served.map(|calls| calls.to_string());
         [self.name.clone()].into_iter().chain(counts).chain(times).chain(served).collect()

@@ -26,7 +26,8 @@ use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 use tower::util::BoxCloneService;
 use tower::{Service, ServiceExt, service_fn};
-use towline_examples::{BoxError, Server, comparison, conclude, endure, init_tracing, three_servers};
+use towline_examples::{BoxError, conclude, init_tracing};
+use towline_examples_drop_in::{Server, comparison, endure, three_servers};
 use towline_http::Channel;
 
 type Get = Request<Empty<Bytes>>;
