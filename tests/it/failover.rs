@@ -71,6 +71,8 @@ async fn connections_that_the_backend_closed_while_idle_cost_no_call_even_one_th
     bed.backends[0].faults().delay(Duration::ZERO);
     let opened = client.endpoints()[0].pool.opened;
     assert!(opened > 1);
+    // One that was dialled for nobody, and ended young, would be taken for a dial that failed.
+    sleep(Duration::from_millis(1_100)).await;
     bed.backends[0].restart().await.unwrap();
     let noticed = async {
         while client.endpoints()[0].pool.closed.total() < opened {
