@@ -15,7 +15,9 @@ use towline_core::{CloseReason, Kind, Lend, Phase, Poolable, Sent, Sharing, Stat
 use towline_http::{Http1, Http1Layer};
 use towline_test::{ScriptIo, cancel_at_every_poll, settle};
 
-use crate::net::{Body, Counting, Dropping, get, http1, net, next_request, ok, pool, read, request, rest, say, text};
+use crate::net::{
+    Body, Counting, Dropping, echo_server, get, http1, net, next_request, ok, pool, read, request, rest, say, text,
+};
 
 async fn over(io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Http1<Body> {
     Http1::handshake(io, &Builder::new(), &TokioExecutor::current()).await.unwrap()
@@ -547,35 +549,6 @@ async fn dropped_at_any_poll_the_next_call_gets_its_own_answer() {
     )
     .await;
     assert!(polls >= 3, "{polls} polls");
-}
-
-/// Sends every body back.
-async fn echo_server() -> std::net::SocketAddr {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((io, _)) = listener.accept().await {
-            let echo = hyper::service::service_fn(async |request: http::Request<hyper::body::Incoming>| {
-                Ok::<_, hyper::Error>(http::Response::new(request.into_body()))
-            });
-            let io = hyper_util::rt::TokioIo::new(io);
-            tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(io, echo));
-        }
-    });
-    address
-}
-
-#[tokio::test]
-async fn calls_one_after_the_other_wait_for_nobody_and_share_one_connection() {
-    let address = echo_server().await;
-    let connect = tower::service_fn(move |_: &'static str| tokio::net::TcpStream::connect(address));
-    let (handle, _) = pool(Http1Layer::<Body>::new().layer(connect), 4).await;
-    for turn in 0..50 {
-        let request = http::Request::post("/").header("host", "peer").body(turn.to_string().into()).unwrap();
-        assert_eq!(text(handle.clone().call(request).await.unwrap()).await, turn.to_string());
-    }
-    // Only the first has waited, for the dial.
-    assert_eq!((handle.stats().opened, handle.stats().waits), (1, 1), "{:?}", handle.stats());
 }
 
 // F1, F2

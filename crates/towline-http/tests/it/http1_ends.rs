@@ -10,7 +10,7 @@ use tower::{Layer, Service};
 use towline_core::{CloseReason, Kind, Phase, Sent};
 use towline_http::Http1Layer;
 
-use crate::net::{get, http1, net, next_request, ok, pool, read, request, rest, say, text};
+use crate::net::{Body, echo_server, get, http1, net, next_request, ok, pool, read, request, rest, say, text};
 
 #[tokio::test(start_paused = true)]
 async fn a_closed_pool_cuts_a_response_that_is_being_read_once_its_time_is_over() {
@@ -54,4 +54,17 @@ async fn a_request_that_goes_on_after_its_response_keeps_its_connection_for_a_se
     assert_eq!(text(next.await.unwrap().unwrap()).await, "answer");
     assert!((1..2).contains(&before.elapsed().as_secs()), "{:?}", before.elapsed());
     assert_eq!(closings.seen(), [CloseReason::Dirty]);
+}
+
+#[tokio::test]
+async fn calls_one_after_the_other_wait_for_nobody_and_share_one_connection() {
+    let address = echo_server().await;
+    let connect = tower::service_fn(move |_: &'static str| tokio::net::TcpStream::connect(address));
+    let (handle, _) = pool(Http1Layer::<Body>::new().layer(connect), 4).await;
+    for turn in 0..50 {
+        let request = http::Request::post("/").header("host", "peer").body(turn.to_string().into()).unwrap();
+        assert_eq!(text(handle.clone().call(request).await.unwrap()).await, turn.to_string());
+    }
+    // Only the first has waited, for the dial.
+    assert_eq!((handle.stats().opened, handle.stats().waits), (1, 1), "{:?}", handle.stats());
 }

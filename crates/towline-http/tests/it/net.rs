@@ -298,3 +298,19 @@ pub(crate) fn settings(max_streams: u32) -> Vec<u8> {
     frame.extend(max_streams.to_be_bytes());
     frame
 }
+
+/// Sends every body back.
+pub(crate) async fn echo_server() -> std::net::SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((io, _)) = listener.accept().await {
+            let echo = hyper::service::service_fn(async |request: http::Request<hyper::body::Incoming>| {
+                Ok::<_, hyper::Error>(http::Response::new(request.into_body()))
+            });
+            let io = hyper_util::rt::TokioIo::new(io);
+            tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(io, echo));
+        }
+    });
+    address
+}
