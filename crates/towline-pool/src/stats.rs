@@ -12,7 +12,7 @@ use towline_core::CloseReason;
 #[non_exhaustive]
 pub struct Stats {
     /// Calls, and checkouts, that hold a connection or a share of one, and shared connections with a response that is
-    /// still being read.
+    /// still being read, or was within the last second: not all say when it is.
     pub in_use: usize,
     /// Connections that nobody uses.
     pub idle: usize,

@@ -1,8 +1,9 @@
 //! Whose a request is: by a header, a cookie, or a token that we have signed.
 
+use std::sync::Arc;
+
 use http::header::{COOKIE, HeaderMap, HeaderName, HeaderValue, SET_COOKIE};
 use http::{Response, request};
-use std::sync::Arc;
 use towline_core::{Error, Kind, Phase, SessionKey};
 use towline_sticky::CarryToken;
 
