@@ -11,9 +11,9 @@ use futures_core::Stream;
 use tower::discover::{Change, Discover};
 use tower_service::Service;
 use towline_core::sync::Lock;
-use towline_core::{BoxError, Endpoint, EndpointKey, Error, Kind, Lent, Phase, Target};
+use towline_core::{BoxError, Endpoint, EndpointKey, EndpointSet, Error, Kind, Lent, Phase, Target};
 
-/// One item of discovery. Streams of [`Change`] and of `Vec<Endpoint>` convert by themselves.
+/// One item of discovery. Streams of [`Change`], of [`EndpointSet`] and of `Vec<Endpoint>` convert by themselves.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Update {
@@ -43,29 +43,10 @@ impl From<Vec<Endpoint>> for Update {
     }
 }
 
-/// These endpoints, each once: for lists that people write.
-///
-/// # Errors
-///
-/// [`Kind::Config`] when two that differ have one key.
-pub fn distinct(endpoints: impl IntoIterator<Item = Endpoint>) -> Result<Vec<Endpoint>, Error> {
-    let (mut known, mut distinct) = (HashMap::<EndpointKey, Endpoint>::new(), Vec::new());
-    for endpoint in endpoints {
-        match known.get(endpoint.key()) {
-            Some(other) if *other == endpoint => {}
-            Some(_) => {
-                return Err(Error::new(Kind::Config, Phase::Build).with_message(format!(
-                    "two different endpoints have the key {}: give each a key of its own, see Endpoint::with_key",
-                    endpoint.key()
-                )));
-            }
-            None => {
-                known.insert(endpoint.key().clone(), endpoint.clone());
-                distinct.push(endpoint);
-            }
-        }
+impl From<EndpointSet> for Update {
+    fn from(set: EndpointSet) -> Self {
+        if set.is_none_on_purpose() { Self::Empty } else { Self::Set(set.into_vec()) }
     }
-    Ok(distinct)
 }
 
 /// Discovery of any kind as a stream of [`Update`]s, boxed, with errors that are ours.

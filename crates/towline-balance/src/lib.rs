@@ -138,7 +138,7 @@ pub use self::balance::Balance;
 #[cfg(feature = "http")]
 pub use self::body::{AtBodyEnd, LOAD_HEADER, TrackedBody};
 pub use self::builder::{BalanceBuilder, Balanced, Pair};
-pub use self::discover::{Fixed, MakeService, Services, Update, Updates, distinct, fixed, services, updates};
+pub use self::discover::{Fixed, MakeService, Services, Update, Updates, fixed, services, updates};
 pub use self::driver::Driver;
 pub use self::future::BalanceFuture;
 pub use self::load::{Circuit, Flight, LoadMetric};

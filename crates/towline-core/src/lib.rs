@@ -6,7 +6,7 @@
 //! | question | answer |
 //! |---|---|
 //! | what is dialled and pooled? | [`Target`] |
-//! | what does discovery yield? | [`Endpoint`] |
+//! | what does discovery yield? | [`Endpoint`], in an [`EndpointSet`] |
 //! | what travels with a call? | [`CallContext`], found through [`Access`] |
 //! | what went wrong, where, and did a byte leave? | [`Error`] |
 //! | was that a failure? may it go again? | [`Classify`], [`Replay`] |
@@ -23,6 +23,7 @@ mod backoff;
 mod classify;
 mod context;
 mod endpoint;
+mod endpoint_set;
 mod error;
 mod executor;
 mod hash;
@@ -49,6 +50,7 @@ pub use self::backoff::{Backoff, Jitter};
 pub use self::classify::{ByError, Classify, Outcome};
 pub use self::context::{Access, Blind, Call, CallContext, Carried, HasContext, Home, SessionKey, Tried};
 pub use self::endpoint::{Endpoint, EndpointId, EndpointKey, Metadata, Weight};
+pub use self::endpoint_set::EndpointSet;
 pub use self::error::{BoxError, Error, GiveBack, Kind, Phase, Rejected, Sent};
 #[cfg(feature = "rt")]
 pub use self::executor::TokioExecutor;

@@ -255,6 +255,15 @@ impl Observers {
         Self(Some(Arc::new(observer)))
     }
 
+    /// Sends events to `observer` as well, after those who are told already.
+    #[must_use]
+    pub fn and(self, observer: impl Observer) -> Self {
+        match self.0 {
+            Some(first) => Self::new(Both(first, observer)),
+            None => Self::new(observer),
+        }
+    }
+
     /// Passes `event` on.
     #[inline]
     pub fn emit(&self, event: Event<'_>) {
@@ -265,6 +274,15 @@ impl Observers {
         if tracing::level_filters::LevelFilter::current() != tracing::level_filters::LevelFilter::OFF {
             trace(&event);
         }
+    }
+}
+
+struct Both<O>(Arc<dyn Observer>, O);
+
+impl<O: Observer> Observer for Both<O> {
+    fn on(&self, event: &Event<'_>) {
+        self.0.on(event);
+        self.1.on(event);
     }
 }
 

@@ -31,9 +31,9 @@ pub struct ResponseBody {
     incoming: Incoming,
     /// Until the end, or an error.
     lease: Option<Lease>,
-    /// Read ahead of whoever reads.
+    /// Read ahead of whoever reads. Without trailers, so that every response is smaller by their size.
     #[cfg(feature = "channel")]
-    ahead: Option<Result<Frame<Bytes>, Error>>,
+    ahead: Option<Result<Bytes, Error>>,
     /// It must not end without trailers.
     expects_trailers: bool,
 }
@@ -123,12 +123,12 @@ impl ResponseBody {
     /// Its trailers, if nothing else is before them and they are there. Then it has ended.
     pub(crate) fn take_trailers_if_there(&mut self, cx: &mut Context<'_>) -> Option<http::HeaderMap> {
         let Poll::Ready(Some(frame)) = self.poll_incoming(cx) else { return None };
-        match frame.map(Frame::into_trailers) {
-            Ok(Ok(trailers)) => {
+        match frame.map(Frame::into_data) {
+            Ok(Ok(data)) => self.ahead = Some(Ok(data)),
+            Ok(Err(frame)) => {
                 self.finish();
-                return Some(trailers);
+                return frame.into_trailers().ok();
             }
-            Ok(Err(frame)) => self.ahead = Some(Ok(frame)),
             Err(error) => self.ahead = Some(Err(error)),
         }
         None
@@ -142,7 +142,7 @@ impl Body for ResponseBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         #[cfg(feature = "channel")]
         if let Some(ahead) = self.ahead.take() {
-            return Poll::Ready(Some(ahead));
+            return Poll::Ready(Some(ahead.map(Frame::data)));
         }
         self.poll_incoming(cx)
     }

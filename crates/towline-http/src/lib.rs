@@ -64,6 +64,7 @@ mod http2;
 mod hyper_connector;
 mod make;
 mod moment;
+mod waker;
 
 use std::pin::Pin;
 

@@ -92,6 +92,9 @@ impl<S, A: Clone> Layer<S> for AttemptTimeoutLayer<A> {
     }
 }
 
+/// Who waits so long needs no timer: `Duration::MAX` means that there is no limit.
+const NEVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 /// What is limited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Limits {
@@ -253,6 +256,9 @@ where
             }));
         }
         this.times.left_in(this.progress.phase(), *this.start);
+        if this.at.duration_since(*this.start) >= NEVER {
+            return Poll::Pending;
+        }
         ready!(this.timer.poll(cx))?;
         // Dropped within the scope, so that a request which has left since the last poll is still reported.
         this.progress.scope(|| this.inner.set(None));

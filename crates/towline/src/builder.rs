@@ -10,13 +10,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tower_layer::Layer;
 use tower_service::Service;
 use towline_balance::{
-    BalanceBuilder, Circuit, LoadMetric, Outliers, PanicMode, SlowStart, Update, Updates, WhenUnavailable, distinct,
-    fixed, updates,
+    BalanceBuilder, Circuit, LoadMetric, Outliers, PanicMode, SlowStart, Update, Updates, WhenUnavailable, fixed,
+    updates,
 };
 use towline_connect::{BoxConnector, ConnectDeadlineLayer, TcpConnector};
 use towline_core::{
-    BoxError, Call, Endpoint, Error, Observer, Observers, Phase, ReadyCall, SessionKey, SharedExecutor, Target,
-    TokioExecutor,
+    BoxError, Call, Endpoint, EndpointSet, Error, Observer, Observers, Phase, ReadyCall, SessionKey, SharedExecutor,
+    Target, TokioExecutor,
 };
 use towline_pool::{Checkout, HealthCheck, PoolBuilder};
 use towline_retry::{HedgePolicy, RetryLayer, RetryPolicy};
@@ -416,7 +416,7 @@ where
         if deadline.is_zero() || connect_deadline.is_zero() || attempt_timeout.is_some_and(|limit| limit.is_zero()) {
             return Err(refused("a deadline of 0 leaves no time for anything; use a longer one"));
         }
-        let endpoints = distinct(endpoints)?;
+        let endpoints = EndpointSet::distinct(endpoints)?.into_vec();
         match (endpoints.is_empty(), &discover) {
             (true, None) => {
                 return Err(refused("there are no endpoints: call endpoints(), endpoint() or discover()"));

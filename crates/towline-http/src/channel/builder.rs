@@ -16,11 +16,12 @@ use tower_layer::Layer;
 use tower_service::Service;
 use towline_balance::{
     AtBodyEnd, BalanceBuilder, Circuit, LoadMetric, Outliers, PanicMode, SlowStart, Update, Updates, WhenUnavailable,
-    distinct, fixed, updates,
+    fixed, updates,
 };
 use towline_connect::BoxConnector;
 use towline_core::{
-    BoxError, Endpoint, Error, Kind, Observer, Observers, Phase, SessionKey, SharedExecutor, Target, TokioExecutor,
+    BoxError, Endpoint, EndpointSet, Error, Kind, Observer, Observers, Phase, SessionKey, SharedExecutor, Target,
+    TokioExecutor,
 };
 use towline_pool::PoolBuilder;
 use towline_retry::{RetryLayer, RetryPolicy};
@@ -432,7 +433,7 @@ impl<B: Send + 'static> ChannelBuilder<B> {
             return Err(refused("a deadline of 0 leaves no time for anything; use a longer one"));
         }
         self.health.as_ref().map_or(Ok(()), Health::validate)?;
-        let endpoints = distinct(std::mem::take(&mut self.endpoints))?;
+        let endpoints = EndpointSet::distinct(std::mem::take(&mut self.endpoints))?.into_vec();
         let discover = match (endpoints.is_empty(), self.discover.take()) {
             (true, None) => return Err(refused("there are no endpoints: call endpoints(), endpoint() or discover()")),
             (false, Some(_)) => {

@@ -3,8 +3,9 @@
 use http::header::{COOKIE, HOST, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, Request, Uri, Version};
+use http_body::Body;
 use tokio::time::Instant;
-use towline_core::{CallContext, HasContext, Replay};
+use towline_core::{BoxError, CallContext, HasContext, Replay};
 
 use super::grpc;
 use super::outgoing::Outgoing;
@@ -105,7 +106,13 @@ impl<B> HttpCall<B> {
         self.0.request = Some(request);
         self
     }
+}
 
+impl<B> HttpCall<B>
+where
+    B: Body + Unpin,
+    B::Error: Into<BoxError>,
+{
     /// The request, as it goes to `server` by HTTP/1 or HTTP/2. Can be had again for another server, when it has come back.
     pub(super) fn take_request(&mut self, server: &Server, version: Version) -> Request<Outgoing<B>> {
         let Inner { request, route } = &mut *self.0;

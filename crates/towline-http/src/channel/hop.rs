@@ -9,6 +9,10 @@ const OTHERS: [HeaderName; 4] =
 
 /// Takes them out, those that `Connection` names among them.
 pub(super) fn remove(headers: &mut HeaderMap) {
+    // Few messages have any, and few have many headers: one look at each is cheaper than a search for each of these.
+    if !headers.keys().any(|name| *name == CONNECTION || OTHERS.contains(name)) {
+        return;
+    }
     if headers.contains_key(CONNECTION) {
         let named = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
         let named: Vec<String> = named.flat_map(|value| value.split(',')).map(|name| name.trim().to_owned()).collect();

@@ -19,6 +19,7 @@ use towline_core::sync::Lock;
 use towline_core::{CloseReason, State};
 
 use crate::error::Task;
+use crate::waker::note;
 
 pub(crate) struct Status(Lock<Inner>);
 
@@ -156,7 +157,7 @@ impl Status {
     /// Wakes this task at the next change; whether hyper has to be asked first if it is ready for another call.
     pub(super) fn watch(&self, waker: &Waker) -> bool {
         let mut inner = self.0.lock();
-        let old = inner.watcher.replace(waker.clone());
+        let old = note(&mut inner.watcher, waker);
         let settling = inner.stage == Stage::Settling && inner.over.is_none();
         drop(inner); // A waker's destructor is foreign.
         drop(old);
@@ -302,7 +303,7 @@ impl Status {
     /// Notes whom to wake, and says what to do.
     pub(super) fn drive(&self, waker: &Waker) -> Drive {
         let mut inner = self.0.lock();
-        let old = inner.driver.replace(waker.clone());
+        let old = note(&mut inner.driver, waker);
         let drive = inner.drive();
         drop(inner);
         drop(old);

@@ -13,6 +13,7 @@ use towline_core::sync::Lock;
 use towline_core::{CloseReason, State};
 
 use crate::error::Task;
+use crate::waker::note;
 
 pub(crate) struct Link {
     inner: Lock<Inner>,
@@ -281,14 +282,6 @@ impl Link {
             Some(_) => Task::Ended,
             None => Task::Runs,
         }
-    }
-}
-
-/// Notes whom to wake, if it is another; whoever it was before.
-fn note(place: &mut Option<Waker>, waker: &Waker) -> Option<Waker> {
-    match place {
-        Some(known) if known.will_wake(waker) => None,
-        _ => place.replace(waker.clone()),
     }
 }
 

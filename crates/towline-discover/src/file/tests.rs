@@ -1,0 +1,243 @@
+use std::fs;
+
+use futures_util::StreamExt;
+use tempfile::TempDir;
+
+use super::*;
+use crate::testing::keys;
+
+/// Real time passes here, since files have no other: looks are frequent instead.
+fn watched(path: &Path) -> Source {
+    File::new(path).every(Duration::from_millis(20)).source().unwrap()
+}
+
+/// A file of a directory of its own, old enough to be taken at once.
+fn file(text: &str) -> (TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("endpoints");
+    replace(&path, text);
+    (dir, path)
+}
+
+/// As it should be written.
+fn replace(path: &Path, text: &str) {
+    let new = path.with_extension("new");
+    fs::write(&new, text).unwrap();
+    fs::rename(&new, path).unwrap();
+}
+
+async fn next(source: &mut Source) -> String {
+    let item = tokio::time::timeout(Duration::from_secs(10), source.next()).await.expect("nothing is said");
+    keys(item)
+}
+
+/// Nothing is said for so many looks.
+async fn silence(source: &mut Source) {
+    let item = tokio::time::timeout(Duration::from_millis(400), source.next()).await;
+    assert!(item.is_err(), "{}", keys(item.unwrap()));
+}
+
+#[tokio::test]
+async fn a_file_that_is_replaced_is_a_new_set_and_one_that_is_not_says_nothing() {
+    let (_dir, path) = file("a:1\n");
+    let mut source = watched(&path);
+    assert_eq!(next(&mut source).await, "a:1");
+    silence(&mut source).await;
+    replace(&path, "a:1\nb:1\n");
+    assert_eq!(next(&mut source).await, "a:1 b:1");
+    // As long as the one before, and perhaps of the same time.
+    replace(&path, "a:1\nc:1\n");
+    assert_eq!(next(&mut source).await, "a:1 c:1");
+}
+
+#[tokio::test]
+async fn a_broken_file_keeps_the_set_says_once_where_it_is_broken_and_is_taken_again_when_it_is_well() {
+    let (_dir, path) = file("a:1\n");
+    let mut source = watched(&path);
+    assert_eq!(next(&mut source).await, "a:1");
+    replace(&path, "a:1\nb:port\n");
+    let said = next(&mut source).await;
+    assert!(said.contains("line 2") && said.contains(path.to_str().unwrap()), "{said}");
+    silence(&mut source).await;
+    replace(&path, "a:1\n");
+    assert_eq!(next(&mut source).await, "a:1");
+}
+
+#[tokio::test]
+async fn a_file_that_is_gone_or_empty_empties_nothing_and_one_that_comes_late_is_taken() {
+    let (_dir, path) = file("a:1\n");
+    let mut source = watched(&path);
+    assert_eq!(next(&mut source).await, "a:1");
+    fs::remove_file(&path).unwrap();
+    let said = next(&mut source).await;
+    assert!(said.starts_with("error: cannot take endpoints from"), "{said}");
+    silence(&mut source).await;
+    replace(&path, "");
+    assert!(next(&mut source).await.contains("there is no endpoint in it"));
+    replace(&path, "a:1\n");
+    assert_eq!(next(&mut source).await, "a:1");
+    replace(&path, "none\n");
+    assert_eq!(next(&mut source).await, "none");
+}
+
+// As Kubernetes mounts a ConfigMap: the file is a link through `..data`, and that is exchanged.
+#[cfg(unix)]
+#[tokio::test]
+async fn a_link_that_is_exchanged_above_the_file_is_a_new_set() {
+    use std::os::unix::fs::symlink;
+    let dir = tempfile::tempdir().unwrap();
+    let version = |name: &str, text: &str| {
+        fs::create_dir(dir.path().join(name)).unwrap();
+        fs::write(dir.path().join(name).join("endpoints"), text).unwrap();
+        symlink(name, dir.path().join("..new")).unwrap();
+        fs::rename(dir.path().join("..new"), dir.path().join("..data")).unwrap();
+    };
+    version("..1", "a:1\n");
+    symlink("..data/endpoints", dir.path().join("endpoints")).unwrap();
+    let mut source = watched(&dir.path().join("endpoints"));
+    assert_eq!(next(&mut source).await, "a:1");
+    version("..2", "b:1\n");
+    fs::remove_dir_all(dir.path().join("..1")).unwrap();
+    assert_eq!(next(&mut source).await, "b:1");
+}
+
+#[tokio::test]
+async fn half_of_a_file_that_is_written_in_place_is_not_taken() {
+    use std::io::Write;
+    let (_dir, path) = file("a:1\n");
+    let mut source = watched(&path);
+    assert_eq!(next(&mut source).await, "a:1");
+    let writing = std::thread::spawn({
+        let path = path.clone();
+        move || {
+            let mut file = fs::File::create(path).unwrap();
+            for name in ["a", "b", "c", "d", "e", "f"] {
+                writeln!(file, "{name}:1").unwrap();
+                #[expect(
+                    clippy::disallowed_methods,
+                    reason = "it is a thread of its own, as another program would be"
+                )]
+                std::thread::sleep(Duration::from_millis(40));
+            }
+        }
+    });
+    let said = next(&mut source).await;
+    writing.join().unwrap();
+    assert_eq!(said, "a:1 b:1 c:1 d:1 e:1 f:1");
+}
+
+#[tokio::test]
+async fn a_file_that_is_too_long_is_not_read() {
+    let (_dir, path) = file("a:1\n");
+    // Of holes, as long as a gigabyte.
+    fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(1 << 30).unwrap();
+    let mut source = watched(&path);
+    let said = next(&mut source).await;
+    assert!(said.contains("longer than 67108864 bytes: raise max_bytes"), "{said}");
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn what_is_no_file_is_not_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut source = watched(dir.path());
+    assert!(next(&mut source).await.contains("it is no file"));
+}
+
+#[tokio::test]
+async fn it_is_looked_at_when_somebody_asks() {
+    let (_dir, path) = file("a:1\n");
+    let mut source = File::new(&path).every(Duration::from_secs(3_600)).source().unwrap();
+    assert_eq!(next(&mut source).await, "a:1");
+    replace(&path, "b:1\n");
+    source.refresh().ask();
+    assert_eq!(next(&mut source).await, "b:1");
+}
+
+#[test]
+fn a_file_cannot_be_looked_at_all_the_time() {
+    let error = File::new("x").every(Duration::ZERO).source().unwrap_err();
+    assert!(error.to_string().contains("every 0 s"), "{error}");
+}
+
+#[test]
+fn bytes_that_are_no_text_are_said_with_their_line() {
+    assert_eq!(parse(Format::Lines, b"a:1\nb:\xff1").unwrap_err(), "line 2: it is no UTF-8");
+    assert_eq!(parse(Format::Lines, "\u{feff}a:1".as_bytes()).unwrap().len(), 1);
+}
+
+#[cfg(all(feature = "json", feature = "yaml"))]
+mod documents {
+    use super::*;
+
+    fn key_of(set: &EndpointSet) -> Vec<&str> {
+        set.iter().map(|endpoint| endpoint.key().as_str()).collect()
+    }
+
+    #[test]
+    fn json_and_yaml_say_the_same_as_lines() {
+        let json =
+            br#"{"endpoints": ["a:1", {"address": "b:2", "weight": 0.5, "zone": "z", "priority": 2, "tls_name": "t",
+            "key": "k", "metadata": {"version": "7"}}]}"#;
+        let yaml = b"# ours\n- a:1\n- address: b:2\n  weight: 0.5\n  zone: z\n  priority: 2\n  tls_name: t\n  key: k\n  metadata:\n    version: \"7\"\n";
+        let lines = b"a:1\nb:2 weight=0.5 zone=z priority=2 tls_name=t key=k version=7";
+        let lines = parse(Format::Lines, lines).unwrap();
+        assert_eq!(key_of(&lines), ["a:1", "k"]);
+        assert_eq!(parse(Format::Json, json).unwrap(), lines);
+        assert_eq!(parse(Format::Yaml, yaml).unwrap(), lines);
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_its_place() {
+        for (text, why) in [
+            ("[\"a:1\",\n \"b\"]", "line 2"),
+            ("[\"a:1\",\n {\"address\": \"b:1\", \"wieght\": 2}]", "unknown field `wieght`"),
+            ("[{\"weight\": 2}]", "missing field `address`"),
+            ("[{\"address\": \"a:1\", \"weight\": -1}]", "the weight of an endpoint"),
+            ("[{\"address\": \"a:1\", \"priority\": 300}]", "300"),
+            ("[\"a:1\", {\"address\": \"a:1\", \"zone\": \"z\"}]", "two different endpoints have the key a:1"),
+            ("{\"hosts\": []}", "unknown field `hosts`"),
+            ("{}", "missing field `endpoints`"),
+            ("[]", "there is no endpoint in it"),
+            ("{\"endpoints\": []}", "there is no endpoint in it"),
+            ("[\"a:1\"", "line 1"),
+            ("", "line 1"),
+            ("7", "a list of endpoints"),
+            ("[\"a:1\"] x", "line 1"),
+        ] {
+            let said = parse(Format::Json, text.as_bytes()).unwrap_err();
+            assert!(said.contains(why), "{text}: {said}");
+        }
+        for (text, why) in [
+            ("- a:1\n- b\n", "line 2"),
+            ("- address: a:1\n  wieght: 2\n", "wieght"),
+            ("endpoints: [\n", "line"),
+            ("", "line 1"),
+        ] {
+            let said = parse(Format::Yaml, text.as_bytes()).unwrap_err();
+            assert!(said.contains(why), "{text}: {said}");
+        }
+    }
+
+    #[test]
+    fn none_is_said_as_a_text() {
+        for (format, text) in
+            [(Format::Json, "\"none\""), (Format::Json, "{\"endpoints\": \"none\"}"), (Format::Yaml, "none\n")]
+        {
+            assert!(parse(format, text.as_bytes()).unwrap().is_none_on_purpose(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_small_file_cannot_be_a_large_one() {
+        let mut text = String::from("a: &a [x:1, x:1, x:1, x:1, x:1, x:1, x:1, x:1, x:1]\n");
+        for (new, old) in ["b", "c", "d", "e", "f", "g", "h"].into_iter().zip(["a", "b", "c", "d", "e", "f", "g"]) {
+            text +=
+                &format!("{new}: &{new} [*{old}, *{old}, *{old}, *{old}, *{old}, *{old}, *{old}, *{old}, *{old}]\n");
+        }
+        text += "endpoints: *h\n";
+        assert!(parse(Format::Yaml, text.as_bytes()).is_err());
+        assert!(parse(Format::Yaml, "[".repeat(100_000).as_bytes()).is_err());
+        assert!(parse(Format::Json, "[".repeat(100_000).as_bytes()).is_err());
+    }
+}
