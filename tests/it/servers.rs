@@ -136,6 +136,80 @@ pub(crate) async fn nghttpd(files: &[(&str, &str)]) -> Option<Server> {
     .await
 }
 
+/// dnsmasq, which answers for what ends with `.test` and knows nobody to ask for the rest.
+pub(crate) struct Dnsmasq {
+    pub(crate) address: SocketAddr,
+    directory: Directory,
+    process: Option<Child>,
+}
+
+impl Dnsmasq {
+    /// With these lines of configuration beside what it needs to live.
+    pub(crate) async fn start(config: &str) -> Option<Self> {
+        let directory = Directory::new();
+        directory.put("hosts", "");
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let mut dnsmasq = Self { address, directory, process: None };
+        match dnsmasq.restart(config).await {
+            Ok(()) => Some(dnsmasq),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                // The harness keeps back what `eprintln!` says in a test that passes.
+                let _ = writeln!(std::io::stderr(), "skipped: dnsmasq is not installed; run tests/servers.sh");
+                None
+            }
+            Err(error) => panic!("dnsmasq: {error}"),
+        }
+    }
+
+    /// Stops it, and starts it at the same address. Fails only if there is none.
+    pub(crate) async fn restart(&mut self, config: &str) -> std::io::Result<()> {
+        self.stop().await;
+        let here = self.directory.0.display();
+        let port = self.address.port();
+        let ttl = if config.contains("local-ttl") { "" } else { "local-ttl=1" };
+        let config = self.directory.put(
+            "dnsmasq.conf",
+            &format!(
+                "port={port}\nlisten-address=127.0.0.1\nbind-interfaces\nuser=root\npid-file=\nno-resolv\nno-hosts\n\
+                 addn-hosts={here}/hosts\nlocal=/test/\n{ttl}\n{config}\n"
+            ),
+        );
+        let log = self.directory.put("log", "");
+        let began = Instant::now();
+        loop {
+            let mut command = Command::new("dnsmasq");
+            command.arg("--keep-in-foreground").arg(format!("--conf-file={}", config.display()));
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&log)?).kill_on_drop(true);
+            let mut process = command.spawn()?;
+            // It ends at once while its port is taken, be it by what is left of the one before.
+            while process.try_wait()?.is_none() {
+                if TcpStream::connect(self.address).await.is_ok() {
+                    self.process = Some(process);
+                    return Ok(());
+                }
+                sleep(Duration::from_millis(5)).await;
+            }
+            assert!(began.elapsed() < UP_WITHIN, "dnsmasq does not stay up: {}", fs::read_to_string(&log)?);
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    pub(crate) async fn stop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.start_kill().unwrap();
+            process.wait().await.unwrap();
+        }
+    }
+
+    /// It knows these hosts from now on, each a line of an address and a name.
+    pub(crate) async fn hosts(&self, hosts: &str) {
+        self.directory.put("hosts", hosts);
+        let id = self.process.as_ref().and_then(Child::id).expect("it runs");
+        let status = Command::new("kill").args(["-HUP", &id.to_string()]).status().await.unwrap();
+        assert!(status.success());
+    }
+}
+
 /// What Envoy is to do wrong. `"abort: { … }"` becomes one with that fault and no more.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct EnvoyOptions {

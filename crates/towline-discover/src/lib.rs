@@ -19,8 +19,8 @@
 //! # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
 //! let mut source = Schemes::default()
 //!     .open("static:10.0.0.1:7000,10.0.0.2:7000")?
-//!     .min_interval(Duration::from_secs(1))
-//!     .subset(20, "client-7");
+//!     .keep_last_good(Duration::from_secs(3_600))
+//!     .min_interval(Duration::from_secs(1));
 //! let set = source.next().await.unwrap()?;
 //! assert_eq!(set.len(), 2);
 //! # Ok::<(), towline_core::Error>(())

@@ -49,8 +49,8 @@ impl<S> std::fmt::Debug for Origin<S> {
     }
 }
 
-/// What a builder's `discover` takes: text that is a URL of [`Schemes`], or a stream, a [`Source`] among them. `M` is inferred, and
-/// keeps the two apart.
+/// What a builder's `discover` takes: text that is a URL of [`Schemes`], or a stream, a [`Source`] among them, or a stream that is made of a
+/// source together with the source's [`Refresh`]. `M` is inferred, and keeps them apart.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no source of endpoints",
     note = "give a URL as text, a `Source`, or a stream of results of `EndpointSet`, `Vec<Endpoint>` or tower's `Change<EndpointKey, Endpoint>`, \
@@ -108,6 +108,21 @@ where
     }
 }
 
+/// A stream that is made of a source, and how to ask that for a look.
+impl<S, U, E> IntoOrigin<(U, E, Refresh)> for (S, Refresh)
+where
+    S: Stream<Item = Result<U, E>> + Send + 'static,
+    E: Into<BoxError>,
+{
+    type Update = U;
+    type Error = E;
+    type Stream = S;
+
+    fn into_origin(self) -> Origin<S> {
+        Origin::Stream(self.0, self.1)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -126,5 +141,9 @@ mod tests {
         assert!(matches!(origin(asked), Origin::Stream(_, refresh) if refresh.is_heard()));
         let stream = futures_util::stream::iter([Ok::<_, Error>(set("a:1"))]);
         assert!(matches!(origin(stream), Origin::Stream(_, refresh) if !refresh.is_heard()));
+        let source = Resolving::new(System::new("localhost", 1)).source().unwrap();
+        let refresh = source.refresh();
+        let less = futures_util::StreamExt::take(source, 1);
+        assert!(matches!(origin((less, refresh)), Origin::Stream(_, refresh) if refresh.is_heard()));
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use towline_core::{Endpoint, EndpointSet, Error};
 
 use crate::adapt::Defaults;
+use crate::url::is_endpoint;
 use crate::{File, Resolving, Source, SourceUrl, System, Timing};
 
 /// A kind of source that can be written as text.
@@ -93,6 +94,7 @@ impl Schemes {
         let url: SourceUrl = url.parse()?;
         match self.known.get(url.scheme()) {
             Some(scheme) => scheme.open(&url),
+            None if url.to_string().parse::<Endpoint>().is_ok() => Err(url.refused(is_endpoint(&url.to_string()))),
             None => Err(url.refused(self.missing(url.scheme()))),
         }
     }
@@ -266,6 +268,7 @@ mod tests {
                 "zookeeper:/x",
                 "\"zookeeper\" is not known; known are dns:///name:port, file:path, static:host:port,…; dns+srv by the feature `dns`",
             ),
+            ("db.example:7000", "write static:db.example:7000"),
             ("dns+srv://_x._tcp.a", "needs the feature `dns` of towline"),
             ("dns:///name", "it has no port"),
             ("dns:///name:1,", "it has no port"),

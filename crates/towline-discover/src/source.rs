@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use towline_core::{BoxError, Endpoint, EndpointSet, Error};
 
 use crate::Refresh;
-use crate::adapt::{Dedup, Defaults, FallbackTo, KeepLastGood, Merge, MinInterval, subset};
+use crate::adapt::{Dedup, Defaults, FallbackTo, KeepLastGood, Merge, MinInterval};
 
 pub(crate) type BoxSets = Pin<Box<dyn Stream<Item = Result<EndpointSet, Error>> + Send>>;
 
@@ -25,6 +25,9 @@ pub(crate) type BoxSets = Pin<Box<dyn Stream<Item = Result<EndpointSet, Error>> 
 /// Sources are made of what there is ([`fixed`](Self::fixed), [`watch`](Self::watch), [`mpsc`](Self::mpsc), any stream), by
 /// [`File`](crate::File), by [`Resolving`](crate::Resolving), or from a URL by [`Schemes`](crate::Schemes). Adapters take one and
 /// give one, so that they go together in any order.
+///
+/// For a part of the endpoints, where there are many of them and many clients, `towline_balance::Subset` goes over a source as over any
+/// stream.
 ///
 /// Nothing happens until it is polled, and then only in the polling task and on tokio's threads for what blocks; dropping it ends that.
 ///
@@ -130,21 +133,6 @@ impl Source {
     /// No set that says what the last one said, in whatever order; after an error, all.
     pub fn dedup(self) -> Self {
         self.adapt(Dedup::new)
-    }
-
-    /// Of each set only `size` endpoints, for large sets and many clients: each client would else have connections to all of them. Which ones depends
-    /// on `client`, a name that stays the same while a client lives and is another for each, such as its host's. They are chosen by rendezvous hashing, as gRPC's proposal A68 does: of `n` endpoints, one
-    /// that comes or goes concerns `size / n` of the clients.
-    ///
-    /// With [`towline_balance`'s policy of that name](https://docs.rs/towline-balance) the balancer knows the others and fills in
-    /// for those that are down; this one keeps them from it.
-    ///
-    /// # Panics
-    ///
-    /// Never; a size of 0 is taken for 1.
-    pub fn subset(self, size: usize, client: impl AsRef<[u8]>) -> Self {
-        let client = client.as_ref().to_vec();
-        self.adapt(|sets| sets.map(move |set| set.map(|set| subset(set, size.max(1), &client))))
     }
 
     /// What both have. Waits until each has said something. Where both have a key, this one's counts. Ends when both have ended.

@@ -15,7 +15,7 @@ use towline_core::{Endpoint, Error, Kind, Phase};
 ///
 /// let url: SourceUrl = "dns://10.0.0.53/db.example:7000".parse()?;
 /// assert_eq!((url.scheme(), url.server(), url.name()), ("dns", Some("10.0.0.53"), "db.example:7000"));
-/// assert!("db.example:7000".parse::<SourceUrl>().is_err());
+/// assert!("10.0.0.1:7000".parse::<SourceUrl>().is_err());
 /// # Ok::<(), towline_core::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -57,18 +57,22 @@ fn refused(text: &str, why: impl fmt::Display) -> Error {
     Error::new(Kind::Config, Phase::Build).with_message(format!("cannot use {text:?} as a source of endpoints: {why}"))
 }
 
+/// Whoever writes an endpoint means it.
+pub(crate) fn is_endpoint(text: &str) -> String {
+    format!("it is an endpoint; write static:{text}, or use endpoints()")
+}
+
 impl FromStr for SourceUrl {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
         let form = "write scheme:rest, such as dns:///name:port or file:path";
-        // Whoever writes an endpoint means it.
-        if text.parse::<Endpoint>().is_ok() && !text.starts_with("unix:") {
-            return Err(refused(text, format!("it is an endpoint; write static:{text}, or use endpoints()")));
-        }
         let (scheme, rest) = text.split_once(':').ok_or_else(|| refused(text, format!("it has no scheme; {form}")))?;
         let is_scheme = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
             && scheme.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'));
+        if !is_scheme && text.parse::<Endpoint>().is_ok() {
+            return Err(refused(text, is_endpoint(text)));
+        }
         if !is_scheme {
             return Err(refused(text, format!("{scheme:?} is no scheme; {form}")));
         }
@@ -109,7 +113,6 @@ mod tests {
         for (text, why) in [
             ("", "no scheme"),
             ("endpoints.json", "no scheme"),
-            ("db.example:7000", "write static:db.example:7000"),
             ("10.0.0.1:7000", "write static:10.0.0.1:7000"),
             ("[::1]:7000", "write static:"),
             ("/etc/x:y", "no scheme; write"),

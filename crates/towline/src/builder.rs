@@ -5,7 +5,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_core::Stream;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tower_layer::Layer;
 use tower_service::Service;
@@ -18,6 +17,7 @@ use towline_core::{
     BoxError, Call, Endpoint, EndpointSet, Error, Observer, Observers, Phase, ReadyCall, SessionKey, SharedExecutor,
     Target, TokioExecutor,
 };
+use towline_discover::{IntoOrigin, Origin, Scheme, Schemes};
 use towline_pool::{Checkout, HealthCheck, PoolBuilder};
 use towline_retry::{HedgePolicy, RetryLayer, RetryPolicy};
 use towline_sticky::{Affinity, Rendezvous};
@@ -46,7 +46,8 @@ use crate::connection::{Connecting, Connection, Headers, Kind};
 pub struct ClientBuilder<Req, Res> {
     codec: BoxCodec<Req, Res>,
     endpoints: Vec<Endpoint>,
-    discover: Option<Updates>,
+    discover: Option<Origin<Updates>>,
+    schemes: Schemes,
     encryption: Encryption,
     connect: Option<BoxConnector>,
     connect_deadline: Duration,
@@ -104,6 +105,7 @@ where
             codec: BoxCodec::new(codec),
             endpoints: Vec::new(),
             discover: None,
+            schemes: schemes(),
             encryption: Encryption::Default,
             connect: None,
             connect_deadline: Duration::from_secs(5),
@@ -143,9 +145,30 @@ where
         self
     }
 
-    /// Calls go to what this stream of changes yields, instead of a fixed list. Calls made before it has yielded
-    /// anything wait for it. An endpoint is known by the key of its change; inserted again, its attributes change in
-    /// place, and with another target it starts afresh.
+    /// Calls go to what this says, instead of a fixed list: a URL of a source (`dns:///db.example:7000`, `file:/etc/towline/db`,
+    /// `static:10.0.0.1:7000,10.0.0.2:7000`; see [`Schemes`]), a [`Source`](towline_discover::Source), or any stream of sets or changes. Calls made before there is
+    /// anything wait for it.
+    ///
+    /// An endpoint is known by its key: said again, its attributes change in place, and with another target it starts afresh. One that stays keeps its
+    /// connections. When discovery fails, ends, or answers with nothing, the last set stays. Where a connection cannot be made, the source is
+    /// asked to look again.
+    ///
+    /// ```
+    /// use towline::{Client, Error};
+    /// use towline_proto::{Request, Response};
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+    /// let client: Client<Request, Response> =
+    ///     Client::builder().discover("dns:///localhost:7000").plaintext().build()?;
+    ///
+    /// let wrong = Client::<Request, Response>::builder().discover("zookeeper:/db").plaintext().build();
+    /// assert!(wrong.unwrap_err().to_string().contains("known are dns:///name:port"));
+    /// # drop(client);
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
+    ///
+    /// By changes, as your own code learns of them:
     ///
     /// ```
     /// use towline::{Change, Client, Endpoint, EndpointKey, Error};
@@ -166,11 +189,18 @@ where
     /// # Ok::<(), Error>(())
     /// # }).unwrap();
     /// ```
-    pub fn discover<U: Into<Update>, E: Into<BoxError>>(
-        mut self,
-        changes: impl Stream<Item = Result<U, E>> + Send + 'static,
-    ) -> Self {
-        self.discover = Some(updates(changes));
+    pub fn discover<M, O>(mut self, from: O) -> Self
+    where
+        O: IntoOrigin<M>,
+        O::Update: Into<Update>,
+    {
+        self.discover = Some(from.into_origin().map(updates));
+        self
+    }
+
+    /// Knows this kind of URL, too, in [`discover`](Self::discover), or in place of one with the same name.
+    pub fn scheme(mut self, scheme: impl Scheme) -> Self {
+        self.schemes = self.schemes.with(scheme);
         self
     }
 
@@ -390,6 +420,7 @@ where
             codec,
             endpoints,
             discover,
+            schemes,
             encryption,
             connect,
             connect_deadline,
@@ -417,15 +448,19 @@ where
             return Err(refused("a deadline of 0 leaves no time for anything; use a longer one"));
         }
         let endpoints = EndpointSet::distinct(endpoints)?.into_vec();
-        match (endpoints.is_empty(), &discover) {
+        let (discover, observers) = match (endpoints.is_empty(), discover) {
             (true, None) => {
                 return Err(refused("there are no endpoints: call endpoints(), endpoint() or discover()"));
             }
             (false, Some(_)) => {
                 return Err(refused("endpoints are given both as a list and by discover(): use one of them"));
             }
-            _ => {}
-        }
+            (false, None) => (updates(fixed(endpoints)), observers),
+            (true, Some(discover)) => {
+                let (discover, refresh) = discover.open(&schemes, updates)?;
+                (discover, if refresh.is_heard() { observers.and(refresh) } else { observers })
+            }
+        };
 
         #[cfg(feature = "tls")]
         if headers == Headers::ByAlpn && !encryption.offers(towline_transport::HEADER_ALPN) {
@@ -457,10 +492,7 @@ where
             .circuit(circuit)
             .panic_mode(panic_mode)
             .when_unavailable(when_unavailable);
-        let balance = match discover {
-            Some(discover) => balance.spawn(discover, pool.clone(), &*executor)?,
-            None => balance.spawn(fixed(endpoints), pool.clone(), &*executor)?,
-        };
+        let balance = balance.spawn(discover, pool.clone(), &*executor)?;
         let retry = retry.observers(observers.clone());
         let hedge = hedge.map(|hedge| hedge.paid_by(&retry).observers(observers));
         let attempts = Attempts::new(balance.clone(), attempt_timeout, hedge);
@@ -509,6 +541,14 @@ impl Encryption {
             )),
         }
     }
+}
+
+/// Those that this build knows.
+fn schemes() -> Schemes {
+    #[cfg(feature = "dns")]
+    return towline_discover_dns::register(Schemes::default());
+    #[cfg(not(feature = "dns"))]
+    Schemes::default()
 }
 
 fn refused(why: impl Into<Cow<'static, str>>) -> Error {

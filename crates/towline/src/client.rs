@@ -10,7 +10,7 @@ use futures_util::future::join_all;
 use tower_service::Service;
 use towline_balance::{Balance, EjectionView, EndpointView};
 use towline_connect::BoxConnector;
-use towline_core::{Call, EndpointKey, Error, HasContext, Room, SessionKey, Target};
+use towline_core::{Call, Endpoint, EndpointKey, Error, HasContext, Room, SessionKey, Target};
 use towline_pool::{Handle, Pool, Stats};
 use towline_retry::{Retry, RetryStats};
 use towline_sticky::{AffinityPicker, StickyCounts, StickyStats};
@@ -83,6 +83,8 @@ impl<Req> Prepare<Req> {
 pub struct EndpointStats {
     /// Its key.
     pub key: EndpointKey,
+    /// Its target and attributes, as discovery has them.
+    pub endpoint: Arc<Endpoint>,
     /// Whether it has room.
     pub room: Room,
     /// Calls that wait for it or are in flight on it.
@@ -168,6 +170,7 @@ where
     pub fn endpoints(&self) -> Vec<EndpointStats> {
         let stats = |view: EndpointView<Handle<Pooled<Req, Res>>>| EndpointStats {
             key: view.endpoint.key().clone(),
+            endpoint: view.endpoint,
             room: view.room,
             in_flight: view.in_flight,
             calls: view.calls,
@@ -178,6 +181,12 @@ where
             pool: view.lend.stats(),
         };
         self.balance.endpoints().into_iter().map(stats).collect()
+    }
+
+    /// Why discovery has nothing new to say, if that is so: it fails, has ended, or answers with nothing. The endpoints are the last
+    /// that it said. `None` again when it does well.
+    pub fn discovery_error(&self) -> Option<Error> {
+        self.balance.discovery_error()
     }
 
     /// Connects ahead: until every endpoint that is known, once discovery has yielded some, has had this many

@@ -103,6 +103,9 @@ pub use towline_balance as balance;
 pub use towline_codec as codec;
 pub use towline_connect as connect;
 pub use towline_core as core;
+pub use towline_discover as discover;
+#[cfg(feature = "dns")]
+pub use towline_discover_dns as dns;
 #[cfg(feature = "http")]
 pub use towline_http as http;
 pub use towline_pool as pool;

@@ -6,7 +6,6 @@ mod fallback_to;
 mod keep_last_good;
 mod merge;
 mod min_interval;
-mod subset;
 
 pub(crate) use self::dedup::{Dedup, is_same};
 pub use self::defaults::Defaults;
@@ -14,4 +13,3 @@ pub(crate) use self::fallback_to::FallbackTo;
 pub(crate) use self::keep_last_good::KeepLastGood;
 pub(crate) use self::merge::Merge;
 pub(crate) use self::min_interval::MinInterval;
-pub(crate) use self::subset::subset;

@@ -5,7 +5,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_core::Stream;
 use http::request;
 use http::uri::Authority;
 use http_body::Body;
@@ -23,6 +22,7 @@ use towline_core::{
     BoxError, Endpoint, EndpointSet, Error, Kind, Observer, Observers, Phase, SessionKey, SharedExecutor, Target,
     TokioExecutor,
 };
+use towline_discover::{IntoOrigin, Origin, Refresh, Schemes};
 use towline_pool::PoolBuilder;
 use towline_retry::{RetryLayer, RetryPolicy};
 use towline_sticky::{Affinity, HomeFirst, Rendezvous, TokenLayer, Tokens};
@@ -57,7 +57,8 @@ pub struct ChannelBuilder<B> {
     endpoints: Vec<Endpoint>,
     /// Of the endpoints that have one.
     scheme: Option<Scheme>,
-    discover: Option<Updates>,
+    discover: Option<Origin<Updates>>,
+    schemes: Schemes,
     encryption: Encryption,
     connect: Option<BoxConnector>,
     connect_deadline: Duration,
@@ -103,6 +104,7 @@ impl<B: Send + 'static> ChannelBuilder<B> {
             endpoints: Vec::new(),
             scheme: None,
             discover: None,
+            schemes: schemes(),
             encryption: Encryption::Default,
             connect: None,
             connect_deadline: Duration::from_secs(5),
@@ -161,14 +163,25 @@ impl<B: Send + 'static> ChannelBuilder<B> {
         self
     }
 
-    /// Calls go to what this stream of changes yields, instead of a fixed list. Calls made before it has yielded anything
-    /// wait for it. An endpoint is known by the key of its change; inserted again, its attributes change in place, and
-    /// with another target it starts afresh.
-    pub fn discover<U: Into<Update>, E: Into<BoxError>>(
-        mut self,
-        changes: impl Stream<Item = Result<U, E>> + Send + 'static,
-    ) -> Self {
-        self.discover = Some(updates(changes));
+    /// Calls go to what this says, instead of a fixed list: a URL of a source (`dns:///api.example:443`, `file:/etc/towline/api`,
+    /// `static:10.0.0.1:443,10.0.0.2:443`; see [`Schemes`]), a [`Source`](towline_discover::Source), or any stream of sets or changes. Calls
+    /// made before there is anything wait for it. Whether calls are encrypted it does not say: TLS is the default.
+    ///
+    /// An endpoint is known by its key: said again, its attributes change in place, and with another target it starts afresh. One that stays
+    /// keeps its connections. When discovery fails, ends, or answers with nothing, the last set stays. Where a connection cannot be made,
+    /// the source is asked to look again.
+    pub fn discover<M, O>(mut self, from: O) -> Self
+    where
+        O: IntoOrigin<M>,
+        O::Update: Into<Update>,
+    {
+        self.discover = Some(from.into_origin().map(updates));
+        self
+    }
+
+    /// Knows this kind of URL, too, in [`discover`](Self::discover), or in place of one with the same name.
+    pub fn scheme(mut self, scheme: impl towline_discover::Scheme) -> Self {
+        self.schemes = self.schemes.with(scheme);
         self
     }
 
@@ -434,14 +447,17 @@ impl<B: Send + 'static> ChannelBuilder<B> {
         }
         self.health.as_ref().map_or(Ok(()), Health::validate)?;
         let endpoints = EndpointSet::distinct(std::mem::take(&mut self.endpoints))?.into_vec();
-        let discover = match (endpoints.is_empty(), self.discover.take()) {
+        let (discover, refresh) = match (endpoints.is_empty(), self.discover.take()) {
             (true, None) => return Err(refused("there are no endpoints: call endpoints(), endpoint() or discover()")),
             (false, Some(_)) => {
                 return Err(refused("endpoints are given both as a list and by discover(): use one of them"));
             }
-            (true, Some(discover)) => discover,
-            (false, None) => updates(fixed(endpoints)),
+            (true, Some(discover)) => discover.open(&self.schemes, updates)?,
+            (false, None) => (updates(fixed(endpoints)), Refresh::default()),
         };
+        if refresh.is_heard() {
+            self.observers = self.observers.and(refresh);
+        }
         let dialling = Dialling {
             scheme: self.scheme,
             encryption: self.encryption,
@@ -502,6 +518,14 @@ impl<B: Send + 'static> ChannelBuilder<B> {
         let stack = DeadlineLayer::new(deadline).layer(retry.layer(attempt));
         Ok(Channel { stack, balance, pool, common: Arc::new(common), berth: Berth::default() })
     }
+}
+
+/// Those that this build knows.
+fn schemes() -> Schemes {
+    #[cfg(feature = "dns")]
+    return towline_discover_dns::register(Schemes::default());
+    #[cfg(not(feature = "dns"))]
+    Schemes::default()
 }
 
 pub(super) fn refused(why: impl Into<Cow<'static, str>>) -> Error {

@@ -31,7 +31,7 @@ use towline_balance::{AtBodyEnd, Balance, EjectionView};
 use towline_connect::BoxConnector;
 use towline_core::sync::after;
 use towline_core::timer::Berth;
-use towline_core::{BoxError, CallContext, Carried, EndpointKey, Error, Kind, Phase, Room, Sent, Target};
+use towline_core::{BoxError, CallContext, Carried, Endpoint, EndpointKey, Error, Kind, Phase, Room, Sent, Target};
 use towline_pool::{Handle, Pool, Stats};
 use towline_retry::{Retry, RetryStats};
 use towline_sticky::{AffinityPicker, HomeFirstPicker, StickyCounts, StickyStats, TokenService};
@@ -150,6 +150,8 @@ struct Common {
 pub struct ChannelEndpoint {
     /// Its key.
     pub key: EndpointKey,
+    /// Its target and attributes, as discovery has them.
+    pub endpoint: Arc<Endpoint>,
     /// Whether it has room.
     pub room: Room,
     /// Calls that wait for it or are in flight on it, their bodies included.
@@ -180,6 +182,7 @@ impl<B: Send + 'static> Channel<B> {
         let views = self.balance.endpoints().into_iter();
         let stats = views.map(|view| ChannelEndpoint {
             key: view.endpoint.key().clone(),
+            endpoint: view.endpoint,
             room: view.room,
             in_flight: view.in_flight,
             calls: view.calls,
@@ -188,6 +191,12 @@ impl<B: Send + 'static> Channel<B> {
             pool: view.lend.get_ref().stats(),
         });
         stats.collect()
+    }
+
+    /// Why discovery has nothing new to say, if that is so: it fails, has ended, or answers with nothing. The endpoints are the last
+    /// that it said. `None` again when it does well.
+    pub fn discovery_error(&self) -> Option<Error> {
+        self.balance.discovery_error()
     }
 
     /// Connects ahead: until every endpoint that is known, once discovery has yielded some, has had this many connections
