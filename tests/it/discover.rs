@@ -206,7 +206,7 @@ async fn a_url_is_a_client_s_discovery_and_so_is_one_of_a_scheme_of_one_s_own() 
     let error = builder().discover("loopback:x/3").build().unwrap_err();
     let said = error.to_string();
     assert!(
-        said.contains("\"loopback\" is not known; known are dns+srv:///_service._tcp.name, dns:///name:port"),
+        said.contains("\"loopback\" is not known; known are dns:///name:port, dns+srv:///_service._tcp.name"),
         "{said}"
     );
 }

@@ -41,6 +41,8 @@
 mod addresses;
 mod resolver;
 mod services;
+#[cfg(test)]
+mod tests;
 mod url;
 
 use std::net::SocketAddr;

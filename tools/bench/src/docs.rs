@@ -98,5 +98,6 @@ fn heading(case: Case) -> &'static str {
         Case::Layers => "Retry and a limit of time",
         Case::Sticky => "Sessions",
         Case::Http => "A channel for HTTP and gRPC",
+        Case::Discover => "A large set of endpoints",
     }
 }

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use crate::{cargo, run};
 
-const TARGETS: [&str; 3] = ["frames", "prost_codec", "shared"];
+const TARGETS: [&str; 5] = ["endpoints_file", "frames", "prost_codec", "shared", "source_url"];
 /// What `cargo fuzz` passes, but for the sanitizer.
 const COVERAGE: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \

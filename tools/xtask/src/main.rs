@@ -19,7 +19,7 @@ cargo xtask COMMAND
   docs     builds the documentation with warnings as errors
   msrv     checks the library crates with the oldest supported compiler, if rustup has it
   bench    bench [echo] [tls] [memory] [instructions] [head-to-head] [checkout] [checkout-instructions] [balance]
-           [balance-instructions] [layers] [sticky] [http] [--json] [--quick] [--docs]: towline beside its peers; --quick ends within two minutes once
+           [balance-instructions] [layers] [sticky] [http] [discover] [--json] [--quick] [--docs]: towline beside its peers; --quick ends within two minutes once
            it is built, --docs writes docs/benchmarks.md; checkout-instructions and balance-instructions --check fail when
            a checkout or a call takes 5 % more instructions than are recorded, --record records them
   sim      sim [fidelity] [s1] [s2] [s2-retry] [s3] … [s12] [--seeds N] [--json] [--check] [--docs]: balancers, retries and
@@ -33,7 +33,7 @@ cargo xtask COMMAND
   model    checks the hand-off between callers, connections and pools in the interleavings of a few threads, with
            two or three preemptions (minutes; --quick: two)
   miri     the swap of the balancer's snapshots under Miri, in eight schedules (minutes), if nightly has it
-  fuzz     fuzz [frames] [prost_codec] [shared] [--seconds N] [--merge]: 15 minutes each unless told otherwise;
+  fuzz     fuzz [endpoints_file] [frames] [prost_codec] [shared] [source_url] [--seconds N] [--merge]: 15 minutes each unless told otherwise;
            --merge keeps what earlier runs found in tools/fuzz/corpus
   field-bugs
            field-bugs [pool] [balance] [--docs]: replays bugs that users of other pools and balancers met against the

@@ -4,6 +4,7 @@ pub(crate) mod balance;
 pub(crate) mod batched;
 mod callgrind;
 pub(crate) mod checkout;
+mod discover;
 pub(crate) mod echo;
 pub(crate) mod head_to_head;
 mod http;
@@ -43,10 +44,11 @@ pub(crate) enum Case {
     Layers,
     Sticky,
     Http,
+    Discover,
 }
 
 impl Case {
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::Echo,
         Self::Tls,
         Self::Memory,
@@ -59,6 +61,7 @@ impl Case {
         Self::Layers,
         Self::Sticky,
         Self::Http,
+        Self::Discover,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -75,6 +78,7 @@ impl Case {
             Self::Layers => "layers",
             Self::Sticky => "sticky",
             Self::Http => "http",
+            Self::Discover => "discover",
         }
     }
 
@@ -106,6 +110,7 @@ impl Case {
             Self::Layers => layers::run(bench),
             Self::Sticky => sticky::run(bench),
             Self::Http => http::run(bench),
+            Self::Discover => discover::run(bench),
         }
     }
 }

@@ -1,0 +1,292 @@
+//! Answers that no well-behaved server gives, or not when one wants it to.
+
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use hickory_resolver::proto::op::{Message, ResponseCode};
+use hickory_resolver::proto::rr::rdata::{A, AAAA, CNAME, SOA, SRV};
+use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
+use tokio::net::UdpSocket;
+use tokio::time::timeout;
+use towline_discover::{Answer, Failure, Resolve, Timing};
+
+use super::*;
+
+/// What is said to one question.
+#[derive(Clone, Debug)]
+enum Reply {
+    Records(Vec<Record>),
+    /// No such name, or no such record, for so many seconds.
+    Nothing(ResponseCode, Option<u32>),
+    Fail,
+    Silence,
+}
+
+type Script = Arc<Mutex<HashMap<(String, RecordType), Reply>>>;
+
+/// A server that says what it is told, and that there is no record to everything else.
+#[derive(Clone)]
+struct Server {
+    address: SocketAddr,
+    script: Script,
+}
+
+impl Server {
+    async fn start() -> Self {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let server = Self { address: socket.local_addr().unwrap(), script: Script::default() };
+        let script = server.script.clone();
+        tokio::spawn(async move {
+            let mut bytes = [0; 4_096];
+            loop {
+                let (length, from) = socket.recv_from(&mut bytes).await.unwrap();
+                let question = Message::from_vec(&bytes[..length]).unwrap();
+                if let Some(answer) = answer(&question, &script) {
+                    socket.send_to(&answer.to_vec().unwrap(), from).await.unwrap();
+                }
+            }
+        });
+        server
+    }
+
+    fn say(&self, name: &str, kind: RecordType, reply: Reply) -> &Self {
+        self.script.lock().unwrap().insert((name.to_owned(), kind), reply);
+        self
+    }
+
+    fn records(&self, name: &str, kind: RecordType, records: Vec<Record>) -> &Self {
+        self.say(name, kind, Reply::Records(records))
+    }
+
+    fn dns(&self) -> Dns {
+        Dns::new().server(self.address)
+    }
+
+    fn resolver(&self) -> Resolver {
+        self.dns().resolver().unwrap()
+    }
+
+    fn addresses(&self, name: &str, family: Family) -> addresses::AtPort {
+        Addresses::new(self.resolver(), name, family).unwrap().at(7)
+    }
+
+    fn service(&self, name: &str) -> Services {
+        Services::new(self.resolver(), name, &self.dns()).unwrap()
+    }
+}
+
+fn answer(question: &Message, script: &Script) -> Option<Message> {
+    let query = &question.queries[0];
+    let mut answer = Message::response(question.metadata.id, question.metadata.op_code);
+    answer.add_query(query.clone());
+    answer.metadata.recursion_available = true;
+    let key = (query.name().to_utf8().to_lowercase(), query.query_type());
+    let reply = script.lock().unwrap().get(&key).cloned();
+    match reply.unwrap_or(Reply::Nothing(ResponseCode::NoError, Some(60))) {
+        Reply::Records(records) => drop(answer.add_answers(records)),
+        Reply::Nothing(code, seconds) => {
+            answer.metadata.response_code = code;
+            if let Some(seconds) = seconds {
+                let zone = Name::from_str("test.").unwrap();
+                let soa = SOA::new(zone.clone(), zone.clone(), 1, 1, 1, 1, seconds);
+                answer.add_authority(Record::from_rdata(zone, seconds, RData::SOA(soa)));
+            }
+        }
+        Reply::Fail => answer.metadata.response_code = ResponseCode::ServFail,
+        Reply::Silence => return None,
+    }
+    Some(answer)
+}
+
+fn name(text: &str) -> Name {
+    Name::from_str(text).unwrap()
+}
+
+fn v4(of: &str, last: u8, ttl: u32) -> Record {
+    Record::from_rdata(name(of), ttl, RData::A(A(Ipv4Addr::new(10, 0, 0, last))))
+}
+
+fn v6(of: &str, last: u16, ttl: u32) -> Record {
+    Record::from_rdata(name(of), ttl, RData::AAAA(AAAA(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, last))))
+}
+
+fn alias(of: &str, to: &str, ttl: u32) -> Record {
+    Record::from_rdata(name(of), ttl, RData::CNAME(CNAME(name(to))))
+}
+
+fn server(of: &str, priority: u16, weight: u16, target: &str) -> Record {
+    Record::from_rdata(name(of), 30, RData::SRV(SRV::new(priority, weight, 9, name(target))))
+}
+
+fn keys(answer: &Answer) -> Vec<&str> {
+    answer.endpoints.iter().map(|endpoint| endpoint.key().as_str()).collect()
+}
+
+fn seconds(seconds: u64) -> Option<Duration> {
+    Some(Duration::from_secs(seconds))
+}
+
+#[tokio::test]
+async fn an_answer_is_good_for_the_shortest_time_in_it_that_of_an_alias_too() {
+    let dns = Server::start().await;
+    dns.records("db.test.", RecordType::A, vec![alias("db.test.", "real.test.", 9), v4("real.test.", 1, 40)]);
+    dns.records("db.test.", RecordType::AAAA, vec![v6("db.test.", 1, 20)]);
+    let answer = dns.addresses("db.test", Family::Both).resolve().await.unwrap();
+    assert_eq!(keys(&answer), ["10.0.0.1:7", "[fd00::1]:7"]);
+    assert_eq!(answer.valid_for, seconds(9));
+    let answer = dns.addresses("db.test.", Family::V6).resolve().await.unwrap();
+    assert_eq!((keys(&answer), answer.valid_for), (vec!["[fd00::1]:7"], seconds(20)));
+    assert_eq!(answer.endpoints[0].target().tls_name(), Some("db.test"), "without the dot");
+}
+
+#[tokio::test]
+async fn a_server_that_is_sure_that_there_is_nothing_says_for_how_long() {
+    let dns = Server::start().await;
+    for kind in [RecordType::A, RecordType::AAAA] {
+        dns.say("nobody.test.", kind, Reply::Nothing(ResponseCode::NXDomain, Some(17)));
+        dns.say("bare.test.", kind, Reply::Nothing(ResponseCode::NoError, Some(19)));
+        dns.say("vague.test.", kind, Reply::Nothing(ResponseCode::NXDomain, None));
+    }
+    for (name, why, time) in [
+        ("nobody.test", "there is no name nobody.test (NXDOMAIN)", seconds(17)),
+        ("bare.test", "bare.test has no A or AAAA records", seconds(19)),
+        ("vague.test", "there is no name vague.test (NXDOMAIN)", None),
+    ] {
+        let Failure { error, valid_for, .. } = dns.addresses(name, Family::Both).resolve().await.unwrap_err();
+        assert!(error.to_string().starts_with(why), "{error}");
+        assert_eq!(valid_for, time, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn half_an_answer_is_no_smaller_one() {
+    let dns = Server::start().await;
+    dns.records("db.test.", RecordType::A, vec![v4("db.test.", 1, 30)]);
+    dns.records("db.test.", RecordType::AAAA, vec![v6("db.test.", 1, 30)]);
+    let mut addresses = dns.addresses("db.test", Family::Both);
+    addresses.resolve().await.unwrap();
+    dns.say("db.test.", RecordType::AAAA, Reply::Fail).records("db.test.", RecordType::A, vec![v4("db.test.", 2, 30)]);
+    let answer = addresses.resolve().await.unwrap();
+    assert_eq!(keys(&answer), ["10.0.0.2:7", "[fd00::1]:7"], "IPv6 is as it was");
+    assert_eq!(answer.valid_for, Some(Duration::ZERO), "to be asked for again soon");
+    // The half that is left says that there is nothing: that is not all there is to say.
+    dns.say("db.test.", RecordType::A, Reply::Nothing(ResponseCode::NoError, Some(60)));
+    let failure = addresses.resolve().await.unwrap_err();
+    assert_eq!(failure.valid_for, None);
+    // And when it is sure of both, there are none.
+    dns.say("db.test.", RecordType::AAAA, Reply::Nothing(ResponseCode::NoError, Some(60)));
+    assert_eq!(addresses.resolve().await.unwrap_err().valid_for, seconds(60));
+}
+
+#[tokio::test]
+async fn aliases_in_a_circle_are_a_failure_and_end() {
+    let dns = Server::start().await;
+    for kind in [RecordType::A, RecordType::AAAA] {
+        dns.records("a.test.", kind, vec![alias("a.test.", "b.test.", 60)]);
+        dns.records("b.test.", kind, vec![alias("b.test.", "a.test.", 60)]);
+        dns.records("self.test.", kind, vec![alias("self.test.", "self.test.", 60)]);
+    }
+    for name in ["a.test", "self.test"] {
+        let mut addresses = dns.addresses(name, Family::Both);
+        let failure = timeout(Duration::from_secs(8), addresses.resolve()).await.expect("it ends").unwrap_err();
+        assert!(failure.error.to_string().contains(name), "{}", failure.error);
+    }
+}
+
+#[tokio::test]
+async fn a_server_in_trouble_and_one_that_is_silent_are_failures_of_no_known_time() {
+    let dns = Server::start().await;
+    for kind in [RecordType::A, RecordType::AAAA] {
+        dns.say("ill.test.", kind, Reply::Fail).say("mute.test.", kind, Reply::Silence);
+    }
+    let failure = dns.addresses("ill.test", Family::Both).resolve().await.unwrap_err();
+    assert_eq!(failure.valid_for, None);
+    assert!(failure.error.to_string().starts_with("DNS does not say what A records ill.test has"), "{}", failure.error);
+    let timing = Timing::default().limit(Duration::from_millis(300));
+    let mut source = dns.dns().timing(timing).addresses("mute.test", 7).unwrap();
+    let error = source.next().await.unwrap().unwrap_err();
+    assert!(error.is_timeout(), "{error}");
+}
+
+#[tokio::test]
+async fn a_service_s_servers_have_its_weights_priorities_and_ports() {
+    let dns = Server::start().await;
+    let of = "_db._tcp.test.";
+    dns.records(
+        of,
+        RecordType::SRV,
+        vec![server(of, 10, 60, "a.test."), server(of, 10, 0, "b.test."), server(of, 20, 5, "c.test.")],
+    );
+    dns.records("a.test.", RecordType::A, vec![v4("a.test.", 1, 300), v4("a.test.", 2, 300)]);
+    dns.records("b.test.", RecordType::A, vec![v4("b.test.", 3, 300)]);
+    dns.records("c.test.", RecordType::A, vec![v4("c.test.", 4, 12)]);
+    let answer = dns.service("_db._tcp.test").resolve().await.unwrap();
+    let seen: Vec<_> =
+        answer.endpoints.iter().map(|it| (it.key().as_str(), it.weight().get(), it.priority())).collect();
+    assert_eq!(
+        seen,
+        [("10.0.0.1:9", 30.0, 0), ("10.0.0.2:9", 30.0, 0), ("10.0.0.3:9", 1.0, 0), ("10.0.0.4:9", 0.0, 1)]
+    );
+    assert_eq!(answer.valid_for, seconds(12));
+    assert_eq!(answer.endpoints[0].target().tls_name(), Some("test"));
+
+    let tiers = dns.dns().priorities_as_tiers().verify_targets();
+    let answer = Services::new(dns.resolver(), "_db._tcp.test", &tiers).unwrap().resolve().await.unwrap();
+    assert_eq!(answer.endpoints[3].weight().get(), 5.0);
+    assert_eq!(answer.endpoints[3].target().tls_name(), Some("c.test"));
+}
+
+#[tokio::test]
+async fn a_target_that_cannot_be_asked_for_has_what_it_had_and_the_rest_is_new() {
+    let dns = Server::start().await;
+    let of = "_db._tcp.test.";
+    dns.records(of, RecordType::SRV, vec![server(of, 1, 1, "a.test."), server(of, 1, 1, "b.test.")]);
+    dns.records("a.test.", RecordType::A, vec![v4("a.test.", 1, 300)]);
+    dns.records("b.test.", RecordType::A, vec![v4("b.test.", 2, 300)]);
+    let mut service = dns.service("_db._tcp.test");
+    service.resolve().await.unwrap();
+    for kind in [RecordType::A, RecordType::AAAA] {
+        dns.say("a.test.", kind, Reply::Fail);
+    }
+    dns.records("b.test.", RecordType::A, vec![v4("b.test.", 3, 300)]);
+    let answer = service.resolve().await.unwrap();
+    assert_eq!(keys(&answer), ["10.0.0.1:9", "10.0.0.3:9"]);
+    assert_eq!(answer.valid_for, Some(Duration::ZERO));
+}
+
+#[tokio::test]
+async fn a_service_that_says_it_is_not_there_means_it_and_one_without_addresses_does_not() {
+    let dns = Server::start().await;
+    let of = "_db._tcp.test.";
+    dns.records(of, RecordType::SRV, vec![server(of, 0, 0, ".")]);
+    let answer = dns.service("_db._tcp.test").resolve().await.unwrap();
+    assert!(answer.endpoints.is_none_on_purpose());
+    dns.records(of, RecordType::SRV, vec![server(of, 0, 0, "gone.test.")]);
+    let failure = dns.service("_db._tcp.test").resolve().await.unwrap_err();
+    assert!(failure.error.to_string().starts_with("gone.test. has no A or AAAA records"), "{}", failure.error);
+    let failure = dns.service("_other._tcp.test").resolve().await.unwrap_err();
+    assert!(failure.error.to_string().starts_with("_other._tcp.test has no SRV records"), "{}", failure.error);
+}
+
+#[tokio::test]
+async fn an_address_of_several_records_is_one_endpoint_and_the_preferred_record_counts() {
+    let dns = Server::start().await;
+    let of = "_db._tcp.test.";
+    dns.records(
+        of,
+        RecordType::SRV,
+        vec![server(of, 20, 9, "a.test."), server(of, 10, 3, "b.test."), server(of, 10, 2, "c.test.")],
+    );
+    for target in ["a.test.", "b.test.", "c.test."] {
+        dns.records(target, RecordType::A, vec![v4(target, 1, 300)]);
+    }
+    let answer = dns.service("_db._tcp.test").resolve().await.unwrap();
+    assert_eq!(
+        (answer.endpoints.len(), answer.endpoints[0].weight().get(), answer.endpoints[0].priority()),
+        (1, 3.0, 0)
+    );
+}
