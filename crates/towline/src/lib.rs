@@ -92,6 +92,11 @@
 //! # }).unwrap();
 //! ```
 
+// What `docs/discovery.md` shows is compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/discovery.md")]
+mod page {}
+
 mod attempts;
 mod builder;
 mod client;

@@ -116,6 +116,7 @@ fn msrv() -> Result<(), String> {
         "towline-codec",
         "towline-connect",
         "towline-core",
+        "towline-discover",
         "towline-http",
         "towline-pool",
         "towline-retry",
