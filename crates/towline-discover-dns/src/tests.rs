@@ -138,6 +138,11 @@ async fn an_answer_is_good_for_the_shortest_time_in_it_that_of_an_alias_too() {
     let answer = dns.addresses("db.test", Family::Both).resolve().await.unwrap();
     assert_eq!(keys(&answer), ["10.0.0.1:7", "[fd00::1]:7"]);
     assert_eq!(answer.valid_for, seconds(9));
+    // An alias whose target has to be asked for.
+    dns.records("far.test.", RecordType::A, vec![alias("far.test.", "real.test.", 9)]);
+    dns.records("real.test.", RecordType::A, vec![v4("real.test.", 1, 40)]);
+    let answer = dns.addresses("far.test", Family::V4).resolve().await.unwrap();
+    assert_eq!((keys(&answer), answer.valid_for), (vec!["10.0.0.1:7"], seconds(9)));
     let answer = dns.addresses("db.test.", Family::V6).resolve().await.unwrap();
     assert_eq!((keys(&answer), answer.valid_for), (vec!["[fd00::1]:7"], seconds(20)));
     assert_eq!(answer.endpoints[0].target().tls_name(), Some("db.test"), "without the dot");
@@ -177,7 +182,12 @@ async fn half_an_answer_is_no_smaller_one() {
     dns.say("db.test.", RecordType::A, Reply::Nothing(ResponseCode::NoError, Some(60)));
     let failure = addresses.resolve().await.unwrap_err();
     assert_eq!(failure.valid_for, None);
+    // In whichever half.
+    dns.say("db.test.", RecordType::A, Reply::Fail);
+    dns.say("db.test.", RecordType::AAAA, Reply::Nothing(ResponseCode::NoError, Some(60)));
+    assert_eq!(addresses.resolve().await.unwrap_err().valid_for, None);
     // And when it is sure of both, there are none.
+    dns.say("db.test.", RecordType::A, Reply::Nothing(ResponseCode::NoError, Some(60)));
     dns.say("db.test.", RecordType::AAAA, Reply::Nothing(ResponseCode::NoError, Some(60)));
     assert_eq!(addresses.resolve().await.unwrap_err().valid_for, seconds(60));
 }

@@ -1,17 +1,25 @@
 //! Sets as changes, as tower's `Discover` has them, and changes as sets.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::convert::Infallible;
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use futures_core::Stream;
 use futures_util::StreamExt;
+use tokio::time::{Sleep, sleep};
 use tower::discover::Change;
-use towline_core::{BoxError, Endpoint, EndpointKey, EndpointSet, Error, Event, Kind, Observers, Phase};
+use towline_core::{
+    Backoff, BoxError, Endpoint, EndpointKey, EndpointSet, Error, Event, Kind, Observers, Phase, Rng, Sent,
+};
 
 use crate::Source;
+use crate::adapt::BATCH;
+
+/// Before a source that has failed is asked again.
+const RETRY: Backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
 
 /// What changes from one set to the next.
 #[derive(Debug, Default)]
@@ -25,11 +33,12 @@ impl Diff {
         let mut next: HashMap<_, _> = set.iter().map(|endpoint| (endpoint.key().clone(), endpoint.clone())).collect();
         let gone = self.known.keys().filter(|key| !next.contains_key(*key)).cloned().map(Change::Remove);
         let mut changes: VecDeque<_> = gone.collect();
+        let mut told = HashSet::new();
         for endpoint in set.into_vec() {
             let key = endpoint.key();
-            // Of two with one key the last counts.
-            let counts = next.get(key) == Some(&endpoint);
-            if counts && self.known.get(key) != Some(&endpoint) {
+            // Of two with one key the last counts, once.
+            let counts = next.get(key) == Some(&endpoint) && self.known.get(key) != Some(&endpoint);
+            if counts && told.insert(key.clone()) {
                 changes.push_back(Change::Insert(key.clone(), endpoint));
             }
         }
@@ -74,6 +83,9 @@ impl Source {
             changes: VecDeque::new(),
             make: Box::new(make),
             observers,
+            failures: 0,
+            pause: None,
+            rng: Rng::new(),
         }
     }
 
@@ -99,7 +111,14 @@ impl Source {
         changes: impl Stream<Item = Result<Change<EndpointKey, Endpoint>, E>> + Send + 'static,
     ) -> Self {
         let changes = changes.map(|change| change.map_err(Error::wrap));
-        Self::new(Accumulate { changes: Some(Box::pin(changes)), known: Vec::new(), is_new: false, error: None })
+        Self::new(Accumulate {
+            changes: Some(Box::pin(changes)),
+            known: BTreeMap::new(),
+            places: HashMap::new(),
+            next: 0,
+            is_new: false,
+            error: None,
+        })
     }
 }
 
@@ -111,6 +130,10 @@ pub struct Discovered<S> {
     changes: VecDeque<Change<EndpointKey, Endpoint>>,
     make: Box<dyn FnMut(&Endpoint) -> S + Send>,
     observers: Observers,
+    /// The source has failed so often in a row, and is asked again after this.
+    failures: u32,
+    pause: Option<Pin<Box<Sleep>>>,
+    rng: Rng,
 }
 
 impl<S> Stream for Discovered<S> {
@@ -125,19 +148,26 @@ impl<S> Stream for Discovered<S> {
                     Change::Remove(key) => Change::Remove(key),
                 })));
             }
+            if let Some(pause) = &mut this.pause {
+                ready!(pause.as_mut().poll(cx));
+                this.pause = None;
+            }
             let Some(source) = &mut this.source else { return Poll::Pending };
             let error = match ready!(source.poll_next_unpin(cx)) {
-                Some(Ok(set)) if set.is_empty() && !set.is_none_on_purpose() => {
-                    Error::new(Kind::NoEndpoints, Phase::Resolve).with_message("discovery answered with nothing")
-                }
                 Some(Ok(set)) => {
+                    this.failures = 0;
                     this.changes = this.diff.to(set);
                     continue;
                 }
-                Some(Err(error)) => error,
+                Some(Err(error)) => {
+                    // One that fails at every poll must not spin.
+                    this.pause = Some(Box::pin(sleep(RETRY.delay(this.failures, &mut this.rng))));
+                    this.failures = this.failures.saturating_add(1);
+                    error
+                }
                 None => {
                     this.source = None;
-                    Error::new(Kind::Closed, Phase::Resolve).with_message("discovery ended")
+                    Error::new(Kind::Closed, Phase::Resolve).with_sent(Sent::Never).with_message("discovery ended")
                 }
             };
             this.observers.emit(Event::DiscoveryFailed { error: &error });
@@ -157,8 +187,10 @@ impl<S> fmt::Debug for Discovered<S> {
 struct Accumulate<S> {
     /// Until they have ended.
     changes: Option<Pin<Box<S>>>,
-    /// In the order in which they came.
-    known: Vec<Endpoint>,
+    /// In the order in which they came, and by key.
+    known: BTreeMap<u64, Endpoint>,
+    places: HashMap<EndpointKey, u64>,
+    next: u64,
     is_new: bool,
     /// To be said after what came before it.
     error: Option<Error>,
@@ -166,18 +198,24 @@ struct Accumulate<S> {
 
 impl<S> Accumulate<S> {
     fn take(&mut self, change: Change<EndpointKey, Endpoint>) {
-        let (key, endpoint) = match change {
-            Change::Insert(key, endpoint) => (key.clone(), Some(endpoint.with_key(key))),
-            Change::Remove(key) => (key, None),
-        };
-        let place = self.known.iter().position(|known| *known.key() == key);
-        match (place, endpoint) {
-            (Some(place), Some(endpoint)) => self.known[place] = endpoint,
-            (Some(place), None) => drop(self.known.remove(place)),
-            (None, Some(endpoint)) => self.known.push(endpoint),
-            (None, None) => return,
+        match change {
+            Change::Insert(key, endpoint) => {
+                let place = *self.places.entry(key.clone()).or_insert_with(|| {
+                    self.next += 1;
+                    self.next
+                });
+                self.known.insert(place, endpoint.with_key(key));
+            }
+            Change::Remove(key) => {
+                let Some(place) = self.places.remove(&key) else { return };
+                self.known.remove(&place);
+            }
         }
         self.is_new = true;
+    }
+
+    fn set(&self) -> EndpointSet {
+        if self.known.is_empty() { EndpointSet::none() } else { self.known.values().cloned().collect() }
     }
 }
 
@@ -189,7 +227,12 @@ where
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
-        while let (Some(changes), None) = (&mut this.changes, &this.error) {
+        for taken in 0.. {
+            let (Some(changes), None) = (&mut this.changes, &this.error) else { break };
+            if taken == BATCH {
+                cx.waker().wake_by_ref();
+                break;
+            }
             match changes.as_mut().poll_next(cx) {
                 Poll::Pending => break,
                 Poll::Ready(Some(Ok(change))) => this.take(change),
@@ -198,8 +241,7 @@ where
             }
         }
         if std::mem::take(&mut this.is_new) {
-            let set = if this.known.is_empty() { EndpointSet::none() } else { this.known.clone().into() };
-            return Poll::Ready(Some(Ok(set)));
+            return Poll::Ready(Some(Ok(this.set())));
         }
         match this.error.take() {
             Some(error) => Poll::Ready(Some(Err(error))),
@@ -230,7 +272,7 @@ mod tests {
     }
 
     // F20, for those who balance with tower: what stays is not touched.
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn only_what_changed_is_told_and_failures_are_no_end() {
         let heavy = set("b:1").remove(0).with_weight(Weight::new(2.0).unwrap());
         let script = Script::new().set("a:1 b:1").err("down").set("b:1 a:1").set("").ok(vec![heavy]).none();
@@ -238,7 +280,8 @@ mod tests {
         let mut discover =
             script.source().0.into_discover(Observers::new(failures.clone()), |endpoint| endpoint.weight().get());
         let mut told = Vec::new();
-        while let Poll::Ready(Some(Ok(change))) = futures_util::poll!(discover.next()) {
+        let patience = Duration::from_secs(10);
+        while let Ok(Some(Ok(change))) = tokio::time::timeout(patience, discover.next()).await {
             told.push(match change {
                 Change::Insert(key, weight) => format!("+{key}×{weight}"),
                 Change::Remove(key) => format!("-{key}"),
@@ -246,6 +289,25 @@ mod tests {
         }
         assert_eq!(told, ["+a:1×1", "+b:1×1", "-a:1", "+b:1×2", "-b:1"]);
         assert_eq!(failures.0.lock().unwrap().len(), 3, "down, an empty answer, and the end");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_source_that_fails_at_every_poll_does_not_spin() {
+        let failures = Failures::default();
+        let source = Source::new(futures_util::stream::repeat_with(|| Err::<Vec<_>, _>("down")));
+        let mut discover = source.into_discover(Observers::new(failures.clone()), |_| ());
+        tokio::time::timeout(Duration::from_secs(10), discover.next()).await.unwrap_err();
+        assert!(failures.0.lock().unwrap().len() < 60);
+    }
+
+    #[tokio::test]
+    async fn equal_endpoints_are_told_once() {
+        let mut discover = Source::fixed(set("a:1 a:1 b:1")).into_discover(Observers::default(), |_| ());
+        let mut told = 0;
+        while futures_util::poll!(discover.next()).is_ready() {
+            told += 1;
+        }
+        assert_eq!(told, 2);
     }
 
     #[tokio::test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_core::Stream;
 use futures_util::stream::{self, StreamExt};
 use tokio::sync::{mpsc, watch};
-use towline_core::{BoxError, Endpoint, EndpointSet, Error};
+use towline_core::{BoxError, Endpoint, EndpointSet, Error, Kind, Phase, Sent};
 
 use crate::Refresh;
 use crate::adapt::{Dedup, Defaults, FallbackTo, KeepLastGood, Merge, MinInterval};
@@ -19,7 +19,7 @@ pub(crate) type BoxSets = Pin<Box<dyn Stream<Item = Result<EndpointSet, Error>> 
 /// Where endpoints come from: a stream of whole [sets](EndpointSet), to be followed by a balancer.
 ///
 /// An item is all that there is from now on. An error is an item as well, and no end: it says that nothing new is known, and the set before it
-/// stays. After an error a source yields its set again as soon as it knows that it holds, also when that has not changed. A source that
+/// stays. An empty set that is not [meant](EndpointSet::none) is an error. After an error a source yields its set again as soon as it knows that it holds, also when that has not changed. A source that
 /// ends will not change any more.
 ///
 /// Sources are made of what there is ([`fixed`](Self::fixed), [`watch`](Self::watch), [`mpsc`](Self::mpsc), any stream), by
@@ -71,7 +71,7 @@ impl Source {
         sets: impl Stream<Item = Result<EndpointSet, Error>> + Send + 'static,
         refresh: Refresh,
     ) -> Self {
-        Self { sets: Box::pin(sets), refresh }
+        Self { sets: Box::pin(sets.map(believable).fuse()), refresh }
     }
 
     /// These endpoints, for ever. None at all means none on purpose.
@@ -124,8 +124,8 @@ impl Source {
         self.adapt(|sets| KeepLastGood::new(sets, max_staleness))
     }
 
-    /// At most one set in so long: of those that come sooner, the last, in its time. The first comes at once, and errors
-    /// do.
+    /// At most one set in so long: of those that come sooner, the last, in its time. The first comes at once, and so do errors, each after the
+    /// set that came before it.
     pub fn min_interval(self, interval: Duration) -> Self {
         self.adapt(|sets| MinInterval::new(sets, interval))
     }
@@ -135,7 +135,8 @@ impl Source {
         self.adapt(Dedup::new)
     }
 
-    /// What both have. Waits until each has said something. Where both have a key, this one's counts. Ends when both have ended.
+    /// What both have. Waits until each has said something. While one fails it has what it had, and so a merged source does not look stale
+    /// as long as the other changes: put [`keep_last_good`](Self::keep_last_good) under it, and not over it, to have each judged by itself. Where both have a key, this one's counts. Ends when both have ended.
     pub fn merge(self, other: Self) -> Self {
         Self::merge_all([self, other])
     }
@@ -157,6 +158,17 @@ impl Source {
     /// Attributes for endpoints that have none of their own.
     pub fn with_defaults(self, defaults: Defaults) -> Self {
         self.adapt(|sets| sets.map(move |set| set.map(|set| defaults.apply(set))))
+    }
+}
+
+/// An empty answer is a failure, here and for all that is put over it.
+fn believable(item: Result<EndpointSet, Error>) -> Result<EndpointSet, Error> {
+    match item {
+        Ok(set) if set.is_empty() && !set.is_none_on_purpose() => {
+            let why = "discovery answered with nothing; say EndpointSet::none() to mean it";
+            Err(Error::new(Kind::NoEndpoints, Phase::Resolve).with_sent(Sent::Never).with_message(why))
+        }
+        item => item,
     }
 }
 

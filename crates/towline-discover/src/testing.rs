@@ -24,7 +24,10 @@ pub(crate) fn keys(item: Option<Result<EndpointSet, Error>>) -> String {
         Some(Err(error)) => {
             let cause = std::error::Error::source(&error).filter(|_| error.kind() == Kind::Other);
             let text = cause.map_or_else(|| error.to_string(), ToString::to_string);
-            format!("error: {}", text.split(" while ").next().unwrap_or_default())
+            format!(
+                "error: {}",
+                text.split([';']).next().unwrap_or_default().split(" while ").next().unwrap_or_default()
+            )
         }
     }
 }

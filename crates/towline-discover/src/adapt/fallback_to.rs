@@ -1,5 +1,6 @@
 //! Another source while there is nothing from this one.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -14,8 +15,10 @@ pub(crate) struct FallbackTo {
     second: Option<BoxSets>,
     /// Whether the first has a set, as far as is known.
     has_first: Has,
-    /// What the second had when it was not asked for.
+    /// What the second said last: said again when it is needed again.
     kept: Option<EndpointSet>,
+    /// To be said next.
+    items: VecDeque<Result<EndpointSet, Error>>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -28,34 +31,43 @@ enum Has {
 
 impl FallbackTo {
     pub(crate) fn new(first: BoxSets, second: BoxSets) -> Self {
-        Self { first: Some(first), second: Some(second), has_first: Has::Unknown, kept: None }
+        let (first, second) = (Some(first), Some(second));
+        Self { first, second, has_first: Has::Unknown, kept: None, items: VecDeque::new() }
     }
 
-    fn poll_first(&mut self, cx: &mut Context<'_>) -> Poll<Result<EndpointSet, Error>> {
-        while let Some(first) = &mut self.first {
-            match first.as_mut().poll_next(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Some(Ok(set))) if set.is_none_on_purpose() => self.has_first = Has::None,
-                Poll::Ready(Some(Ok(set))) => {
-                    // An empty answer is for whoever keeps sets to judge.
-                    self.has_first = if set.is_empty() && self.has_first != Has::Some { Has::None } else { Has::Some };
-                    return Poll::Ready(Ok(set));
-                }
-                Poll::Ready(Some(Err(error))) => {
-                    if self.has_first == Has::Unknown {
-                        self.has_first = Has::None;
-                    }
-                    return Poll::Ready(Err(error));
-                }
-                Poll::Ready(None) => {
-                    self.first = None;
-                    if self.has_first == Has::Unknown {
-                        self.has_first = Has::None;
-                    }
-                }
+    /// One item of the first at most: one that always has something to say must not keep the other from its turn.
+    fn poll_first(&mut self, cx: &mut Context<'_>) {
+        let Some(first) = &mut self.first else { return };
+        match first.as_mut().poll_next(cx) {
+            Poll::Pending => return,
+            Poll::Ready(Some(Ok(set))) if set.is_empty() => {
+                self.has_first = Has::None;
+                self.items.push_back(Ok(self.kept.clone().unwrap_or(set)));
             }
+            Poll::Ready(Some(Ok(set))) => {
+                self.has_first = Has::Some;
+                self.items.push_back(Ok(set));
+            }
+            Poll::Ready(Some(Err(error))) => self.items.push_back(Err(error)),
+            Poll::Ready(None) => self.first = None,
         }
-        Poll::Pending
+        if self.has_first == Has::Unknown {
+            self.has_first = Has::None;
+        }
+    }
+
+    fn poll_second(&mut self, cx: &mut Context<'_>) {
+        let Some(second) = &mut self.second else { return };
+        match second.as_mut().poll_next(cx) {
+            Poll::Pending => {}
+            Poll::Ready(Some(item)) => {
+                if let Ok(set) = &item {
+                    self.kept = Some(set.clone());
+                }
+                self.items.push_back(item);
+            }
+            Poll::Ready(None) => self.second = None,
+        }
     }
 }
 
@@ -64,28 +76,14 @@ impl Stream for FallbackTo {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
-        let before = this.has_first;
-        if let Poll::Ready(item) = this.poll_first(cx) {
-            return Poll::Ready(Some(item));
+        if this.items.is_empty() {
+            this.poll_first(cx);
+            if this.has_first == Has::None {
+                this.poll_second(cx);
+            }
         }
-        if this.has_first == Has::None {
-            if before == Has::Some {
-                if let Some(set) = this.kept.clone() {
-                    return Poll::Ready(Some(Ok(set)));
-                }
-            }
-            if let Some(second) = &mut this.second {
-                match second.as_mut().poll_next(cx) {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Some(item)) => {
-                        if let Ok(set) = &item {
-                            this.kept = Some(set.clone());
-                        }
-                        return Poll::Ready(Some(item));
-                    }
-                    Poll::Ready(None) => this.second = None,
-                }
-            }
+        if let Some(item) = this.items.pop_front() {
+            return Poll::Ready(Some(item));
         }
         let is_over = this.first.is_none() && (this.second.is_none() || this.has_first == Has::Some);
         if is_over { Poll::Ready(None) } else { Poll::Pending }
@@ -125,6 +123,29 @@ mod tests {
         let said = all(source.take(4)).await;
         assert_eq!(said[..2], ["0 a:1", "1 error: down"]);
         assert!(said[2..].contains(&"61 z:9".to_owned()), "{said:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_falls_back_as_often_as_it_has_to() {
+        let script = Script::new().err("x").pause(5).set("a:1").err("y").pause(600).set("b:1").err("z").pause(600);
+        let source = script.source().0.keep_last_good(Duration::from_secs(60)).fallback_to(Source::fixed(set("z:9")));
+        let sets: Vec<_> = all(source.take(9)).await.into_iter().filter(|said| !said.contains("error")).collect();
+        assert_eq!(sets, ["0 z:9", "5 a:1", "65 z:9", "605 b:1", "665 z:9"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn none_on_purpose_is_said_when_the_other_has_none_either() {
+        let (first, _) = Script::new().set("a:1").pause(5).none().pause(5).source();
+        let (second, _) = Script::new().err("down").pause(3).set("z:9").source();
+        assert_eq!(all(first.fallback_to(second)).await, ["0 a:1", "5 none", "5 error: down", "8 z:9"]);
+    }
+
+    #[tokio::test]
+    async fn a_first_one_that_fails_at_every_poll_does_not_keep_the_other_from_its_turn() {
+        let failing = futures_util::stream::repeat_with(|| Err::<Vec<_>, _>("down"));
+        let mut source = Source::new(failing).fallback_to(Source::fixed(set("z:9")));
+        let said = [keys(source.next().await), keys(source.next().await)];
+        assert_eq!(said, ["error: down", "z:9"]);
     }
 
     #[tokio::test]

@@ -1,13 +1,14 @@
 //! The last good set, for a while.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_core::Stream;
 use tokio::time::{Instant, Sleep, sleep_until};
 use towline_core::sync::after;
-use towline_core::{EndpointSet, Error, Kind, Phase};
+use towline_core::{EndpointSet, Error, Kind, Phase, Sent};
 
 use crate::source::BoxSets;
 
@@ -19,13 +20,13 @@ pub(crate) struct KeepLastGood {
     has_set: bool,
     /// It counts until then, since the source has failed.
     until: Option<Pin<Box<Sleep>>>,
-    /// What is still to be said: why there are none.
-    why: Option<Error>,
+    /// To be said next.
+    items: VecDeque<Result<EndpointSet, Error>>,
 }
 
 impl KeepLastGood {
     pub(crate) fn new(sets: BoxSets, max_staleness: Duration) -> Self {
-        Self { sets: Some(sets), max_staleness, has_set: false, until: None, why: None }
+        Self { sets: Some(sets), max_staleness, has_set: false, until: None, items: VecDeque::new() }
     }
 
     /// The source is not what it was: the time begins, if it has not yet.
@@ -34,6 +35,22 @@ impl KeepLastGood {
             self.until = Some(Box::pin(sleep_until(after(Instant::now(), self.max_staleness))));
         }
     }
+
+    /// A source that fails at every poll must not keep the time from passing, so that is looked at first.
+    fn poll_stale(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(until) = &mut self.until else { return false };
+        if until.as_mut().poll(cx).is_pending() {
+            return false;
+        }
+        (self.has_set, self.until) = (false, None);
+        true
+    }
+
+    fn drop_set(&mut self) {
+        let why = format!("the last set was dropped: nothing good was heard for {:?}", self.max_staleness);
+        let why = Error::new(Kind::NoEndpoints, Phase::Resolve).with_sent(Sent::Never).with_message(why);
+        self.items.extend([Ok(EndpointSet::none()), Err(why)]);
+    }
 }
 
 impl Stream for KeepLastGood {
@@ -41,45 +58,48 @@ impl Stream for KeepLastGood {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
-        if let Some(why) = this.why.take() {
-            return Poll::Ready(Some(Err(why)));
+        if let Some(item) = this.items.pop_front() {
+            return Poll::Ready(Some(item));
         }
-        while let Some(sets) = &mut this.sets {
-            match sets.as_mut().poll_next(cx) {
-                Poll::Pending => break,
-                Poll::Ready(Some(Ok(set))) if set.is_empty() && !set.is_none_on_purpose() => {
-                    this.has_failed();
-                    let why = "discovery answered with nothing";
-                    return Poll::Ready(Some(Err(Error::new(Kind::NoEndpoints, Phase::Resolve).with_message(why))));
+        let is_stale = this.poll_stale(cx);
+        let said = this.sets.as_mut().map_or(Poll::Pending, |sets| sets.as_mut().poll_next(cx));
+        match said {
+            Poll::Ready(Some(Ok(set))) => {
+                // In time, if only just.
+                (this.has_set, this.until) = (!set.is_empty(), None);
+                return Poll::Ready(Some(Ok(set)));
+            }
+            Poll::Ready(Some(Err(error))) => {
+                if is_stale {
+                    this.drop_set();
                 }
-                Poll::Ready(Some(Ok(set))) => {
-                    (this.has_set, this.until) = (!set.is_empty(), None);
-                    return Poll::Ready(Some(Ok(set)));
-                }
-                Poll::Ready(Some(Err(error))) => {
-                    this.has_failed();
-                    return Poll::Ready(Some(Err(error)));
-                }
-                Poll::Ready(None) => {
-                    this.sets = None;
-                    this.has_failed();
+                this.has_failed();
+                this.items.push_back(Err(error));
+            }
+            Poll::Ready(None) => {
+                this.sets = None;
+                this.has_failed();
+                if is_stale {
+                    this.drop_set();
+                } else if this.poll_stale(cx) {
+                    // For the waker, unless it is over at once.
+                    this.drop_set();
                 }
             }
+            Poll::Pending if is_stale => this.drop_set(),
+            Poll::Pending => {}
         }
-        if let Some(until) = &mut this.until {
-            ready!(until.as_mut().poll(cx));
-            (this.has_set, this.until) = (false, None);
-            let why = format!("the last set was dropped: nothing good was heard for {:?}", this.max_staleness);
-            this.why = Some(Error::new(Kind::NoEndpoints, Phase::Resolve).with_message(why));
-            return Poll::Ready(Some(Ok(EndpointSet::none())));
+        match this.items.pop_front() {
+            Some(item) => Poll::Ready(Some(item)),
+            None if this.sets.is_none() && this.until.is_none() => Poll::Ready(None),
+            None => Poll::Pending,
         }
-        if this.sets.is_none() { Poll::Ready(None) } else { Poll::Pending }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use futures_util::StreamExt;
+    use futures_util::{StreamExt, stream};
 
     use super::*;
     use crate::testing::{Script, all};
@@ -116,6 +136,19 @@ mod tests {
         let (source, _) = Script::new().set("a:1").source();
         let said = all(source.keep_last_good(MINUTE)).await;
         assert_eq!(said, ["0 a:1", "60 none", &format!("60 {DROPPED}")]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_source_that_fails_all_the_time_is_stale_in_time() {
+        let failing = stream::repeat_with(|| Err::<EndpointSet, _>("down")).then(|item| async {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            item
+        });
+        let first = stream::once(std::future::ready(Ok::<EndpointSet, &str>(crate::testing::set("a:1").into())));
+        let always = stream::repeat_with(|| Err::<EndpointSet, _>("at every poll")).take(100);
+        let source = crate::Source::new(first.chain(failing.take(70_000)).chain(always)).keep_last_good(MINUTE);
+        let said = all(source).await;
+        assert!(said.contains(&"60 none".to_owned()), "{:?}", said.last());
     }
 
     #[tokio::test(start_paused = true)]

@@ -13,3 +13,6 @@ pub(crate) use self::fallback_to::FallbackTo;
 pub(crate) use self::keep_last_good::KeepLastGood;
 pub(crate) use self::merge::Merge;
 pub(crate) use self::min_interval::MinInterval;
+
+/// Items that are taken in one poll before others have their turn.
+pub(crate) const BATCH: usize = 1_024;

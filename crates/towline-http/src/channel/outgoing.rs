@@ -474,11 +474,15 @@ mod tests {
         for (texts, trailers, most) in
             [(&["a"][..], true, 9), (&["abc"], true, 2), (&["abc"], false, 2), (&["a", "b"], true, 9)]
         {
-            let mut only = Outgoing::kept(frames(texts, trailers), most);
-            let _follows = only.again();
-            only.begin();
-            assert_eq!(only.size_hint().lower(), texts.concat().len() as u64);
-            assert_eq!(all(only).await, (texts.concat(), trailers), "{texts:?}");
+            let mut first = Outgoing::kept(frames(texts, trailers), most);
+            let mut second = first.again().unwrap();
+            first.begin();
+            assert_eq!(first.size_hint().lower(), texts.concat().len() as u64);
+            assert_eq!(all(first).await, (texts.concat(), trailers), "{texts:?}");
+            second.begin();
+            if second.is_whole() {
+                assert_eq!(all(second).await, (texts.concat(), trailers), "{texts:?} once more");
+            }
         }
     }
 
