@@ -204,3 +204,33 @@ async fn urls_say_the_server_several_names_and_addresses() {
     let error = nobody.next().await.unwrap().unwrap_err();
     assert!(error.to_string().contains("there is no name nobody.test"), "{error}");
 }
+
+// grpc-go's #12295 and its like: channels that are made anew every so often, because names are resolved once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_channel_under_a_generated_client_follows_a_name_and_asks_again_when_it_reaches_nobody() {
+    let Some(server) = Dnsmasq::start("local-ttl=3600").await else { return };
+    let (mut first, second) = loop {
+        let first = towline_proto_grpc::Backend::start("127.0.0.2:0").unwrap();
+        if let Ok(second) = towline_proto_grpc::Backend::start(&format!("127.0.0.3:{}", first.address().port())) {
+            break (first, second);
+        }
+    };
+    let port = first.address().port();
+    server.hosts("127.0.0.2 api.test\n").await;
+    let url = format!("dns://{}/api.test:{port}", server.address);
+    let channel: super::channel::GrpcChannel =
+        towline_http::Channel::grpc().discover(url.as_str()).scheme(dns(&server).scheme()).plaintext().build().unwrap();
+    let mut client = towline_proto_grpc::echo_client::EchoClient::new(channel.clone());
+    client.unary(super::channel::ping(1)).await.unwrap();
+    assert_eq!(channel.endpoints()[0].endpoint.target().tls_name(), Some("api.test"));
+    server.hosts("127.0.0.3 api.test\n").await;
+    first.kill();
+    let began = Instant::now();
+    while client.unary(super::channel::ping(2)).await.is_err() {
+        assert!(began.elapsed() < Duration::from_secs(10), "it is not asked for again");
+        sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(channel.endpoints()[0].key.as_str(), second.address().to_string());
+    assert!(channel.discovery_error().is_none());
+    server.hosts("").await;
+}

@@ -1,16 +1,18 @@
 //! The addresses of a name.
 
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{Either, join, ready};
+use futures_util::future::{Either, ready, select};
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use tokio::time::timeout;
 use towline_core::{Endpoint, Error};
 use towline_discover::{Answer, Failure, Resolve, sorted};
 
 use crate::Family;
-use crate::resolver::{Found, Resolver, nothing, parse_name, shorter};
+use crate::resolver::{Found, Resolver, nothing, parse_name, shorter, tls_name, unavailable};
 
 /// Asks for the addresses of one name, and remembers them by family.
 #[derive(Debug)]
@@ -32,9 +34,12 @@ impl Addresses {
     }
 
     pub(crate) fn at(self, port: u16) -> AtPort {
-        let name = self.name.to_utf8();
-        let name = name.strip_suffix('.').unwrap_or(&name).into();
+        let name = tls_name(&self.name);
         AtPort { addresses: self, name, port }
+    }
+
+    pub(crate) fn name(&self) -> &Name {
+        &self.name
     }
 
     /// Those that are known.
@@ -42,29 +47,42 @@ impl Addresses {
         self.v4.iter().chain(&self.v6).copied().collect()
     }
 
-    /// All of them, and for how long. A family that could not be asked for has what it had.
+    /// All of them. A family that could not be asked for has what it had.
     ///
     /// # Errors
     ///
     /// When there are none, or no family could be asked for.
-    pub(crate) async fn ask(&mut self) -> Result<(Vec<IpAddr>, Option<Duration>), Failure> {
+    pub(crate) async fn ask(&mut self) -> Result<Known, Failure> {
         let ask = |kind, is_wanted| {
             let asking = || Either::Left(self.resolver.ask(&self.name, kind));
             if is_wanted { asking() } else { Either::Right(ready(Ok(none()))) }
         };
-        let v4 = ask(RecordType::A, self.family != Family::V6);
-        let v6 = ask(RecordType::AAAA, self.family != Family::V4);
-        let (v4, v6) = match join(v4, v6).await {
+        let v4 = pin!(ask(RecordType::A, self.family != Family::V6));
+        let v6 = pin!(ask(RecordType::AAAA, self.family != Family::V4));
+        let (v4, v6) = match select(v4, v6).await {
+            Either::Left((v4, v6)) => {
+                let v6 = other_half(&v4, v6).await;
+                (v4, v6)
+            }
+            Either::Right((v6, v4)) => (other_half(&v6, v4).await, v6),
+        };
+        let (v4, v6) = match (v4, v6) {
             (Err(failure), Err(_)) => return Err(failure),
             // The other half is not to be waited for until the first one's time is over.
             (Err(failure), Ok(found)) if found.records.is_empty() => return Err(failure),
             (Ok(found), Err(failure)) if found.records.is_empty() => return Err(failure),
             halves => halves,
         };
-        let is_half = v4.is_err() || v6.is_err();
+        let mut partial = None;
         let (mut ttl, mut negative) = (None, Found { records: Vec::new(), ttl: None, is_no_name: false });
         for (found, known) in [(v4, &mut self.v4), (v6, &mut self.v6)] {
-            let Ok(Found { records, ttl: time, is_no_name: says_so }) = found else { continue };
+            let Found { records, ttl: time, is_no_name: says_so } = match found {
+                Ok(found) => found,
+                Err(failure) => {
+                    partial = Some(failure.error);
+                    continue;
+                }
+            };
             // That there is no record has a time as well, which counts when there is none at all.
             if records.is_empty() {
                 negative.ttl = shorter(negative.ttl, time);
@@ -83,8 +101,35 @@ impl Addresses {
             };
             return Err(nothing(&self.name, what, &negative));
         }
-        Ok((all, if is_half { Some(Duration::ZERO) } else { ttl }))
+        // To be asked for again soon.
+        let ttl = if partial.is_some() { Some(Duration::ZERO) } else { ttl };
+        Ok(Known { addresses: all, ttl, partial })
     }
+}
+
+/// What is known of a name.
+#[derive(Debug)]
+pub(crate) struct Known {
+    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) ttl: Option<Duration>,
+    /// Why some of it is what was known before.
+    pub(crate) partial: Option<Error>,
+}
+
+/// Servers there are that answer one of the two questions and are silent to the other: with addresses at hand it is not waited for for
+/// long.
+async fn other_half(
+    first: &Result<Found, Failure>,
+    other: impl Future<Output = Result<Found, Failure>>,
+) -> Result<Found, Failure> {
+    const GRACE: Duration = Duration::from_secs(1);
+    if !first.as_ref().is_ok_and(|found| !found.records.is_empty()) {
+        return other.await;
+    }
+    timeout(GRACE, other).await.unwrap_or_else(|_| {
+        let why = format!("of A and AAAA records DNS has told one, and not the other within {GRACE:?}");
+        Err(unavailable(why).into())
+    })
 }
 
 fn none() -> Found {
@@ -110,12 +155,10 @@ pub(crate) struct AtPort {
 
 impl Resolve for AtPort {
     async fn resolve(&mut self) -> Result<Answer, Failure> {
-        let (addresses, ttl) = self.addresses.ask().await?;
+        let Known { addresses, ttl, partial } = self.addresses.ask().await?;
         let endpoint = |address| Endpoint::from(SocketAddr::new(address, self.port)).with_tls_name(self.name.clone());
-        let answer = Answer::new(sorted(addresses.into_iter().map(endpoint).collect()));
-        Ok(match ttl {
-            Some(time) => answer.valid_for(time),
-            None => answer,
-        })
+        let mut answer = Answer::new(sorted(addresses.into_iter().map(endpoint).collect()));
+        (answer.valid_for, answer.partial) = (ttl, partial);
+        Ok(answer)
     }
 }

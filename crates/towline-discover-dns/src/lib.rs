@@ -28,7 +28,8 @@
 //!   backoff. A failure empties nothing: the set before stays, in the balancer, for ever or until
 //!   [`keep_last_good`](towline_discover::Source::keep_last_good) says so.
 //! - **Half an answer** is no smaller answer: where the question for AAAA fails and the one for A does not, IPv6 addresses stay that were
-//!   known. The same holds for the targets of SRV, and for several names.
+//!   known. The same holds for the targets of SRV, and for several names. It is said, as an [error](towline_discover::Answer::partial) before the set. With addresses of one
+//!   family at hand the other is waited for no longer than a second.
 //! - **Order** does not matter: servers turn their answers around, and that is no change.
 //! - **Large answers** that do not fit into a datagram are asked for again by TCP.
 //! - **Nobody reached**: a failed dial has the name asked for again, not more often than the floor. The builders of towline arrange that;

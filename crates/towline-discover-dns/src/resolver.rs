@@ -26,8 +26,8 @@ pub(crate) struct Found {
     pub(crate) is_no_name: bool,
 }
 
-/// A question is sent again after this; [`Timing`](towline_discover::Timing) limits all of it.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// A question is sent again after this, twice; [`Timing`](towline_discover::Timing) limits all of it.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 impl Resolver {
     pub(crate) fn new(servers: &[SocketAddr]) -> Result<Self, Error> {
@@ -105,7 +105,9 @@ pub(crate) fn parse_name(text: &str) -> Result<Name, Error> {
     if text.trim_matches('.').is_empty() {
         return Err(refused("it is empty".to_owned()));
     }
-    Name::from_utf8(text).map_err(|cause| refused("it is no name".to_owned()).with_source(cause))
+    // Names of hosts have no underscores by the rules of IDNA, and do in practice.
+    let name = if text.is_ascii() { Name::from_ascii(text) } else { Name::from_utf8(text) };
+    name.map_err(|cause| refused("it is no name".to_owned()).with_source(cause))
 }
 
 pub(crate) fn unavailable(why: String) -> Error {
@@ -124,6 +126,12 @@ pub(crate) fn nothing(name: &Name, what: &str, found: &Found) -> Failure {
         Some(time) => failure.valid_for(time),
         None => failure,
     }
+}
+
+/// As certificates have it: without the last dot, and in letters of ASCII.
+pub(crate) fn tls_name(name: &Name) -> Arc<str> {
+    let name = name.to_ascii();
+    name.strip_suffix('.').unwrap_or(&name).into()
 }
 
 /// The shorter of two times, where there is one.

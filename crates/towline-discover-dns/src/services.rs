@@ -9,15 +9,18 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use hickory_resolver::proto::rr::rdata::SRV;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use tokio::time::timeout;
 use towline_core::{Endpoint, EndpointSet, Error, Weight};
 use towline_discover::{Answer, Failure, Resolve, sorted};
 
-use crate::addresses::Addresses;
-use crate::resolver::{Resolver, nothing, parse_name, shorter, unavailable};
+use crate::addresses::{Addresses, Known};
+use crate::resolver::{Resolver, nothing, parse_name, shorter, tls_name, unavailable};
 use crate::{Backups, Dns, Family};
 
 /// Targets of one service that are asked for at a time.
-const AT_ONCE: usize = 16;
+const AT_ONCE: usize = 64;
+/// One of them may take so long; those that have been asked keep their answers, also when the question as a whole takes too long.
+const PATIENCE: Duration = Duration::from_secs(4);
 /// More targets than one answer of DNS can have; nobody is to make us ask for more.
 const MOST_TARGETS: usize = 4_096;
 
@@ -41,48 +44,47 @@ impl Services {
 
     /// What certificates are to say: the name without `_service._protocol`.
     fn domain(&self) -> Arc<str> {
-        let labels: Vec<_> = self.name.iter().map(String::from_utf8_lossy).collect();
-        let domain: Vec<_> = labels.iter().skip_while(|label| label.starts_with('_')).map(AsRef::as_ref).collect();
-        domain.join(".").into()
+        let is_of_service = |label: &&[u8]| label.starts_with(b"_");
+        let labels: Vec<_> = self.name.iter().collect();
+        let domain = labels.iter().skip_while(|label| is_of_service(label)).copied();
+        Name::from_labels(domain).map(|domain| tls_name(&domain)).unwrap_or_default()
     }
 
-    /// The addresses of all targets that have some, and for how long. Those that cannot be asked for keep what they had.
-    async fn targets(
-        &mut self,
-        names: Vec<Name>,
-    ) -> (HashMap<Name, Vec<std::net::IpAddr>>, Option<Duration>, Option<Failure>) {
-        let mut known = std::mem::take(&mut self.targets);
-        let asked = names.into_iter().map(|name| {
-            let addresses = known.remove(&name);
-            let mut addresses =
-                addresses.unwrap_or_else(|| Addresses::of(self.resolver.clone(), name.clone(), self.family));
-            async move {
-                let answer = addresses.ask().await;
-                (name, addresses, answer)
-            }
-        });
-        let mut asked = stream::iter(asked).buffer_unordered(AT_ONCE);
-        let (mut found, mut ttl, mut failure) = (HashMap::new(), None, None);
-        while let Some((name, addresses, answer)) = asked.next().await {
-            match answer {
-                Ok((list, time)) => {
-                    ttl = shorter(ttl, time);
-                    found.insert(name.clone(), list);
-                }
-                Err(why) => {
-                    // To be asked for again soon, and meanwhile what it had.
-                    ttl = Some(Duration::ZERO);
-                    let last = addresses.last();
-                    if !last.is_empty() {
-                        found.insert(name.clone(), last);
-                    }
-                    failure = Some(why);
-                }
-            }
-            self.targets.insert(name, addresses);
+    /// Asks for the addresses of these targets. Those that cannot be asked for keep what they had.
+    async fn ask_targets(&mut self, names: Vec<Name>) -> Asked {
+        self.targets.retain(|name, _| names.contains(name));
+        for name in names {
+            let new = || Addresses::of(self.resolver.clone(), name.clone(), self.family);
+            self.targets.entry(name.clone()).or_insert_with(new);
         }
-        (found, ttl, failure)
+        let asking: Vec<_> = self.targets.values_mut().map(ask_target).collect();
+        let mut asking = stream::iter(asking).buffer_unordered(AT_ONCE);
+        let mut asked = Asked::default();
+        while let Some(answer) = asking.next().await {
+            let (ttl, partial) = match answer {
+                Ok(Known { ttl, partial, .. }) => (ttl, partial),
+                // When nobody says for how long, it is to be asked for again soon.
+                Err(failure) => (Some(failure.valid_for.unwrap_or_default()), Some(failure.error)),
+            };
+            asked.ttl = shorter(asked.ttl, ttl);
+            asked.partial = asked.partial.or(partial);
+        }
+        asked
     }
+}
+
+async fn ask_target(addresses: &mut Addresses) -> Result<Known, Failure> {
+    let name = addresses.name().clone();
+    let late = |_| Err(unavailable(format!("DNS does not say within {PATIENCE:?} what addresses {name} has")).into());
+    timeout(PATIENCE, addresses.ask()).await.unwrap_or_else(late)
+}
+
+/// What asking for targets has come to.
+#[derive(Default)]
+struct Asked {
+    ttl: Option<Duration>,
+    /// Why some have what they had, or nothing.
+    partial: Option<Error>,
 }
 
 impl Resolve for Services {
@@ -96,40 +98,44 @@ impl Resolve for Services {
             let answer = Answer::new(EndpointSet::none());
             return Ok(answer.valid_for(found.ttl.unwrap_or_default()));
         }
+        let records: Vec<_> = records.into_iter().filter(|record| !record.target.is_root()).collect();
         let mut names: Vec<_> = records.iter().map(|record| record.target.clone()).collect();
         names.sort();
         names.dedup();
-        let (addresses, ttl, failure) = self.targets(names).await;
+        let Asked { ttl, partial } = self.ask_targets(names).await;
         let domain = self.domain();
         let ranks = ranks(&records);
         let mut endpoints = Vec::new();
         for record in records {
-            let Some(list) = addresses.get(&record.target) else { continue };
+            let list = self.targets.get(&record.target).map(Addresses::last).unwrap_or_default();
+            if list.is_empty() {
+                continue;
+            }
             let rank = ranks[&record.priority];
             let weight = match (rank.number, self.backups) {
                 (0, _) | (_, Backups::Tiers) => rank.weight(record.weight, list.len()),
                 _ => 0.0,
             };
             let weight = Weight::new(weight)?;
-            let name: Arc<str> = if self.verifies_targets {
-                record.target.to_utf8().trim_end_matches('.').into()
-            } else {
-                domain.clone()
-            };
+            let name = if self.verifies_targets { tls_name(&record.target) } else { domain.clone() };
             endpoints.extend(list.iter().map(|address| {
                 let endpoint = Endpoint::from(SocketAddr::new(*address, record.port));
-                endpoint.with_tls_name(name.clone()).with_weight(weight).with_priority(rank.number)
+                let endpoint = endpoint.with_weight(weight).with_priority(rank.number);
+                // Of a name that is completed by a search domain we do not know the domain; then its certificate is not its.
+                if name.is_empty() { endpoint } else { endpoint.with_tls_name(name.clone()) }
             }));
         }
         if endpoints.is_empty() {
-            let none = || unavailable(format!("no server of the service {} has an address", self.name)).into();
-            return Err(failure.unwrap_or_else(none));
+            let none = || unavailable(format!("no server of the service {} has an address", self.name));
+            let failure = Failure::from(partial.unwrap_or_else(none));
+            return Err(match ttl {
+                Some(time) if !time.is_zero() => failure.valid_for(time),
+                _ => failure,
+            });
         }
-        let answer = Answer::new(once_each(endpoints));
-        Ok(match shorter(found.ttl, ttl) {
-            Some(time) => answer.valid_for(time),
-            None => answer,
-        })
+        let mut answer = Answer::new(once_each(endpoints));
+        (answer.valid_for, answer.partial) = (shorter(found.ttl, ttl), partial);
+        Ok(answer)
     }
 }
 

@@ -84,7 +84,7 @@ fn answer(question: &Message, script: &Script) -> Option<Message> {
     let mut answer = Message::response(question.metadata.id, question.metadata.op_code);
     answer.add_query(query.clone());
     answer.metadata.recursion_available = true;
-    let key = (query.name().to_utf8().to_lowercase(), query.query_type());
+    let key = (query.name().to_ascii().to_lowercase(), query.query_type());
     let reply = script.lock().unwrap().get(&key).cloned();
     match reply.unwrap_or(Reply::Nothing(ResponseCode::NoError, Some(60))) {
         Reply::Records(records) => drop(answer.add_answers(records)),
@@ -278,6 +278,7 @@ async fn a_service_that_says_it_is_not_there_means_it_and_one_without_addresses_
     dns.records(of, RecordType::SRV, vec![server(of, 0, 0, "gone.test.")]);
     let failure = dns.service("_db._tcp.test").resolve().await.unwrap_err();
     assert!(failure.error.to_string().starts_with("gone.test. has no A or AAAA records"), "{}", failure.error);
+    assert_eq!(failure.valid_for, seconds(60));
     let failure = dns.service("_other._tcp.test").resolve().await.unwrap_err();
     assert!(failure.error.to_string().starts_with("_other._tcp.test has no SRV records"), "{}", failure.error);
 }
@@ -299,4 +300,75 @@ async fn an_address_of_several_records_is_one_endpoint_and_the_preferred_record_
         (answer.endpoints.len(), answer.endpoints[0].weight().get(), answer.endpoints[0].priority()),
         (1, 3.0, 0)
     );
+}
+
+#[tokio::test]
+async fn a_target_that_is_not_there_is_not_asked_for_all_the_time_and_is_said() {
+    let dns = Server::start().await;
+    let of = "_db._tcp.test.";
+    dns.records(
+        of,
+        RecordType::SRV,
+        vec![server(of, 1, 1, "a.test."), server(of, 1, 1, "gone.test."), server(of, 1, 1, ".")],
+    );
+    dns.records("a.test.", RecordType::A, vec![v4("a.test.", 1, 300)]);
+    let answer = dns.service("_db._tcp.test").resolve().await.unwrap();
+    assert_eq!((keys(&answer), answer.valid_for), (vec!["10.0.0.1:9"], seconds(30)));
+    let why = answer.partial.unwrap().to_string();
+    assert!(why.starts_with("gone.test. has no A or AAAA records"), "{why}");
+}
+
+#[tokio::test]
+async fn a_question_that_takes_too_long_loses_nothing_of_what_targets_had() {
+    let dns = Server::start().await;
+    let of = "_db._tcp.test.";
+    dns.records(of, RecordType::SRV, vec![server(of, 1, 1, "a.test."), server(of, 1, 1, "b.test.")]);
+    dns.records("a.test.", RecordType::A, vec![v4("a.test.", 1, 300)]);
+    dns.records("b.test.", RecordType::A, vec![v4("b.test.", 2, 300)]);
+    let mut service = dns.service("_db._tcp.test");
+    service.resolve().await.unwrap();
+    for kind in [RecordType::A, RecordType::AAAA] {
+        dns.say("b.test.", kind, Reply::Silence);
+    }
+    assert!(timeout(Duration::from_millis(300), service.resolve()).await.is_err(), "it was cut off");
+    for kind in [RecordType::A, RecordType::AAAA] {
+        dns.say("b.test.", kind, Reply::Fail);
+    }
+    let answer = service.resolve().await.unwrap();
+    assert_eq!(keys(&answer), ["10.0.0.1:9", "10.0.0.2:9"]);
+    assert!(answer.partial.is_some());
+}
+
+#[tokio::test]
+async fn with_one_family_at_hand_the_other_is_not_waited_for_for_long() {
+    let dns = Server::start().await;
+    dns.records("db.test.", RecordType::A, vec![v4("db.test.", 1, 30)]);
+    dns.say("db.test.", RecordType::AAAA, Reply::Silence);
+    let mut addresses = dns.addresses("db.test", Family::Both);
+    let answer = timeout(Duration::from_secs(2), addresses.resolve()).await.expect("it is not waited for").unwrap();
+    assert_eq!(keys(&answer), ["10.0.0.1:7"]);
+    let why = answer.partial.unwrap().to_string();
+    assert!(why.contains("told one, and not the other within 1s"), "{why}");
+}
+
+#[tokio::test]
+async fn names_are_as_certificates_have_them_and_may_have_underscores() {
+    let dns = Server::start().await;
+    for (name, tls_name) in [
+        ("b\u{fc}cher.test", "xn--bcher-kva.test"),
+        ("xn--bcher-kva.test", "xn--bcher-kva.test"),
+        ("my_db.test", "my_db.test"),
+    ] {
+        dns.records(&format!("{tls_name}."), RecordType::A, vec![v4(&format!("{tls_name}."), 1, 30)]);
+        let answer = dns.addresses(name, Family::V4).resolve().await.unwrap();
+        assert_eq!(answer.endpoints[0].target().tls_name(), Some(tls_name));
+    }
+    let of = "_db._tcp.";
+    dns.records(of, RecordType::SRV, vec![server(of, 1, 1, "a.test.")]).records(
+        "a.test.",
+        RecordType::A,
+        vec![v4("a.test.", 1, 30)],
+    );
+    let answer = dns.service("_db._tcp").resolve().await.unwrap();
+    assert_eq!(answer.endpoints[0].target().tls_name(), None, "a service without a domain");
 }

@@ -32,7 +32,7 @@
 //! - An error is an item and no end, and changes nothing. A balancer reports it, and keeps the set that it has.
 //! - An empty answer is taken for a failure. Only [`EndpointSet::none`](towline_core::EndpointSet::none) means that there are none.
 //! - An endpoint that stays keeps its connections, whatever happens to the others, and in whatever order they come.
-//! - No question is asked more often than its source's floor, whoever [asks for a look](Refresh).
+//! - Whoever [asks for a look](Refresh), and however often: each source has a shortest time between two.
 
 mod adapt;
 #[cfg(feature = "tower")]

@@ -28,25 +28,35 @@ pub trait Resolve: Send + 'static {
 }
 
 /// What there is.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Answer {
     /// Where to. An empty answer is taken for a failure, unless it is meant.
     pub endpoints: EndpointSet,
     /// For how long that is good; `None` when nobody says.
     pub valid_for: Option<Duration>,
+    /// What could not be found out, where the answer has the last that is known of it. It is said before the set, once as long as it stays
+    /// the same; the set that follows says that the rest is well.
+    pub partial: Option<Error>,
 }
 
 impl Answer {
     /// These, for a time that nobody says.
     pub fn new(endpoints: impl Into<EndpointSet>) -> Self {
-        Self { endpoints: endpoints.into(), valid_for: None }
+        Self { endpoints: endpoints.into(), valid_for: None, partial: None }
     }
 
     /// Good for so long.
     #[must_use]
     pub fn valid_for(mut self, time: Duration) -> Self {
         self.valid_for = Some(time);
+        self
+    }
+
+    /// Though a part of it is as it was, for this reason.
+    #[must_use]
+    pub fn partial(mut self, why: Error) -> Self {
+        self.partial = Some(why);
         self
     }
 }
@@ -80,7 +90,7 @@ impl From<Error> for Failure {
 ///
 /// | | default | |
 /// |---|---|---|
-/// | floor | 5 s | between two questions, whatever the answer or anybody who asks for a look says |
+/// | floor | 5 s | between two questions after an answer, whatever that or anybody who asks for a look says |
 /// | ceiling | 5 min | after a longer time than this an answer is old, whatever it says of itself |
 /// | interval | 30 s | where the answer says nothing; as gRPC's clients ask for names |
 /// | jitter | 10 % | less than that time, so that clients which began together do not ask together |
@@ -194,6 +204,9 @@ impl Timing {
         if self.limit.is_zero() {
             return refused("a limit of 0 leaves no time for any answer; use a longer one");
         }
+        if self.backoff.1 < self.backoff.0 {
+            return refused("the longest backoff of discovery is below the first: raise it, or lower the first");
+        }
         if self.ceiling < self.floor {
             return refused("the ceiling of discovery is below its floor: raise it, or lower the floor");
         }
@@ -205,8 +218,10 @@ impl Timing {
 
     /// How long an answer is to be believed.
     fn belief(&self, valid_for: Option<Duration>, rng: &mut Rng) -> Duration {
+        // What is longer than this is for ever.
+        const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
         let time = valid_for.unwrap_or(self.interval).clamp(self.floor, self.ceiling);
-        time.mul_f64(1.0 - self.jitter * rng.unit()).max(self.floor)
+        time.min(YEAR).mul_f64(1.0 - self.jitter * rng.unit()).max(self.floor)
     }
 
     /// How long to wait after the `n`-th failure in a row, from 0.
@@ -260,6 +275,8 @@ impl<R: Resolve> Resolving<R> {
             refresh: refresh.clone(),
             rng,
             last: None,
+            partial: None,
+            next: None,
             failures: 0,
             asked_at: None,
             due: None,
@@ -279,6 +296,10 @@ struct Asking<R> {
     rng: Rng,
     /// What was said last, unless a failure came after it.
     last: Option<EndpointSet>,
+    /// What was said last of a part that cannot be found out.
+    partial: Option<String>,
+    /// To be said next.
+    next: Option<EndpointSet>,
     failures: u32,
     asked_at: Option<Instant>,
     due: Option<Instant>,
@@ -286,6 +307,9 @@ struct Asking<R> {
 
 impl<R: Resolve> Asking<R> {
     async fn next(&mut self) -> Result<EndpointSet, Error> {
+        if let Some(set) = self.next.take() {
+            return Ok(set);
+        }
         loop {
             self.wait().await;
             self.asked_at = Some(Instant::now());
@@ -297,11 +321,21 @@ impl<R: Resolve> Asking<R> {
                 }
             };
             let (wait, item) = match answer {
-                Ok(Answer { endpoints, valid_for }) => {
+                Ok(Answer { endpoints, valid_for, partial }) => {
                     self.failures = 0;
                     let is_known = self.last.as_ref().is_some_and(|last| is_same(last, &endpoints));
                     self.last = Some(endpoints.clone());
-                    (self.timing.belief(valid_for, &mut self.rng), (!is_known).then_some(Ok(endpoints)))
+                    let text = partial.as_ref().map(ToString::to_string);
+                    let is_told = text == self.partial;
+                    self.partial = text;
+                    let item = match partial {
+                        Some(error) if !is_told => {
+                            self.next = Some(endpoints);
+                            Some(Err(error))
+                        }
+                        _ => (!is_known).then_some(Ok(endpoints)),
+                    };
+                    (self.timing.belief(valid_for, &mut self.rng), item)
                 }
                 Err(Failure { error, valid_for }) => {
                     self.last = None;
@@ -330,7 +364,7 @@ impl<R: Resolve> Asking<R> {
 fn believable(answer: Answer) -> Result<Answer, Failure> {
     if answer.endpoints.is_empty() && !answer.endpoints.is_none_on_purpose() {
         let error = Error::new(Kind::NoEndpoints, Phase::Resolve).with_sent(Sent::Never);
-        return Err(error.with_message("the answer has no endpoints").into());
+        return Err(answer.partial.unwrap_or(error.with_message("the answer has no endpoints")).into());
     }
     Ok(answer)
 }

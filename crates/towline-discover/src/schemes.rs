@@ -209,7 +209,7 @@ pub fn names(
         Ok(endpoint)
     })?;
     let source = |endpoint: Endpoint| match endpoint.target().address() {
-        towline_core::Address::Name { host, port } => resolve(host, *port),
+        towline_core::Address::Name { host, port } => resolve(host, *port).map_err(|error| url.refused(error)),
         towline_core::Address::Ip(_) => Ok(Source::fixed([endpoint])),
         other => Err(url.refused(format!("{other} is no name to resolve; use static:"))),
     };

@@ -4,9 +4,9 @@
 //! ConfigMaps, where the path stays and what a symbolic link above it leads to is exchanged. What tells of a change is what the
 //! path leads to, its length and its times; only then it is read.
 //!
-//! A writer should write another file and rename it over this one. For those that write in place, a file that has just changed is
-//! left alone for a moment, and one that changed while it was read is read again: half a list is a list as well, if it is cut at
-//! the end of a line.
+//! A writer should write another file and rename it over this one. For those that write in place, a file that has changed is taken
+//! when it looks the same for a moment, by our own clock and not by its times, which may be another machine's; and one that changed
+//! while it was read is not taken: half a list is a list as well, if it is cut at the end of a line.
 
 mod documents;
 mod format;
@@ -18,19 +18,25 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use futures_util::future::select;
+use futures_util::future::{Either, select};
 use futures_util::stream;
-use tokio::time::{Instant, sleep_until};
-use towline_core::{EndpointSet, Error, Kind, Phase, Sent};
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::{Instant, sleep_until, timeout};
+use towline_core::sync::after;
+use towline_core::{EndpointSet, Error, Kind, Phase, Sent, stable_hash};
 
 pub use self::format::Format;
 use crate::adapt::Defaults;
 use crate::{Refresh, Source};
 
-/// Written in place, a file may be half there. This is how long it must not have changed.
+/// Written in place, a file may be half there. This is how long it must not have changed. Also between two looks that are asked for.
 const QUIET: Duration = Duration::from_millis(100);
-/// After so many looks at a file that changes all the time, it is taken as it is.
-const LOOKS: u32 = 10;
+/// A file that changes for longer than this, at every look, is an error.
+const RESTLESS: Duration = Duration::from_secs(1);
+/// Times of files have steps, of two seconds at the most: within one step a file can change and look the same.
+const STEP: Duration = Duration::from_secs(2);
+/// A look that takes longer is an error; it goes on, and there is no other meanwhile.
+const STUCK: Duration = Duration::from_secs(10);
 
 /// A file of endpoints: JSON, YAML, or one per line; by its name, `.json`, `.yaml` or `.yml`, or else lines.
 ///
@@ -50,8 +56,9 @@ const LOOKS: u32 = 10;
 ///
 /// # What happens when
 ///
-/// It is looked at every second, and when it is [asked to](Refresh); within 1.1 seconds a change is seen. A file that is broken, too long or gone is an error that says where and
-/// why, once; the set before it stays, and comes again when the file is well. So does a file with no endpoints in it: say
+/// It is looked at every second, and when it is [asked to](Refresh), though not more often than every 100 ms; within 1.1 seconds a change is
+/// seen. A file that is broken, too long, gone or written to all the time is an error that says where and why, once; the set before it stays, and
+/// comes again when the file is well. So does a file with no endpoints in it: say
 /// `none` (a line, or the text as the whole document) to mean that. Equal endpoints are one; two that differ under one key are an
 /// error, as is an unknown field. A weight of 0 is for want of any other endpoint.
 ///
@@ -134,8 +141,17 @@ impl File {
         format.check(&path)?;
         let looker = Looker { path, format, max_bytes, defaults };
         let refresh = Refresh::new();
-        let watch =
-            Watch { looker: Arc::new(looker), every, refresh: refresh.clone(), seen: None, said: None, due: None };
+        let watch = Watch {
+            looker: Arc::new(looker),
+            every,
+            refresh: refresh.clone(),
+            seen: None,
+            content: None,
+            again_at: None,
+            said: None,
+            looked_at: None,
+            looking: None,
+        };
         let sets = stream::unfold(watch, async |mut watch| {
             let item = watch.next().await;
             Some((item, watch))
@@ -151,19 +167,23 @@ struct Watch {
     refresh: Refresh,
     /// What was read.
     seen: Option<Mark>,
+    /// The hash of what was taken, unless an error came after it.
+    content: Option<u64>,
+    /// When to read it once more, though it looks the same.
+    again_at: Option<Instant>,
     /// The last error, which is said once.
     said: Option<String>,
-    due: Option<Instant>,
+    looked_at: Option<Instant>,
+    /// What has been begun, and cannot be stopped.
+    looking: Option<JoinHandle<Look>>,
 }
 
 impl Watch {
     async fn next(&mut self) -> Result<EndpointSet, Error> {
         loop {
-            if let Some(due) = self.due {
-                select(pin!(sleep_until(due)), pin!(self.refresh.asked())).await;
-            }
+            self.wait().await;
             let look = self.look().await;
-            self.due = Some(Instant::now() + self.every);
+            self.looked_at = Some(Instant::now());
             match look {
                 Ok(None) => {}
                 Ok(Some(set)) => {
@@ -171,6 +191,8 @@ impl Watch {
                     return Ok(set);
                 }
                 Err(error) => {
+                    // When it is well it is news, whatever it holds.
+                    self.content = None;
                     let text = error.to_string();
                     if self.said.as_ref() != Some(&text) {
                         self.said = Some(text);
@@ -181,40 +203,85 @@ impl Watch {
         }
     }
 
+    async fn wait(&self) {
+        let Some(looked_at) = self.looked_at else { return };
+        let due = after(looked_at, self.every);
+        if let Either::Right(_) = select(pin!(sleep_until(due)), pin!(self.refresh.asked())).await {
+            sleep_until(due.min(after(looked_at, QUIET))).await;
+        }
+    }
+
     /// What is new, once it has settled.
     async fn look(&mut self) -> Result<Option<EndpointSet>, Error> {
-        for looks in 1.. {
-            let (looker, seen) = (self.looker.clone(), self.seen.clone());
-            let looking = tokio::task::spawn_blocking(move || looker.look(seen.as_ref(), looks >= LOOKS));
-            let look = looking.await.map_err(|cause| {
-                let why = format!("reading {} was cut off", self.looker.path.display());
-                Error::new(Kind::Runtime, Phase::Resolve).with_sent(Sent::Never).with_message(why).with_source(cause)
-            })?;
-            match look {
-                Look::Unchanged => break,
-                Look::Unsettled => sleep_until(Instant::now() + QUIET).await,
+        let began = Instant::now();
+        // One that is there when we begin, and has been for long, need not show that it is quiet.
+        let is_first = self.looked_at.is_none();
+        let is_due = self.again_at.is_some_and(|again_at| again_at <= began);
+        let mut ask = match is_due {
+            true => Ask { seen: None, quiet: self.seen.clone(), is_first },
+            false => Ask { seen: self.seen.clone(), quiet: None, is_first },
+        };
+        loop {
+            match self.look_once(ask.clone()).await? {
+                Look::Unchanged => return Ok(None),
+                Look::Changing(mark) => {
+                    if began.elapsed() >= RESTLESS {
+                        let why = "it is written to all the time; write another file, and rename it";
+                        return Err(self.looker.refused(why));
+                    }
+                    ask.quiet = Some(mark);
+                    sleep_until(Instant::now() + QUIET).await;
+                }
                 Look::Unreadable(error) => {
                     // When it is back, it is new, whatever it looks like.
-                    self.seen = None;
+                    (self.seen, self.again_at) = (None, None);
                     return Err(error);
                 }
-                Look::New(mark, set) => {
+                Look::New(mark, content, set) => {
+                    let is_young = self.seen.as_ref() != Some(&mark) && mark.is_younger_than(STEP);
+                    self.again_at = is_young.then(|| after(Instant::now(), STEP));
                     self.seen = Some(mark);
-                    return set.map(Some);
+                    let set = set?;
+                    let is_known = self.content.replace(content) == Some(content);
+                    return Ok((!is_known).then_some(set));
                 }
             }
         }
-        Ok(None)
     }
+
+    async fn look_once(&mut self, ask: Ask) -> Result<Look, Error> {
+        let looking = self.looking.get_or_insert_with(|| {
+            let looker = self.looker.clone();
+            spawn_blocking(move || looker.look(&ask))
+        });
+        let Ok(looked) = timeout(STUCK, looking).await else {
+            return Err(self.looker.refused(&format!("reading it takes longer than {STUCK:?}")));
+        };
+        self.looking = None;
+        looked.map_err(|cause| {
+            self.looker.refused("reading it was cut off, by the end of the runtime or a panic").with_source(cause)
+        })
+    }
+}
+
+/// What a look is to find out.
+#[derive(Clone)]
+struct Ask {
+    /// Known: if it is this, there is nothing to do.
+    seen: Option<Mark>,
+    /// It was this a moment ago: if it still is, it is read.
+    quiet: Option<Mark>,
+    is_first: bool,
 }
 
 /// What a look has shown.
 enum Look {
     Unchanged,
-    /// It has just changed, or does.
-    Unsettled,
+    /// It is another than a moment ago.
+    Changing(Mark),
     Unreadable(Error),
-    New(Mark, Result<EndpointSet, Error>),
+    /// With a hash of what is in it.
+    New(Mark, u64, Result<EndpointSet, Error>),
 }
 
 /// By what a change is known.
@@ -239,10 +306,10 @@ impl Mark {
         }
     }
 
-    /// Whether it has not changed for a while. A time in the future is another machine's.
-    fn is_quiet(&self) -> bool {
-        let age = self.modified.map(|modified| SystemTime::now().duration_since(modified));
-        !matches!(age, Some(Ok(age)) if age < QUIET)
+    /// A time in the future is another machine's, and young.
+    fn is_younger_than(&self, age: Duration) -> bool {
+        let is_old = |modified| SystemTime::now().duration_since(modified).is_ok_and(|it| it >= age);
+        !self.modified.is_some_and(is_old)
     }
 }
 
@@ -255,32 +322,34 @@ struct Looker {
 
 impl Looker {
     /// On a thread that may block.
-    fn look(&self, seen: Option<&Mark>, is_last: bool) -> Look {
+    fn look(&self, ask: &Ask) -> Look {
         let result = std::fs::metadata(&self.path).and_then(|metadata| {
             let mark = Mark::of(&metadata);
-            if seen == Some(&mark) {
+            if ask.seen.as_ref() == Some(&mark) {
                 return Ok(Look::Unchanged);
             }
             // Opening a pipe waits for its other end.
             if !metadata.is_file() {
                 return Ok(Look::Unreadable(self.refused("it is no file")));
             }
-            if !is_last && !mark.is_quiet() {
-                return Ok(Look::Unsettled);
+            let is_quiet = ask.quiet.as_ref() == Some(&mark) || ask.is_first && !mark.is_younger_than(STEP);
+            if !is_quiet {
+                return Ok(Look::Changing(mark));
             }
             if mark.bytes > self.max_bytes {
-                return Ok(Look::New(mark, Err(self.too_long())));
+                return Ok(Look::New(mark, 0, Err(self.too_long())));
             }
             let mut bytes = Vec::new();
             let mut file = std::fs::File::open(&self.path)?.take(self.max_bytes.saturating_add(1));
             file.read_to_end(&mut bytes)?;
-            if !is_last && Mark::of(&file.get_ref().metadata()?) != mark {
-                return Ok(Look::Unsettled);
+            let now = Mark::of(&file.get_ref().metadata()?);
+            if now != mark {
+                return Ok(Look::Changing(now));
             }
             if bytes.len() as u64 > self.max_bytes {
-                return Ok(Look::New(mark, Err(self.too_long())));
+                return Ok(Look::New(mark, 0, Err(self.too_long())));
             }
-            Ok(Look::New(mark, self.parse(&bytes)))
+            Ok(Look::New(mark, stable_hash(&bytes), self.parse(&bytes)))
         });
         result.unwrap_or_else(|cause| Look::Unreadable(self.refused(&cause.to_string()).with_source(cause)))
     }

@@ -111,23 +111,73 @@ async fn half_of_a_file_that_is_written_in_place_is_not_taken() {
     let (_dir, path) = file("a:1\n");
     let mut source = watched(&path);
     assert_eq!(next(&mut source).await, "a:1");
-    let writing = std::thread::spawn({
-        let path = path.clone();
-        move || {
-            let mut file = fs::File::create(path).unwrap();
-            for name in ["a", "b", "c", "d", "e", "f"] {
-                writeln!(file, "{name}:1").unwrap();
-                #[expect(
-                    clippy::disallowed_methods,
-                    reason = "it is a thread of its own, as another program would be"
-                )]
-                std::thread::sleep(Duration::from_millis(40));
-            }
-        }
-    });
+    let writing = write_slowly(&path, 6);
     let said = next(&mut source).await;
     writing.join().unwrap();
-    assert_eq!(said, "a:1 b:1 c:1 d:1 e:1 f:1");
+    assert_eq!(said.split(' ').count(), 6, "{said}");
+}
+
+/// Lines, one by one, in place, and each time as old as if another clock had written it. As another program would.
+fn write_slowly(path: &Path, lines: u32) -> std::thread::JoinHandle<()> {
+    use std::io::Write;
+    let path = path.to_owned();
+    std::thread::spawn(move || {
+        let mut file = fs::File::create(path).unwrap();
+        for line in 0..lines {
+            writeln!(file, "a{line}:1").unwrap();
+            file.set_modified(SystemTime::now() - Duration::from_secs(60)).unwrap();
+            #[expect(clippy::disallowed_methods, reason = "it is a thread of its own")]
+            std::thread::sleep(Duration::from_millis(40));
+        }
+    })
+}
+
+#[tokio::test]
+async fn a_file_that_is_written_to_for_long_is_an_error_until_it_is_done() {
+    let (_dir, path) = file("a:1\n");
+    let mut source = watched(&path);
+    assert_eq!(next(&mut source).await, "a:1");
+    let writing = write_slowly(&path, 50);
+    assert!(next(&mut source).await.contains("written to all the time"));
+    let said = next(&mut source).await;
+    writing.join().unwrap();
+    assert_eq!(said.split(' ').count(), 50, "{said}");
+}
+
+#[tokio::test]
+async fn a_file_that_is_touched_says_nothing() {
+    let (_dir, path) = file("a:1\n");
+    let mut source = watched(&path);
+    assert_eq!(next(&mut source).await, "a:1");
+    replace(&path, "a:1\n");
+    silence(&mut source).await;
+    replace(&path, "b:1\n");
+    assert_eq!(next(&mut source).await, "b:1");
+}
+
+#[tokio::test]
+async fn it_is_not_looked_at_as_often_as_somebody_asks() {
+    let (_dir, path) = file("a:1\n");
+    let mut source = File::new(&path).every(Duration::MAX).source().unwrap();
+    assert_eq!(next(&mut source).await, "a:1");
+    let refresh = source.refresh();
+    let asking = async {
+        for _ in 0..400 {
+            refresh.ask();
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let polls = std::cell::Cell::new(0);
+    let counted = std::future::poll_fn(|cx| {
+        polls.set(polls.get() + 1);
+        source.poll_next_unpin(cx).map(drop)
+    });
+    tokio::select! {
+        () = asking => {}
+        () = counted => panic!("nothing is new"),
+    }
+    // Also polled when the task beside it is.
+    assert!(polls.get() < 400 + 60, "{}", polls.get());
 }
 
 #[tokio::test]

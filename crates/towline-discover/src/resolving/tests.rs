@@ -169,11 +169,41 @@ async fn a_question_that_is_not_answered_is_given_up_and_asked_again() {
     assert!(count.get() >= 3, "{}", count.get());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_part_that_cannot_be_found_out_is_said_once_before_the_set_and_again_when_it_was_well() {
+    let half = |keys: &'static str, why: &'static str| -> Box<dyn Fn() -> Result<Answer, Failure> + Send> {
+        Box::new(move || {
+            let error = Error::new(Kind::Unavailable, Phase::Resolve).with_message(why);
+            Ok(Answer::new(set(keys)).valid_for(10 * SECOND).partial(error))
+        })
+    };
+    let (resolving, _) = scripted(vec![
+        good("a:1 b:1", 10),
+        half("a:1 b:1", "half"),
+        half("a:1 b:1", "half"),
+        half("a:1 c:1", "half"),
+        good("a:1 c:1", 10),
+        half("a:1 c:1", "half"),
+        good("a:1 c:1", 1_000),
+    ]);
+    let said = during(100, resolving.timing(exact()).source().unwrap()).await;
+    assert_eq!(said, ["0 a:1 b:1", "10 error: half", "10 a:1 b:1", "30 a:1 c:1", "50 error: half", "50 a:1 c:1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn times_without_an_end_are_times() {
+    let (resolving, asked) = scripted(vec![good("a:1", u64::MAX)]);
+    let timing = exact().ceiling(Duration::MAX).interval(Duration::MAX);
+    during(1_000_000, resolving.timing(timing).source().unwrap()).await;
+    assert_eq!(asked.lock().unwrap().len(), 1);
+}
+
 #[test]
 fn times_that_cannot_work_are_refused() {
     for (timing, why) in [
         (Timing::default().floor(Duration::ZERO), "floor"),
         (Timing::default().backoff(Duration::ZERO, SECOND), "backoff"),
+        (Timing::default().backoff(2 * SECOND, SECOND), "longest backoff"),
         (Timing::default().limit(Duration::ZERO), "limit"),
         (Timing::default().ceiling(SECOND), "ceiling"),
         (Timing::default().jitter(1.5), "jitter"),
