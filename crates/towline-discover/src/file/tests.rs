@@ -107,7 +107,6 @@ async fn a_link_that_is_exchanged_above_the_file_is_a_new_set() {
 
 #[tokio::test]
 async fn half_of_a_file_that_is_written_in_place_is_not_taken() {
-    use std::io::Write;
     let (_dir, path) = file("a:1\n");
     let mut source = watched(&path);
     assert_eq!(next(&mut source).await, "a:1");

@@ -117,7 +117,7 @@ where
     pub(super) fn take_request(&mut self, server: &Server, version: Version) -> Request<Outgoing<B>> {
         let Inner { request, route } = &mut *self.0;
         let request = request.as_mut().expect("no connection has it");
-        request.body_mut().begin();
+        request.body_mut().begin(version);
         let path = request.uri().path_and_query().cloned();
         let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
         let authority = route.authority.as_ref().unwrap_or(&server.authority);

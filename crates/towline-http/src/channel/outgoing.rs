@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes};
-use http::HeaderMap;
+use http::{HeaderMap, Version};
 use http_body::{Body, Frame, SizeHint};
 use towline_core::sync::Lock;
 use towline_core::{BoxError, Error, Kind, Phase};
@@ -22,8 +22,8 @@ use towline_core::{BoxError, Error, Kind, Phase};
 pub(crate) struct Outgoing<B>(Source<B>);
 
 enum Source<B> {
-    /// All of it.
-    Full(Option<Bytes>),
+    /// All of it; and whether its length is told ahead.
+    Full(Option<Bytes>, bool),
     /// To be sent once.
     Once(B),
     Kept {
@@ -47,6 +47,8 @@ struct Record<B> {
     trailers: Option<HeaderMap>,
     bytes: usize,
     most: usize,
+    /// Its owner knew its length.
+    tells_length: bool,
     /// More than is kept has been sent, or the body has failed.
     is_lost: bool,
     /// Whose it is.
@@ -61,34 +63,17 @@ const MOST_FRAMES: usize = 1_024;
 impl<B> Outgoing<B> {
     /// Nothing, or these bytes.
     pub(crate) fn full(bytes: Option<Bytes>) -> Self {
-        Self(Source::Full(bytes))
+        Self(Source::Full(bytes, true))
     }
 
     pub(crate) fn once(body: B) -> Self {
         Self(Source::Once(body))
     }
 
-    /// To be sent again as long as no more than `most` bytes have been sent.
-    pub(crate) fn kept(body: B, most: usize) -> Self {
-        let record = Record {
-            rest: Some(body),
-            first: None,
-            more: Vec::new(),
-            ahead: None,
-            trailers: None,
-            bytes: 0,
-            most,
-            is_lost: false,
-            attempt: 0,
-            sender: None,
-        };
-        Self(Source::Kept { record: Arc::new(Lock::new(record)), attempt: 0, sent: 0, is_late: false })
-    }
-
     /// Another one, for another attempt.
     pub(crate) fn again(&self) -> Option<Self> {
         match &self.0 {
-            Source::Full(bytes) => Some(Self(Source::Full(bytes.clone()))),
+            Source::Full(bytes, is_told) => Some(Self(Source::Full(bytes.clone(), *is_told))),
             Source::Once(_) => None,
             Source::Kept { record, .. } => {
                 let is_lost = record.lock().is_lost;
@@ -100,7 +85,7 @@ impl<B> Outgoing<B> {
     /// Whether it can be sent from its beginning.
     pub(crate) fn is_whole(&self) -> bool {
         match &self.0 {
-            Source::Full(_) | Source::Once(_) => true,
+            Source::Full(..) | Source::Once(_) => true,
             Source::Kept { record, .. } => !record.lock().is_lost,
         }
     }
@@ -114,23 +99,46 @@ impl<B> Outgoing<B> {
     }
 }
 
+impl<B: Body> Outgoing<B> {
+    /// To be sent again as long as no more than `most` bytes have been sent.
+    pub(crate) fn kept(body: B, most: usize) -> Self {
+        let tells_length = body.size_hint().exact().is_some();
+        let record = Record {
+            rest: Some(body),
+            first: None,
+            more: Vec::new(),
+            ahead: None,
+            trailers: None,
+            bytes: 0,
+            most,
+            tells_length,
+            is_lost: false,
+            attempt: 0,
+            sender: None,
+        };
+        Self(Source::Kept { record: Arc::new(Lock::new(record)), attempt: 0, sent: 0, is_late: false })
+    }
+}
+
 impl<B> Outgoing<B>
 where
     B: Body + Unpin,
     B::Error: Into<BoxError>,
 {
-    /// It is about to be sent, from the beginning; whoever has begun before is done.
-    pub(crate) fn begin(&mut self) {
+    /// It is about to be sent, from the beginning; whoever has begun before is done. A length that its owner does not tell is told only
+    /// where it spares a `chunked`: HTTP/2 needs none, and gRPC has none.
+    pub(crate) fn begin(&mut self, version: Version) {
         if let Source::Kept { record, attempt, sent, is_late } = &mut self.0 {
             let mut record = record.lock();
             let sender = record.next_attempt();
             (*attempt, *sent, *is_late) = (record.attempt, 0, record.is_lost);
+            let is_told = version != Version::HTTP_2 || record.tells_length;
             record.look_ahead();
             let whole = record.whole();
             drop(record);
             sender.into_iter().for_each(Waker::wake);
             if let Some(whole) = whole {
-                self.0 = Source::Full(whole);
+                self.0 = Source::Full(whole, is_told);
             }
         }
     }
@@ -241,7 +249,7 @@ where
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match &mut self.0 {
-            Source::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Source::Full(bytes, _) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Source::Once(body) => {
                 let frame = ready!(Pin::new(body).poll_frame(cx));
                 Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(whole)).map_err(Into::into)))
@@ -298,7 +306,7 @@ where
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
-            Source::Full(bytes) => bytes.is_none(),
+            Source::Full(bytes, _) => bytes.is_none(),
             Source::Once(body) => body.is_end_stream(),
             Source::Kept { record, sent, attempt, is_late } => {
                 let record = record.lock();
@@ -313,7 +321,15 @@ where
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
-            Source::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Source::Full(bytes, is_told) => {
+                let length = bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
+                if *is_told {
+                    return SizeHint::with_exact(length);
+                }
+                let mut hint = SizeHint::new();
+                hint.set_lower(length);
+                hint
+            }
             Source::Once(body) => body.size_hint(),
             Source::Kept { record, sent, .. } => {
                 let record = record.lock();
@@ -370,12 +386,12 @@ mod tests {
     async fn an_attempt_sends_what_was_sent_before_and_goes_on() {
         let mut first = Outgoing::kept(frames(&["a", "b", "c"], true), 10);
         let mut second = first.again().unwrap();
-        first.begin();
+        first.begin(Version::HTTP_2);
         assert_eq!(first.frame().await.unwrap().unwrap().into_data().unwrap(), "a");
         let mut third = second.again().unwrap();
-        second.begin();
+        second.begin(Version::HTTP_2);
         assert_eq!(all(second).await, ("abc".to_owned(), true));
-        third.begin();
+        third.begin(Version::HTTP_2);
         assert!(!third.is_end_stream());
         assert_eq!(all(third).await, ("abc".to_owned(), true));
     }
@@ -384,8 +400,8 @@ mod tests {
     async fn an_attempt_that_another_has_followed_fails_instead_of_taking_from_it() {
         let mut first = Outgoing::kept(frames(&["a", "b"], false), 10);
         let mut second = first.again().unwrap();
-        first.begin();
-        second.begin();
+        first.begin(Version::HTTP_2);
+        second.begin(Version::HTTP_2);
         let error = first.frame().await.unwrap().unwrap_err();
         assert!(error.to_string().contains("another attempt"), "{error}");
         assert_eq!(all(second).await, ("ab".to_owned(), false));
@@ -395,12 +411,12 @@ mod tests {
     async fn a_body_whose_beginning_was_lost_meanwhile_fails_and_is_not_cut_short() {
         let mut first = Outgoing::kept(frames(&["a", "b", "c"], false), 2);
         let mut second = first.again().unwrap();
-        first.begin();
+        first.begin(Version::HTTP_2);
         first.frame().await.unwrap().unwrap();
         assert!(second.is_whole());
         // The first one goes on, as hyper does, although another attempt is on its way.
         while first.frame().await.is_some() {}
-        second.begin();
+        second.begin(Version::HTTP_2);
         assert!(!second.is_end_stream());
         let error = second.frame().await.unwrap().unwrap_err();
         assert!(error.to_string().contains("the beginning of the body"), "{error}");
@@ -415,7 +431,7 @@ mod tests {
         });
         let mut first = Outgoing::kept(http_body_util::StreamBody::new(Box::pin(more)), 10);
         let second = first.again().unwrap();
-        first.begin();
+        first.begin(Version::HTTP_2);
         sender.send("a").await.unwrap();
         first.frame().await.unwrap().unwrap();
         let waiting = tokio::spawn(async move { first.frame().await.unwrap().map(drop).unwrap_err().to_string() });
@@ -423,7 +439,7 @@ mod tests {
         second.reclaim();
         assert!(waiting.await.unwrap().contains("another attempt"));
         let mut second = second;
-        second.begin();
+        second.begin(Version::HTTP_2);
         drop(sender);
         assert_eq!(all(second).await.0, "a");
     }
@@ -432,7 +448,7 @@ mod tests {
     async fn nothing_is_kept_when_no_attempt_can_follow() {
         let mut only = Outgoing::kept(frames(&["a", "b"], false), 10);
         let copy = only.again().unwrap();
-        only.begin();
+        only.begin(Version::HTTP_2);
         only.frame().await.unwrap().unwrap();
         assert!(copy.is_whole());
         drop(copy);
@@ -445,11 +461,11 @@ mod tests {
         for (most, whole) in [(3, true), (2, false)] {
             let mut first = Outgoing::kept(frames(&["a", "bc"], false), most);
             let mut kept = first.again().unwrap();
-            first.begin();
+            first.begin(Version::HTTP_2);
             assert_eq!(all(first).await.0, "abc");
             assert_eq!((kept.is_whole(), kept.again().is_some()), (whole, whole));
             if whole {
-                kept.begin();
+                kept.begin(Version::HTTP_2);
                 assert_eq!(all(kept).await.0, "abc");
             }
         }
@@ -459,9 +475,9 @@ mod tests {
     async fn a_body_that_is_there_as_a_whole_is_sent_with_its_end_at_every_attempt() {
         let mut first = Outgoing::kept(frames(&["abc"], false), 3);
         let mut second = first.again().unwrap();
-        for body in [&mut first, &mut second] {
-            body.begin();
-            assert_eq!(body.size_hint().exact(), Some(3));
+        for (body, version, told) in [(&mut first, Version::HTTP_11, Some(3)), (&mut second, Version::HTTP_2, None)] {
+            body.begin(version);
+            assert_eq!((body.size_hint().exact(), body.size_hint().lower()), (told, 3), "gRPC has no content-length");
             assert!(!body.is_end_stream());
             assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "abc");
             assert!(body.is_end_stream(), "nobody has to ask for more");
@@ -476,10 +492,10 @@ mod tests {
         {
             let mut first = Outgoing::kept(frames(texts, trailers), most);
             let mut second = first.again().unwrap();
-            first.begin();
+            first.begin(Version::HTTP_2);
             assert_eq!(first.size_hint().lower(), texts.concat().len() as u64);
             assert_eq!(all(first).await, (texts.concat(), trailers), "{texts:?}");
-            second.begin();
+            second.begin(Version::HTTP_2);
             if second.is_whole() {
                 assert_eq!(all(second).await, (texts.concat(), trailers), "{texts:?} once more");
             }
@@ -490,7 +506,7 @@ mod tests {
     async fn a_body_that_has_failed_is_not_sent_again() {
         let mut first = Outgoing::kept(Frames([Err("broken".into())].into()), 10);
         let kept = first.again().unwrap();
-        first.begin();
+        first.begin(Version::HTTP_2);
         assert_eq!(first.frame().await.unwrap().unwrap_err().to_string(), "broken");
         assert!(!kept.is_whole());
     }
@@ -499,11 +515,11 @@ mod tests {
     async fn lengths_are_told_at_every_attempt() {
         let mut first = Outgoing::kept(Full::new(Bytes::from_static(b"abc")), 10);
         let mut second = first.again().unwrap();
-        first.begin();
+        first.begin(Version::HTTP_2);
         assert_eq!(first.size_hint().exact(), Some(3));
         first.frame().await.unwrap().unwrap();
         assert_eq!((first.size_hint().exact(), first.is_end_stream()), (Some(0), true));
-        second.begin();
+        second.begin(Version::HTTP_2);
         assert_eq!((second.size_hint().exact(), second.is_end_stream()), (Some(3), false));
         assert_eq!(Outgoing::<Full<Bytes>>::full(None).size_hint().exact(), Some(0));
         assert!(Outgoing::<Full<Bytes>>::full(None).is_end_stream());
