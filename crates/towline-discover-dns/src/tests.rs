@@ -130,6 +130,17 @@ fn seconds(seconds: u64) -> Option<Duration> {
     Some(Duration::from_secs(seconds))
 }
 
+/// A service of two, which was asked for once.
+async fn two_servers(dns: &Server) -> Services {
+    let of = "_db._tcp.test.";
+    dns.records(of, RecordType::SRV, vec![server(of, 1, 1, "a.test."), server(of, 1, 1, "b.test.")]);
+    dns.records("a.test.", RecordType::A, vec![v4("a.test.", 1, 300)]);
+    dns.records("b.test.", RecordType::A, vec![v4("b.test.", 2, 300)]);
+    let mut service = dns.service("_db._tcp.test");
+    service.resolve().await.unwrap();
+    service
+}
+
 #[tokio::test]
 async fn an_answer_is_good_for_the_shortest_time_in_it_that_of_an_alias_too() {
     let dns = Server::start().await;
@@ -253,12 +264,7 @@ async fn a_service_s_servers_have_its_weights_priorities_and_ports() {
 #[tokio::test]
 async fn a_target_that_cannot_be_asked_for_has_what_it_had_and_the_rest_is_new() {
     let dns = Server::start().await;
-    let of = "_db._tcp.test.";
-    dns.records(of, RecordType::SRV, vec![server(of, 1, 1, "a.test."), server(of, 1, 1, "b.test.")]);
-    dns.records("a.test.", RecordType::A, vec![v4("a.test.", 1, 300)]);
-    dns.records("b.test.", RecordType::A, vec![v4("b.test.", 2, 300)]);
-    let mut service = dns.service("_db._tcp.test");
-    service.resolve().await.unwrap();
+    let mut service = two_servers(&dns).await;
     for kind in [RecordType::A, RecordType::AAAA] {
         dns.say("a.test.", kind, Reply::Fail);
     }
@@ -321,12 +327,7 @@ async fn a_target_that_is_not_there_is_not_asked_for_all_the_time_and_is_said() 
 #[tokio::test]
 async fn a_question_that_takes_too_long_loses_nothing_of_what_targets_had() {
     let dns = Server::start().await;
-    let of = "_db._tcp.test.";
-    dns.records(of, RecordType::SRV, vec![server(of, 1, 1, "a.test."), server(of, 1, 1, "b.test.")]);
-    dns.records("a.test.", RecordType::A, vec![v4("a.test.", 1, 300)]);
-    dns.records("b.test.", RecordType::A, vec![v4("b.test.", 2, 300)]);
-    let mut service = dns.service("_db._tcp.test");
-    service.resolve().await.unwrap();
+    let mut service = two_servers(&dns).await;
     for kind in [RecordType::A, RecordType::AAAA] {
         dns.say("b.test.", kind, Reply::Silence);
     }

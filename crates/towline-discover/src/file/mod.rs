@@ -141,17 +141,8 @@ impl File {
         format.check(&path)?;
         let looker = Looker { path, format, max_bytes, defaults };
         let refresh = Refresh::new();
-        let watch = Watch {
-            looker: Arc::new(looker),
-            every,
-            refresh: refresh.clone(),
-            seen: None,
-            content: None,
-            again_at: None,
-            said: None,
-            looked_at: None,
-            looking: None,
-        };
+        let at = looker.path.clone();
+        let watch = Watch::new(at, move |ask| looker.look(ask), every, refresh.clone());
         let sets = stream::unfold(watch, async |mut watch| {
             let item = watch.next().await;
             Some((item, watch))
@@ -162,8 +153,11 @@ impl File {
 
 /// Looks at the file by the clock.
 struct Watch {
-    looker: Arc<Looker>,
+    path: PathBuf,
+    /// On a thread that may block.
+    glance: Arc<dyn Fn(&Ask) -> Look + Send + Sync>,
     every: Duration,
+    stuck: Duration,
     refresh: Refresh,
     /// What was read.
     seen: Option<Mark>,
@@ -179,6 +173,27 @@ struct Watch {
 }
 
 impl Watch {
+    fn new(
+        path: PathBuf,
+        glance: impl Fn(&Ask) -> Look + Send + Sync + 'static,
+        every: Duration,
+        refresh: Refresh,
+    ) -> Self {
+        Self {
+            path,
+            glance: Arc::new(glance),
+            every,
+            stuck: STUCK,
+            refresh,
+            seen: None,
+            content: None,
+            again_at: None,
+            said: None,
+            looked_at: None,
+            looking: None,
+        }
+    }
+
     async fn next(&mut self) -> Result<EndpointSet, Error> {
         loop {
             self.wait().await;
@@ -227,7 +242,7 @@ impl Watch {
                 Look::Changing(mark) => {
                     if began.elapsed() >= RESTLESS {
                         let why = "it is written to all the time; write another file, and rename it";
-                        return Err(self.looker.refused(why));
+                        return Err(refused(&self.path, why));
                     }
                     ask.quiet = Some(mark);
                     sleep_until(Instant::now() + QUIET).await;
@@ -251,16 +266,23 @@ impl Watch {
 
     async fn look_once(&mut self, ask: Ask) -> Result<Look, Error> {
         let looking = self.looking.get_or_insert_with(|| {
-            let looker = self.looker.clone();
-            spawn_blocking(move || looker.look(&ask))
+            let glance = self.glance.clone();
+            spawn_blocking(move || glance(&ask))
         });
-        let Ok(looked) = timeout(STUCK, looking).await else {
-            return Err(self.looker.refused(&format!("reading it takes longer than {STUCK:?}")));
+        let looked = timeout(self.stuck, looking).await;
+        if looked.is_ok() {
+            self.looking = None;
+        }
+        let error = match looked {
+            Ok(Ok(look)) => return Ok(look),
+            Ok(Err(cause)) => {
+                refused(&self.path, "reading it was cut off, by the end of the runtime or a panic").with_source(cause)
+            }
+            Err(_) => refused(&self.path, &format!("reading it takes longer than {:?}", self.stuck)),
         };
-        self.looking = None;
-        looked.map_err(|cause| {
-            self.looker.refused("reading it was cut off, by the end of the runtime or a panic").with_source(cause)
-        })
+        // When it can be read again, it is new, whatever it looks like.
+        self.seen = None;
+        Err(error)
     }
 }
 
@@ -363,9 +385,13 @@ impl Looker {
     }
 
     fn refused(&self, why: &str) -> Error {
-        let why = format!("cannot take endpoints from {}: {why}", self.path.display());
-        Error::new(Kind::Config, Phase::Resolve).with_sent(Sent::Never).with_message(why)
+        refused(&self.path, why)
     }
+}
+
+fn refused(path: &Path, why: &str) -> Error {
+    let why = format!("cannot take endpoints from {}: {why}", path.display());
+    Error::new(Kind::Config, Phase::Resolve).with_sent(Sent::Never).with_message(why)
 }
 
 /// For fuzzing: what a file of this format holds.

@@ -207,6 +207,34 @@ async fn it_is_looked_at_when_somebody_asks() {
     assert_eq!(next(&mut source).await, "b:1");
 }
 
+// As on a mount whose server is gone.
+#[tokio::test]
+#[expect(clippy::await_holding_lock, reason = "who waits for it is a thread of its own")]
+async fn a_look_that_hangs_is_an_error_and_the_only_one_and_what_it_finds_at_last_is_taken() {
+    let (_dir, path) = file("a:1\n");
+    let looker = Looker { path: path.clone(), format: Format::Lines, max_bytes: 99, defaults: Defaults::new() };
+    let hangs = Arc::new(std::sync::Mutex::new(()));
+    let looks = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let (gate, count) = (hangs.clone(), looks.clone());
+    let glance = move |ask: &Ask| {
+        count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        drop(gate.lock().unwrap());
+        looker.look(ask)
+    };
+    let mut watch = Watch::new(path.clone(), glance, Duration::from_millis(10), Refresh::new());
+    watch.stuck = Duration::from_millis(50);
+    assert_eq!(keys(Some(watch.next().await)), "a:1");
+    let so_far = looks.load(std::sync::atomic::Ordering::Relaxed);
+    {
+        let _hanging = hangs.lock().unwrap();
+        let error = watch.next().await.unwrap_err();
+        assert!(error.to_string().contains("reading it takes longer than 50ms"), "{error}");
+        assert!(timeout(Duration::from_millis(300), watch.next()).await.is_err(), "it is said once");
+        assert!(looks.load(std::sync::atomic::Ordering::Relaxed) <= so_far + 2, "one hangs, and no other");
+    }
+    assert_eq!(keys(Some(watch.next().await)), "a:1", "it is well again, and that is said");
+}
+
 #[test]
 fn a_file_cannot_be_looked_at_all_the_time() {
     let error = File::new("x").every(Duration::ZERO).source().unwrap_err();
