@@ -110,16 +110,15 @@ struct View {
     known: BTreeMap<EndpointKey, Endpoint>,
     start: Instant,
     title: String,
-    /// Of the table that is there, on a terminal.
-    table: Option<usize>,
+    /// On a terminal.
+    is_table: bool,
     failure: Option<String>,
     changes: u64,
 }
 
 impl View {
-    fn new(is_terminal: bool, title: String) -> Self {
-        let table = is_terminal.then_some(0);
-        Self { known: BTreeMap::new(), start: Instant::now(), title, table, failure: None, changes: 0 }
+    fn new(is_table: bool, title: String) -> Self {
+        Self { known: BTreeMap::new(), start: Instant::now(), title, is_table, failure: None, changes: 0 }
     }
 
     fn show(&mut self, set: EndpointSet) {
@@ -157,22 +156,15 @@ impl View {
     fn print(&mut self, lines: &[String]) {
         let at = self.start.elapsed().as_secs_f64();
         let mut out = String::new();
-        match self.table {
-            None => {
-                for line in lines {
-                    let _ = writeln!(out, "{at:9.3}  {line}");
-                }
+        if self.is_table {
+            // As `watch` does it: lines that are longer than the terminal is wide leave nothing behind.
+            out.push_str("\x1b[H\x1b[2J");
+            for row in self.rows(at) {
+                let _ = writeln!(out, "{row}");
             }
-            Some(rows) => {
-                if rows > 0 {
-                    // To the table's beginning, and everything from there on is gone.
-                    let _ = write!(out, "\x1b[{rows}A\x1b[J");
-                }
-                let table = self.rows(at);
-                self.table = Some(table.len());
-                for row in table {
-                    let _ = writeln!(out, "{row}");
-                }
+        } else {
+            for line in lines {
+                let _ = writeln!(out, "{at:9.3}  {line}");
             }
         }
         let mut stdout = std::io::stdout().lock();

@@ -211,6 +211,7 @@ mod tests {
         assert_eq!(keys(source.next().await), "c:1");
         drop(sender);
         assert!(source.next().await.is_none());
+        assert!(source.next().await.is_none(), "and may be asked again");
     }
 
     #[tokio::test]

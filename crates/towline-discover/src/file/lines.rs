@@ -85,6 +85,7 @@ mod tests {
 
     #[test]
     fn a_line_has_an_address_and_what_it_is_besides() {
+        assert_eq!(parsed("a:1 weight=0").unwrap()[0].weight().get(), 0.0, "for want of any other");
         let text =
             "# ours\n\n a:1 \nb:2 weight=0.5 zone=z priority=2 tls_name=t key=k version=7 # spare\r\nunix:/run/x\n";
         let set = parsed(text).unwrap();

@@ -207,6 +207,28 @@ async fn it_is_looked_at_when_somebody_asks() {
     assert_eq!(next(&mut source).await, "b:1");
 }
 
+// As where the times of files have steps of a second.
+#[tokio::test]
+async fn a_file_that_was_written_twice_within_one_step_of_its_times_is_read_once_more() {
+    let (_dir, path) = file("a:1\n");
+    let mark = Mark::of(&fs::metadata(&path).unwrap());
+    let holds = Arc::new(std::sync::Mutex::new("a:1"));
+    let held = holds.clone();
+    let glance = move |ask: &Ask| match ask {
+        Ask { seen: Some(seen), .. } if *seen == mark => Look::Unchanged,
+        Ask { quiet: Some(_), .. } => {
+            let text = *held.lock().unwrap();
+            Look::New(mark.clone(), stable_hash(text.as_bytes()), Ok(crate::testing::set(text).into()))
+        }
+        _ => Look::Changing(mark.clone()),
+    };
+    let mut watch = Watch::new(path, glance, Duration::from_millis(50), Refresh::new());
+    assert_eq!(keys(Some(watch.next().await)), "a:1");
+    *holds.lock().unwrap() = "b:1";
+    let second = timeout(Duration::from_secs(4), watch.next()).await.expect("it is read once more");
+    assert_eq!(keys(Some(second)), "b:1");
+}
+
 // As on a mount whose server is gone.
 #[tokio::test]
 #[expect(clippy::await_holding_lock, reason = "who waits for it is a thread of its own")]
