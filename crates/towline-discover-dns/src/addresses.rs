@@ -20,6 +20,8 @@ pub(crate) struct Addresses {
     resolver: Resolver,
     name: Name,
     family: Family,
+    /// What the name meant, and had.
+    candidate: Option<Name>,
     v4: Vec<IpAddr>,
     v6: Vec<IpAddr>,
 }
@@ -30,7 +32,7 @@ impl Addresses {
     }
 
     pub(crate) fn of(resolver: Resolver, name: Name, family: Family) -> Self {
-        Self { resolver, name, family, v4: Vec::new(), v6: Vec::new() }
+        Self { resolver, name, family, candidate: None, v4: Vec::new(), v6: Vec::new() }
     }
 
     pub(crate) fn at(self, port: u16) -> AtPort {
@@ -53,9 +55,45 @@ impl Addresses {
     ///
     /// When there are none, or no family could be asked for.
     pub(crate) async fn ask(&mut self) -> Result<Known, Failure> {
+        let of_hosts = self.of_family(self.resolver.hosts(&self.name));
+        if !of_hosts.is_empty() {
+            return Ok(Known { addresses: of_hosts, ttl: None, partial: None });
+        }
+        let mut negative = Found::default();
+        for candidate in self.resolver.candidates(&self.name) {
+            // When nobody knows what a name has, another is not what was meant.
+            let halves = self.ask_for(&candidate).await?;
+            if let Some(known) = self.known(candidate, halves, &mut negative) {
+                return Ok(known);
+            }
+        }
+        (self.v4, self.v6, self.candidate) = (Vec::new(), Vec::new(), None);
+        let what = match self.family {
+            Family::Both => "A or AAAA",
+            Family::V4 => "A",
+            Family::V6 => "AAAA",
+        };
+        Err(nothing(&self.name, what, &negative))
+    }
+
+    fn of_family(&self, records: Vec<RData>) -> Vec<IpAddr> {
+        let is_wanted = |address: &IpAddr| match self.family {
+            Family::Both => true,
+            Family::V4 => address.is_ipv4(),
+            Family::V6 => address.is_ipv6(),
+        };
+        records.iter().filter_map(address).filter(is_wanted).collect()
+    }
+
+    /// What a name has of A and of AAAA.
+    ///
+    /// # Errors
+    ///
+    /// When there is no address and it is not certain that there is none.
+    async fn ask_for(&self, name: &Name) -> Result<[Result<Found, Failure>; 2], Failure> {
         let ask = |kind, is_wanted| {
-            let asking = || Either::Left(self.resolver.ask(&self.name, kind));
-            if is_wanted { asking() } else { Either::Right(ready(Ok(none()))) }
+            let asking = || Either::Left(self.resolver.ask(name, kind));
+            if is_wanted { asking() } else { Either::Right(ready(Ok(Found::default()))) }
         };
         let v4 = pin!(ask(RecordType::A, self.family != Family::V6));
         let v6 = pin!(ask(RecordType::AAAA, self.family != Family::V4));
@@ -66,44 +104,42 @@ impl Addresses {
             }
             Either::Right((v6, v4)) => (other_half(&v6, v4).await, v6),
         };
-        let (v4, v6) = match (v4, v6) {
-            (Err(failure), Err(_)) => return Err(failure),
-            // The other half is not to be waited for until the first one's time is over.
-            (Err(failure), Ok(found)) if found.records.is_empty() => return Err(failure),
-            (Ok(found), Err(failure)) if found.records.is_empty() => return Err(failure),
-            halves => halves,
-        };
-        let mut partial = None;
-        let (mut ttl, mut negative) = (None, Found { records: Vec::new(), ttl: None, is_no_name: false });
-        for (found, known) in [(v4, &mut self.v4), (v6, &mut self.v6)] {
-            let Found { records, ttl: time, is_no_name: says_so } = match found {
-                Ok(found) => found,
-                Err(failure) => {
-                    partial = Some(failure.error);
-                    continue;
-                }
-            };
-            // That there is no record has a time as well, which counts when there is none at all.
-            if records.is_empty() {
-                negative.ttl = shorter(negative.ttl, time);
-            } else {
-                ttl = shorter(ttl, time);
-            }
-            negative.is_no_name |= says_so;
-            *known = records.iter().filter_map(address).collect();
+        match (v4, v6) {
+            (Err(failure), Err(_)) => Err(failure),
+            (Err(failure), Ok(found)) | (Ok(found), Err(failure)) if found.records.is_empty() => Err(failure),
+            (v4, v6) => Ok([v4, v6]),
         }
-        let all = self.last();
-        if all.is_empty() {
-            let what = match self.family {
-                Family::Both => "A or AAAA",
-                Family::V4 => "A",
-                Family::V6 => "AAAA",
-            };
-            return Err(nothing(&self.name, what, &negative));
+    }
+
+    /// Takes what a name has; if that is nothing, `negative` learns for how long.
+    fn known(&mut self, name: Name, halves: [Result<Found, Failure>; 2], negative: &mut Found) -> Option<Known> {
+        if !halves.iter().flatten().any(|found| !found.records.is_empty()) {
+            for found in halves.into_iter().flatten() {
+                negative.ttl = shorter(negative.ttl, found.ttl);
+                negative.is_no_name |= found.is_no_name;
+            }
+            return None;
+        }
+        if self.candidate.as_ref() != Some(&name) {
+            // What is known is another's.
+            (self.v4, self.v6, self.candidate) = (Vec::new(), Vec::new(), Some(name));
+        }
+        let (mut ttl, mut partial) = (None, None);
+        for (found, known) in halves.into_iter().zip([&mut self.v4, &mut self.v6]) {
+            match found {
+                Ok(found) => {
+                    *known = found.records.iter().filter_map(address).collect();
+                    // That a family has none has a time as well, and is not to be asked for because of it.
+                    if !known.is_empty() {
+                        ttl = shorter(ttl, found.ttl);
+                    }
+                }
+                Err(failure) => partial = Some(failure.error),
+            }
         }
         // To be asked for again soon.
         let ttl = if partial.is_some() { Some(Duration::ZERO) } else { ttl };
-        Ok(Known { addresses: all, ttl, partial })
+        Some(Known { addresses: self.last(), ttl, partial })
     }
 }
 
@@ -130,10 +166,6 @@ async fn other_half(
         let why = format!("of A and AAAA records DNS has told one, and not the other within {GRACE:?}");
         Err(unavailable(why).into())
     })
-}
-
-fn none() -> Found {
-    Found { records: Vec::new(), ttl: None, is_no_name: false }
 }
 
 fn address(record: &RData) -> Option<IpAddr> {

@@ -24,18 +24,20 @@
 //!
 //! - **TTL.** A name is asked for again when the shortest TTL of its answer is over, between the floor and the ceiling of [`Timing`] and
 //!   with its jitter. There is no cache in between.
-//! - **Negative answers** (NXDOMAIN, or no record of the kind) are failures for as long as the zone's SOA says; others are tried again after a
-//!   backoff. A failure empties nothing: the set before stays, in the balancer, for ever or until
+//! - **Negative answers** (NXDOMAIN, or no record of the kind) are failures for as long as the zone's SOA says; other failures are tried again
+//!   after a backoff. A failure empties nothing: the set before stays, in the balancer, for ever or until
 //!   [`keep_last_good`](towline_discover::Source::keep_last_good) says so.
 //! - **Half an answer** is no smaller answer: where the question for AAAA fails and the one for A does not, IPv6 addresses stay that were
-//!   known. The same holds for the targets of SRV, and for several names. It is said, as an [error](towline_discover::Answer::partial) before the set. With addresses of one
-//!   family at hand the other is waited for no longer than a second.
+//!   known. The same holds for the targets of SRV, and for several names. It is told by an event: as an
+//!   [error](towline_discover::Answer::partial) before the set, once as long as it stays the same. With addresses of one family at hand the other is waited for no longer than a second.
 //! - **Order** does not matter: servers turn their answers around, and that is no change.
 //! - **Large answers** that do not fit into a datagram are asked for again by TCP.
 //! - **Nobody reached**: a failed dial has the name asked for again, not more often than the floor. The builders of towline arrange that;
 //!   elsewhere see [`Refresh`](towline_discover::Refresh).
-//! - **Search domains and `ndots`** are those of the system (`/etc/resolv.conf`), as are `/etc/hosts` and the servers, unless a
-//!   [server](Dns::server) is given: then names are taken as they are. A name that ends with a dot is never searched for.
+//! - **Search domains, `ndots`, `/etc/hosts`** and servers are the system's, read once when a source is made, unless a [server](Dns::server) is
+//!   given: then names are taken as they are. As with `getaddrinfo`, the first of what a name can mean that has an address is it, for both
+//!   families. When nobody knows what one of them has, that is a failure, and the next is not it. A name that ends with a dot is never searched for: in
+//!   Kubernetes, where names are searched for in four domains before they are taken as they are, write it.
 //! - **TLS.** Certificates are verified against the name that was asked for, and for SRV against the service's domain: DNS says where a server is,
 //!   and not who it is (RFC 6125). See [`Dns::verify_targets`].
 
@@ -107,7 +109,7 @@ impl Dns {
         Self::default()
     }
 
-    /// Asks this server, and others that are given, instead of the system's. Names are then complete: there are no search domains, and
+    /// Asks this server, and others that are given, instead of the system's. A URL's own server takes their place. Names are then complete: there are no search domains, and
     /// `/etc/hosts` is not looked at.
     pub fn server(mut self, server: SocketAddr) -> Self {
         self.servers.push(server);
@@ -148,21 +150,29 @@ impl Dns {
     /// [`Kind::Config`](towline_core::Kind::Config): it is no name, the timing cannot work, or the system's settings cannot be read. What DNS says
     /// is an item of the source.
     pub fn addresses(&self, name: &str, port: u16) -> Result<Source, Error> {
-        let addresses = Addresses::new(self.resolver()?, name, self.family)?;
+        self.addresses_by(self.resolver()?, name, port)
+    }
+
+    fn addresses_by(&self, resolver: Resolver, name: &str, port: u16) -> Result<Source, Error> {
+        let addresses = Addresses::new(resolver, name, self.family)?;
         Resolving::new(addresses.at(port)).timing(self.timing).source()
     }
 
     /// The servers of a service (RFC 2782), such as `_db._tcp.example`.
     ///
     /// A weight of 0 is the smallest one where others have more, and all are equal where all are 0; addresses of one target share its weight.
-    /// The target `.` says that the service is not there: [none](towline_core::EndpointSet::none) on purpose.
+    /// The target `.` says that the service is not there: [none](towline_core::EndpointSet::none) on purpose. A question, within the
+    /// [limit](Timing::limit), is that for SRV and those for all its targets.
     ///
     /// # Errors
     ///
     /// Those of [`addresses`](Self::addresses).
     pub fn service(&self, name: &str) -> Result<Source, Error> {
-        let services = Services::new(self.resolver()?, name, self)?;
-        Resolving::new(services).timing(self.timing).source()
+        self.service_by(self.resolver()?, name)
+    }
+
+    fn service_by(&self, resolver: Resolver, name: &str) -> Result<Source, Error> {
+        Resolving::new(Services::new(resolver, name, self)?).timing(self.timing).source()
     }
 
     /// Makes `dns:` and `dns+srv:` known, with these settings.

@@ -14,7 +14,7 @@ use towline_core::{Endpoint, EndpointSet, Error, Weight};
 use towline_discover::{Answer, Failure, Resolve, sorted};
 
 use crate::addresses::{Addresses, Known};
-use crate::resolver::{Resolver, nothing, parse_name, shorter, tls_name, unavailable};
+use crate::resolver::{Found, Resolver, nothing, parse_name, plain, shorter, tls_name, unavailable};
 use crate::{Backups, Dns, Family};
 
 /// Targets of one service that are asked for at a time.
@@ -42,12 +42,22 @@ impl Services {
         Ok(Self { resolver, name, family, verifies_targets, backups, targets: HashMap::new() })
     }
 
-    /// What certificates are to say: the name without `_service._protocol`.
-    fn domain(&self) -> Arc<str> {
-        let is_of_service = |label: &&[u8]| label.starts_with(b"_");
-        let labels: Vec<_> = self.name.iter().collect();
-        let domain = labels.iter().skip_while(|label| is_of_service(label)).copied();
-        Name::from_labels(domain).map(|domain| tls_name(&domain)).unwrap_or_default()
+    /// What the name meant, and its records.
+    ///
+    /// # Errors
+    ///
+    /// When there are none, or nobody knows.
+    async fn ask(&self) -> Result<(Name, Found), Failure> {
+        let mut negative = Found::default();
+        for candidate in self.resolver.candidates(&self.name) {
+            let found = self.resolver.ask(&candidate, RecordType::SRV).await?;
+            if found.records.iter().any(|record| srv(record).is_some()) {
+                return Ok((candidate, found));
+            }
+            negative.ttl = shorter(negative.ttl, found.ttl);
+            negative.is_no_name |= found.is_no_name;
+        }
+        Err(nothing(&self.name, "SRV", &negative))
     }
 
     /// Asks for the addresses of these targets. Those that cannot be asked for keep what they had.
@@ -58,9 +68,11 @@ impl Services {
             self.targets.entry(name.clone()).or_insert_with(new);
         }
         let asking: Vec<_> = self.targets.values_mut().map(ask_target).collect();
-        let mut asking = stream::iter(asking).buffer_unordered(AT_ONCE);
+        let mut answers: Vec<_> = stream::iter(asking).buffer_unordered(AT_ONCE).collect().await;
+        // Of several failures the same one is said each time.
+        answers.sort_by(|(one, _), (other, _)| one.cmp(other));
         let mut asked = Asked::default();
-        while let Some(answer) = asking.next().await {
+        for (_, answer) in answers {
             let (ttl, partial) = match answer {
                 Ok(Known { ttl, partial, .. }) => (ttl, partial),
                 // When nobody says for how long, it is to be asked for again soon.
@@ -73,10 +85,21 @@ impl Services {
     }
 }
 
-async fn ask_target(addresses: &mut Addresses) -> Result<Known, Failure> {
+async fn ask_target(addresses: &mut Addresses) -> (Name, Result<Known, Failure>) {
     let name = addresses.name().clone();
-    let late = |_| Err(unavailable(format!("DNS does not say within {PATIENCE:?} what addresses {name} has")).into());
-    timeout(PATIENCE, addresses.ask()).await.unwrap_or_else(late)
+    let late = |_| {
+        Err(unavailable(format!("DNS does not say within {PATIENCE:?} what addresses {} has", plain(&name))).into())
+    };
+    let answer = timeout(PATIENCE, addresses.ask()).await.unwrap_or_else(late);
+    (name, answer)
+}
+
+/// What certificates are to say: the name without `_service._protocol`.
+fn domain(name: &Name) -> Arc<str> {
+    let is_of_service = |label: &&[u8]| label.starts_with(b"_");
+    let labels: Vec<_> = name.iter().collect();
+    let domain = labels.iter().skip_while(|label| is_of_service(label)).copied();
+    Name::from_labels(domain).map(|domain| tls_name(&domain)).unwrap_or_default()
 }
 
 /// What asking for targets has come to.
@@ -89,11 +112,8 @@ struct Asked {
 
 impl Resolve for Services {
     async fn resolve(&mut self) -> Result<Answer, Failure> {
-        let found = self.resolver.ask(&self.name, RecordType::SRV).await?;
+        let (name, found) = self.ask().await?;
         let records: Vec<_> = found.records.iter().filter_map(srv).take(MOST_TARGETS).collect();
-        if records.is_empty() {
-            return Err(nothing(&self.name, "SRV", &found));
-        }
         if records.iter().all(|record| record.target.is_root()) {
             let answer = Answer::new(EndpointSet::none());
             return Ok(answer.valid_for(found.ttl.unwrap_or_default()));
@@ -103,7 +123,7 @@ impl Resolve for Services {
         names.sort();
         names.dedup();
         let Asked { ttl, partial } = self.ask_targets(names).await;
-        let domain = self.domain();
+        let domain = domain(&name);
         let ranks = ranks(&records);
         let mut endpoints = Vec::new();
         for record in records {
@@ -121,12 +141,12 @@ impl Resolve for Services {
             endpoints.extend(list.iter().map(|address| {
                 let endpoint = Endpoint::from(SocketAddr::new(*address, record.port));
                 let endpoint = endpoint.with_weight(weight).with_priority(rank.number);
-                // Of a name that is completed by a search domain we do not know the domain; then its certificate is not its.
+                // A service of the root has no domain; its servers are verified by their addresses.
                 if name.is_empty() { endpoint } else { endpoint.with_tls_name(name.clone()) }
             }));
         }
         if endpoints.is_empty() {
-            let none = || unavailable(format!("no server of the service {} has an address", self.name));
+            let none = || unavailable(format!("no server of the service {} has an address", plain(&self.name)));
             let failure = Failure::from(partial.unwrap_or_else(none));
             return Err(match ttl {
                 Some(time) if !time.is_zero() => failure.valid_for(time),

@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use hickory_resolver::Hosts;
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig, ResolverOpts};
 use hickory_resolver::proto::op::{Message, ResponseCode};
 use hickory_resolver::proto::rr::rdata::{A, AAAA, CNAME, SOA, SRV};
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
@@ -15,6 +17,7 @@ use tokio::time::timeout;
 use towline_discover::{Answer, Failure, Resolve, Timing};
 
 use super::*;
+use crate::resolver::System;
 
 /// What is said to one question.
 #[derive(Clone, Debug)]
@@ -68,6 +71,18 @@ impl Server {
 
     fn resolver(&self) -> Resolver {
         self.dns().resolver().unwrap()
+    }
+
+    /// As a system whose settings say so.
+    fn resolver_with(&self, search: &[&str], ndots: usize, hosts: &str) -> Resolver {
+        let mut connection = ConnectionConfig::udp();
+        connection.port = self.address.port();
+        let config =
+            ResolverConfig::from_name_servers(vec![NameServerConfig::new(self.address.ip(), true, vec![connection])]);
+        let mut known = Hosts::default();
+        known.read_hosts_conf(hosts.as_bytes()).unwrap();
+        let search = search.iter().map(|domain| name(domain)).collect();
+        Resolver::of(config, ResolverOpts::default(), System { search, ndots, hosts: known }).unwrap()
     }
 
     fn addresses(&self, name: &str, family: Family) -> addresses::AtPort {
@@ -283,7 +298,7 @@ async fn a_service_that_says_it_is_not_there_means_it_and_one_without_addresses_
     assert!(answer.endpoints.is_none_on_purpose());
     dns.records(of, RecordType::SRV, vec![server(of, 0, 0, "gone.test.")]);
     let failure = dns.service("_db._tcp.test").resolve().await.unwrap_err();
-    assert!(failure.error.to_string().starts_with("gone.test. has no A or AAAA records"), "{}", failure.error);
+    assert!(failure.error.to_string().starts_with("gone.test has no A or AAAA records"), "{}", failure.error);
     assert_eq!(failure.valid_for, seconds(60));
     let failure = dns.service("_other._tcp.test").resolve().await.unwrap_err();
     assert!(failure.error.to_string().starts_with("_other._tcp.test has no SRV records"), "{}", failure.error);
@@ -321,7 +336,7 @@ async fn a_target_that_is_not_there_is_not_asked_for_all_the_time_and_is_said() 
     let answer = dns.service("_db._tcp.test").resolve().await.unwrap();
     assert_eq!((keys(&answer), answer.valid_for), (vec!["10.0.0.1:9"], seconds(30)));
     let why = answer.partial.unwrap().to_string();
-    assert!(why.starts_with("gone.test. has no A or AAAA records"), "{why}");
+    assert!(why.starts_with("gone.test has no A or AAAA records"), "{why}");
 }
 
 #[tokio::test]
@@ -364,12 +379,50 @@ async fn names_are_as_certificates_have_them_and_may_have_underscores() {
         let answer = dns.addresses(name, Family::V4).resolve().await.unwrap();
         assert_eq!(answer.endpoints[0].target().tls_name(), Some(tls_name));
     }
-    let of = "_db._tcp.";
-    dns.records(of, RecordType::SRV, vec![server(of, 1, 1, "a.test.")]).records(
-        "a.test.",
+}
+
+#[tokio::test]
+async fn a_search_domain_is_that_of_the_name_and_not_of_a_record() {
+    let dns = Server::start().await;
+    // As in Kubernetes; the second domain has a stranger of the same name, with IPv6.
+    dns.records("db.ns.test.", RecordType::A, vec![v4("db.ns.test.", 1, 30)]);
+    dns.records("db.corp.test.", RecordType::A, vec![v4("db.corp.test.", 9, 30)]);
+    dns.records("db.corp.test.", RecordType::AAAA, vec![v6("db.corp.test.", 9, 30)]);
+    let resolver = dns.resolver_with(&["ns.test.", "corp.test."], 5, "");
+    let ask = async |name: &str| Addresses::new(resolver.clone(), name, Family::Both).unwrap().at(7).resolve().await;
+    let answer = ask("db").await.unwrap();
+    assert_eq!(keys(&answer), ["10.0.0.1:7"]);
+    assert_eq!(answer.endpoints[0].target().tls_name(), Some("db"), "as it was asked for");
+    // Nobody knows what the first is: then it is not the second.
+    dns.say("db.ns.test.", RecordType::A, Reply::Fail);
+    assert_eq!(ask("db").await.unwrap_err().valid_for, None);
+    // It is not there: then it is.
+    dns.say("db.ns.test.", RecordType::A, Reply::Nothing(ResponseCode::NXDomain, Some(5)));
+    assert_eq!(keys(&ask("db").await.unwrap()), ["10.0.0.9:7", "[fd00::9]:7"]);
+    // With a dot at the end, or enough within, it is what it is.
+    let failure = ask("db.").await.unwrap_err();
+    assert!(failure.error.to_string().starts_with("db has no A or AAAA records"), "{}", failure.error);
+    dns.records("a.b.c.d.e.f.", RecordType::A, vec![v4("a.b.c.d.e.f.", 6, 30)]);
+    dns.records("a.b.c.d.e.f.ns.test.", RecordType::A, vec![v4("a.b.c.d.e.f.ns.test.", 7, 30)]);
+    assert_eq!(keys(&ask("a.b.c.d.e.f").await.unwrap()), ["10.0.0.6:7"]);
+
+    let of = "_db._tcp.ns.test.";
+    dns.records(of, RecordType::SRV, vec![server(of, 1, 1, "s.test.")]).records(
+        "s.test.",
         RecordType::A,
-        vec![v4("a.test.", 1, 30)],
+        vec![v4("s.test.", 1, 30)],
     );
-    let answer = dns.service("_db._tcp").resolve().await.unwrap();
-    assert_eq!(answer.endpoints[0].target().tls_name(), None, "a service without a domain");
+    let mut service = Services::new(resolver, "_db._tcp", &dns.dns()).unwrap();
+    assert_eq!(service.resolve().await.unwrap().endpoints[0].target().tls_name(), Some("ns.test"));
+}
+
+#[tokio::test]
+async fn the_system_s_hosts_come_before_dns_and_search_domains() {
+    let dns = Server::start().await;
+    dns.records("db.ns.test.", RecordType::A, vec![v4("db.ns.test.", 1, 30)]);
+    let resolver = dns.resolver_with(&["ns.test."], 5, "10.0.0.8 db\nfd00::8 db\n");
+    for (family, expected) in [(Family::Both, &["10.0.0.8:7", "[fd00::8]:7"][..]), (Family::V6, &["[fd00::8]:7"])] {
+        let answer = Addresses::new(resolver.clone(), "db", family).unwrap().at(7).resolve().await.unwrap();
+        assert_eq!(keys(&answer), expected);
+    }
 }

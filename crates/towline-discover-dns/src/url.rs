@@ -21,7 +21,8 @@ impl Scheme for Names {
 
     fn open(&self, url: &SourceUrl) -> Result<Source, Error> {
         let dns = by_server(&self.0, url)?;
-        let sources = names(url, |host, port| dns.addresses(host, port))?;
+        let resolver = dns.resolver().map_err(|error| url.refused(error))?;
+        let sources = names(url, |host, port| dns.addresses_by(resolver.clone(), host, port))?;
         Ok(Source::merge_all(sources))
     }
 }
@@ -40,6 +41,7 @@ impl Scheme for OfServices {
 
     fn open(&self, url: &SourceUrl) -> Result<Source, Error> {
         let dns = by_server(&self.0, url)?;
+        let resolver = dns.resolver().map_err(|error| url.refused(error))?;
         let services = url.name().split(',').map(|name| {
             let name = name.trim();
             if name.contains(':') {
@@ -47,7 +49,7 @@ impl Scheme for OfServices {
                     url.refused("a service has no port of its own: SRV says those of its servers; leave it out")
                 );
             }
-            dns.service(name).map_err(|error| url.refused(error))
+            dns.service_by(resolver.clone(), name).map_err(|error| url.refused(error))
         });
         let services: Vec<_> = services.collect::<Result<_, _>>()?;
         Ok(Source::merge_all(services))

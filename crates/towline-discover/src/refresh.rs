@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use futures_util::future::select_all;
 use tokio::sync::Notify;
 use towline_core::{Event, Observer};
 
@@ -28,8 +27,10 @@ use towline_core::{Event, Observer};
 pub struct Refresh(Vec<Arc<Notify>>);
 
 impl Refresh {
-    pub(crate) fn new() -> Self {
-        Self(vec![Arc::default()])
+    /// One, and where the source hears of it.
+    pub(crate) fn new() -> (Self, Asked) {
+        let asked = Arc::new(Notify::new());
+        (Self(vec![asked.clone()]), Asked(asked))
     }
 
     /// Asks those that this and `other` ask.
@@ -47,14 +48,15 @@ impl Refresh {
     pub fn is_heard(&self) -> bool {
         !self.0.is_empty()
     }
+}
 
+/// The source's end of a [`Refresh`].
+pub(crate) struct Asked(Arc<Notify>);
+
+impl Asked {
     /// Waits until somebody asks. Who has asked since the last time counts.
-    pub(crate) async fn asked(&self) {
-        if self.is_heard() {
-            select_all(self.0.iter().map(|source| Box::pin(source.notified()))).await;
-        } else {
-            std::future::pending().await
-        }
+    pub(crate) async fn wait(&self) {
+        self.0.notified().await;
     }
 }
 

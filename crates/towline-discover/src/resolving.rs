@@ -17,6 +17,7 @@ use towline_core::sync::after;
 use towline_core::{Backoff, Endpoint, EndpointSet, Error, Jitter, Kind, Phase, Rng, Sent};
 
 use crate::adapt::is_same;
+use crate::refresh::Asked;
 use crate::{Refresh, Source};
 
 /// Something that can be asked for its endpoints: a resolver, a registry.
@@ -97,7 +98,10 @@ impl From<Error> for Failure {
 /// | limit | 10 s | of one question |
 /// | backoff | 1 s to 30 s | after a failure that says nothing, doubled with each, with equal jitter |
 ///
-/// A set that is as before is not said again, except after a failure. Dropping the source ends the question that is open.
+/// A set that is as before is not said again, except after a failure. Dropping the source ends the question that is open. It needs a tokio runtime
+/// with time.
+///
+/// Failures are what the [`Resolve`] says, [`Kind::Timeout`] at the limit, and [`Kind::NoEndpoints`] for an empty answer.
 ///
 /// ```
 /// use std::time::Duration;
@@ -268,11 +272,11 @@ impl<R: Resolve> Resolving<R> {
 
     fn source_with(self, rng: Rng) -> Result<Source, Error> {
         self.timing.check()?;
-        let refresh = Refresh::new();
+        let (refresh, asked) = Refresh::new();
         let asking = Asking {
             resolve: self.resolve,
             timing: self.timing,
-            refresh: refresh.clone(),
+            asked,
             rng,
             last: None,
             partial: None,
@@ -292,7 +296,7 @@ impl<R: Resolve> Resolving<R> {
 struct Asking<R> {
     resolve: R,
     timing: Timing,
-    refresh: Refresh,
+    asked: Asked,
     rng: Rng,
     /// What was said last, unless a failure came after it.
     last: Option<EndpointSet>,
@@ -314,7 +318,7 @@ impl<R: Resolve> Asking<R> {
             self.wait().await;
             self.asked_at = Some(Instant::now());
             let answer = match timeout(self.timing.limit, self.resolve.resolve()).await {
-                Ok(answer) => answer.and_then(believable),
+                Ok(answer) => answer.and_then(not_empty),
                 Err(_) => {
                     let why = format!("the question for endpoints was not answered within {:?}", self.timing.limit);
                     Err(Error::new(Kind::Timeout, Phase::Resolve).with_sent(Sent::Never).with_message(why).into())
@@ -354,14 +358,14 @@ impl<R: Resolve> Asking<R> {
     /// Until it is time, or somebody asks, and then not before the floor.
     async fn wait(&mut self) {
         let (Some(due), Some(asked_at)) = (self.due, self.asked_at) else { return };
-        if let Either::Right(_) = select(pin!(sleep_until(due)), pin!(self.refresh.asked())).await {
+        if let Either::Right(_) = select(pin!(sleep_until(due)), pin!(self.asked.wait())).await {
             sleep_until(due.min(after(asked_at, self.timing.floor))).await;
         }
         self.due = None;
     }
 }
 
-fn believable(answer: Answer) -> Result<Answer, Failure> {
+fn not_empty(answer: Answer) -> Result<Answer, Failure> {
     if answer.endpoints.is_empty() && !answer.endpoints.is_none_on_purpose() {
         let error = Error::new(Kind::NoEndpoints, Phase::Resolve).with_sent(Sent::Never);
         return Err(answer.partial.unwrap_or(error.with_message("the answer has no endpoints")).into());

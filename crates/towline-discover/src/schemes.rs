@@ -8,7 +8,7 @@ use towline_core::{Endpoint, EndpointSet, Error};
 
 use crate::adapt::Defaults;
 use crate::url::is_endpoint;
-use crate::{File, Resolving, Source, SourceUrl, System, Timing};
+use crate::{File, Resolving, Source, SourceUrl, System};
 
 /// A kind of source that can be written as text.
 pub trait Scheme: Send + Sync + 'static {
@@ -184,8 +184,7 @@ impl Scheme for SystemDns {
                 "the system's resolver asks whom it is set to; leave the server out, or use the feature `dns` of towline",
             ));
         }
-        let sources =
-            names(url, |host, port| Resolving::new(System::new(host, port)).timing(Timing::default()).source())?;
+        let sources = names(url, |host, port| Resolving::new(System::new(host, port)).source())?;
         Ok(Source::merge_all(sources))
     }
 }

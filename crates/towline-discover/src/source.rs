@@ -29,7 +29,8 @@ pub(crate) type BoxSets = Pin<Box<dyn Stream<Item = Result<EndpointSet, Error>> 
 /// For a part of the endpoints, where there are many of them and many clients, `towline_balance::Subset` goes over a source as over any
 /// stream.
 ///
-/// Nothing happens until it is polled, and then only in the polling task and on tokio's threads for what blocks; dropping it ends that.
+/// Nothing happens until it is polled. [`next`](futures_util::StreamExt::next) may be dropped at any time, and loses nothing. Dropping a source ends it, but for
+/// a look at a file or a question to the system's resolver that has begun on a thread, and is waited for by nobody.
 ///
 /// ```
 /// use std::time::Duration;
@@ -105,7 +106,9 @@ impl Source {
         Self::new(stream::poll_fn(move |cx| receiver.poll_recv(cx)))
     }
 
-    /// Asks it to look again.
+    /// What asks it to look again, see [`Refresh::ask`]. Take it before the source goes into adapters that are not ours: a stream made of a source is none
+    /// that can be asked, but builders take both, see [`IntoOrigin`](crate::IntoOrigin).
+    #[must_use = "this does not ask by itself"]
     pub fn refresh(&self) -> Refresh {
         self.refresh.clone()
     }
@@ -135,8 +138,9 @@ impl Source {
         self.adapt(Dedup::new)
     }
 
-    /// What both have. Waits until each has said something. While one fails it has what it had, and so a merged source does not look stale
-    /// as long as the other changes: put [`keep_last_good`](Self::keep_last_good) under it, and not over it, to have each judged by itself. Where both have a key, this one's counts. Ends when both have ended.
+    /// What both have. Waits until each has said something. While one fails it has what it had: its error
+    /// is said, and the set after it, as long as another does well. So [`keep_last_good`](Self::keep_last_good) over it judges all of them together, and under it each
+    /// by itself. Where both have a key, this one's counts. Ends when both have ended.
     pub fn merge(self, other: Self) -> Self {
         Self::merge_all([self, other])
     }

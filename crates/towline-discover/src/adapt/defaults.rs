@@ -30,7 +30,8 @@ impl Defaults {
         Self::default()
     }
 
-    /// The port of addresses that are written without one, or have port 0.
+    /// The port of addresses that are written without one, or have port 0. Where they are written, that is: in a [`File`](crate::File), and by
+    /// [`parse`](Self::parse). Over a source it is for addresses of your own with port 0, since what could not be parsed is not in it.
     #[must_use]
     pub fn port(mut self, port: u16) -> Self {
         self.port = Some(port);
@@ -45,7 +46,7 @@ impl Defaults {
         self
     }
 
-    /// The weight of endpoints whose weight is 1.
+    /// The weight of endpoints whose weight is 1, as it is when nothing was said, and when that was.
     #[must_use]
     pub fn weight(mut self, weight: Weight) -> Self {
         self.weight = Some(weight);

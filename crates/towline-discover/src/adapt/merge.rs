@@ -24,12 +24,14 @@ struct Part {
     last: Option<EndpointSet>,
     /// It has said anything, be it an error.
     was_heard: bool,
+    /// The last that it said was an error, or it has ended without a set.
+    fails: bool,
     is_new: bool,
 }
 
 impl Merge {
     pub(crate) fn new(sets: Vec<BoxSets>) -> Self {
-        let part = |sets| Part { sets: Some(sets), last: None, was_heard: false, is_new: false };
+        let part = |sets| Part { sets: Some(sets), last: None, was_heard: false, fails: false, is_new: false };
         Self { parts: sets.into_iter().map(part).collect(), items: VecDeque::new(), has_said: false }
     }
 
@@ -59,8 +61,12 @@ impl Part {
         let Some(sets) = &mut self.sets else { return false };
         match sets.as_mut().poll_next(cx) {
             Poll::Pending => return false,
-            Poll::Ready(Some(Ok(set))) => (self.last, self.is_new) = (Some(set), true),
-            Poll::Ready(Some(Err(error))) => items.push_back(Err(error)),
+            Poll::Ready(Some(Ok(set))) => (self.last, self.fails, self.is_new) = (Some(set), false, true),
+            // The others may do well: what there is is said after it.
+            Poll::Ready(Some(Err(error))) => {
+                items.push_back(Err(error));
+                (self.fails, self.is_new) = (true, true);
+            }
             Poll::Ready(None) => self.sets = None,
         }
         self.is_new |= !self.was_heard;
@@ -85,7 +91,8 @@ impl Stream for Merge {
             let is_new = this.parts.iter().any(|part| part.is_new);
             if is_new && this.parts.iter().all(|part| part.was_heard) {
                 this.parts.iter_mut().for_each(|part| part.is_new = false);
-                if let Some(union) = this.union() {
+                let all_fail = this.parts.iter().all(|part| part.fails);
+                if let Some(union) = this.union().filter(|_| !all_fail) {
                     this.has_said = !union.is_empty();
                     this.items.push_back(Ok(union));
                 }
@@ -126,7 +133,7 @@ mod tests {
         let (other, _) = Script::new().pause(1).err("never").pause(8).set("z:9").source();
         let said = all(one.merge(other)).await;
         let nothing = "10 error: discovery answered with nothing";
-        assert_eq!(said, ["1 error: never", "1 a:1", "5 error: x", "9 a:1 z:9", nothing]);
+        assert_eq!(said, ["1 error: never", "1 a:1", "5 error: x", "9 a:1 z:9", nothing, "10 a:1 z:9"]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -160,5 +167,16 @@ mod tests {
         let said = [(); 2].map(|()| futures_util::FutureExt::now_or_never(futures_util::StreamExt::next(&mut merged)));
         let said: Vec<_> = said.into_iter().map(|item| crate::testing::keys(item.unwrap())).collect();
         assert!(said.contains(&"a:1".to_owned()), "{said:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_fails_for_ever_makes_nobody_stale_who_does_well() {
+        let (one, _) = Script::new().set("a:1").pause(5).err("gone").pause(5).err("gone").pause(600).source();
+        let other = Source::fixed(set("z:9"));
+        let source = one.merge(other).keep_last_good(std::time::Duration::from_secs(60));
+        let years = Box::pin(tokio::time::sleep(std::time::Duration::from_secs(1_000)));
+        let said = all(futures_util::StreamExt::take_until(source, years)).await;
+        let gone = ["5 error: gone", "5 a:1 z:9", "10 error: gone", "10 a:1 z:9"];
+        assert_eq!((said[0].as_str(), &said[1..]), ("0 a:1 z:9", &gone.map(str::to_owned)[..]));
     }
 }

@@ -37,7 +37,7 @@ impl Format {
             _ => return Ok(()),
         };
         Err(Error::new(Kind::Config, Phase::Build).with_message(format!(
-            "cannot read {}: built without the feature `{missing}` of towline; turn it on, or write one endpoint per line",
+            "cannot read {}: built without the feature `{missing}` (of towline, towline-http or towline-discover); turn it on, or write one endpoint per line",
             path.display()
         )))
     }

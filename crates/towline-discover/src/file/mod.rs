@@ -27,6 +27,7 @@ use towline_core::{EndpointSet, Error, Kind, Phase, Sent, stable_hash};
 
 pub use self::format::Format;
 use crate::adapt::Defaults;
+use crate::refresh::Asked;
 use crate::{Refresh, Source};
 
 /// Written in place, a file may be half there. This is how long it must not have changed. Also between two looks that are asked for.
@@ -60,7 +61,10 @@ const STUCK: Duration = Duration::from_secs(10);
 /// seen. A file that is broken, too long, gone or written to all the time is an error that says where and why, once; the set before it stays, and
 /// comes again when the file is well. So does a file with no endpoints in it: say
 /// `none` (a line, or the text as the whole document) to mean that. Equal endpoints are one; two that differ under one key are an
-/// error, as is an unknown field. A weight of 0 is for want of any other endpoint.
+/// error, and so is a field of JSON or YAML that is not known. A weight of 0 is used only when no other endpoint can take the call. YAML's anchors
+/// and aliases are refused; values of metadata are texts.
+///
+/// The errors of the source are of [`Kind::Config`]. It needs a tokio runtime with time.
 ///
 /// Reading and parsing are done on tokio's threads for what blocks.
 ///
@@ -130,7 +134,7 @@ impl File {
     ///
     /// # Errors
     ///
-    /// [`Kind::Config`] when the file is to be looked at all the time, or has a format that this build cannot read.
+    /// [`Kind::Config`] when it is to be looked at every 0 s, or has a format that this build cannot read.
     pub fn source(self) -> Result<Source, Error> {
         let Self { path, format, every, max_bytes, defaults } = self;
         if every.is_zero() {
@@ -140,9 +144,9 @@ impl File {
         let format = format.unwrap_or_else(|| Format::of(&path));
         format.check(&path)?;
         let looker = Looker { path, format, max_bytes, defaults };
-        let refresh = Refresh::new();
+        let (refresh, asked) = Refresh::new();
         let at = looker.path.clone();
-        let watch = Watch::new(at, move |ask| looker.look(ask), every, refresh.clone());
+        let watch = Watch::new(at, move |ask| looker.look(ask), every, asked);
         let sets = stream::unfold(watch, async |mut watch| {
             let item = watch.next().await;
             Some((item, watch))
@@ -158,7 +162,7 @@ struct Watch {
     glance: Arc<dyn Fn(&Ask) -> Look + Send + Sync>,
     every: Duration,
     stuck: Duration,
-    refresh: Refresh,
+    asked: Asked,
     /// What was read.
     seen: Option<Mark>,
     /// The hash of what was taken, unless an error came after it.
@@ -177,14 +181,14 @@ impl Watch {
         path: PathBuf,
         glance: impl Fn(&Ask) -> Look + Send + Sync + 'static,
         every: Duration,
-        refresh: Refresh,
+        asked: Asked,
     ) -> Self {
         Self {
             path,
             glance: Arc::new(glance),
             every,
             stuck: STUCK,
-            refresh,
+            asked,
             seen: None,
             content: None,
             again_at: None,
@@ -221,7 +225,7 @@ impl Watch {
     async fn wait(&self) {
         let Some(looked_at) = self.looked_at else { return };
         let due = after(looked_at, self.every);
-        if let Either::Right(_) = select(pin!(sleep_until(due)), pin!(self.refresh.asked())).await {
+        if let Either::Right(_) = select(pin!(sleep_until(due)), pin!(self.asked.wait())).await {
             sleep_until(due.min(after(looked_at, QUIET))).await;
         }
     }
@@ -281,7 +285,7 @@ impl Watch {
             Err(_) => refused(&self.path, &format!("reading it takes longer than {:?}", self.stuck)),
         };
         // When it can be read again, it is new, whatever it looks like.
-        self.seen = None;
+        (self.seen, self.again_at) = (None, None);
         Err(error)
     }
 }

@@ -222,7 +222,7 @@ async fn a_file_that_was_written_twice_within_one_step_of_its_times_is_read_once
         }
         _ => Look::Changing(mark.clone()),
     };
-    let mut watch = Watch::new(path, glance, Duration::from_millis(50), Refresh::new());
+    let mut watch = Watch::new(path, glance, Duration::from_millis(50), Refresh::new().1);
     assert_eq!(keys(Some(watch.next().await)), "a:1");
     *holds.lock().unwrap() = "b:1";
     let second = timeout(Duration::from_secs(4), watch.next()).await.expect("it is read once more");
@@ -234,6 +234,9 @@ async fn a_file_that_was_written_twice_within_one_step_of_its_times_is_read_once
 #[expect(clippy::await_holding_lock, reason = "who waits for it is a thread of its own")]
 async fn a_look_that_hangs_is_an_error_and_the_only_one_and_what_it_finds_at_last_is_taken() {
     let (_dir, path) = file("a:1\n");
+    // It has been so for long: nothing but the error has it read again.
+    let old = SystemTime::now() - Duration::from_secs(60);
+    fs::File::options().write(true).open(&path).unwrap().set_modified(old).unwrap();
     let looker = Looker { path: path.clone(), format: Format::Lines, max_bytes: 99, defaults: Defaults::new() };
     let hangs = Arc::new(std::sync::Mutex::new(()));
     let looks = Arc::new(std::sync::atomic::AtomicUsize::new(0));
@@ -243,7 +246,7 @@ async fn a_look_that_hangs_is_an_error_and_the_only_one_and_what_it_finds_at_las
         drop(gate.lock().unwrap());
         looker.look(ask)
     };
-    let mut watch = Watch::new(path.clone(), glance, Duration::from_millis(10), Refresh::new());
+    let mut watch = Watch::new(path.clone(), glance, Duration::from_millis(10), Refresh::new().1);
     watch.stuck = Duration::from_millis(50);
     assert_eq!(keys(Some(watch.next().await)), "a:1");
     let so_far = looks.load(std::sync::atomic::Ordering::Relaxed);
