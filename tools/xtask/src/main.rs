@@ -153,7 +153,7 @@ fn tools() -> Result<(), String> {
 fn bench(args: impl Iterator<Item = String>) -> Result<(), String> {
     let machine = Machine::look()?;
     let mut bench = cargo(&["run", "--release", "--locked", "--quiet", "--manifest-path", "tools/bench/Cargo.toml"]);
-    bench.args(["--target-dir", "target/bench"]).args(machine.feature_of("vendored"));
+    bench.args(["--target-dir", "target"]).args(machine.feature_of("vendored"));
     run(bench.arg("--").args(args))
 }
 
