@@ -417,6 +417,22 @@ async fn a_search_domain_is_that_of_the_name_and_not_of_a_record() {
 }
 
 #[tokio::test]
+async fn what_one_name_had_is_not_what_another_has() {
+    let dns = Server::start().await;
+    dns.records("db.ns.test.", RecordType::A, vec![v4("db.ns.test.", 1, 30)]);
+    dns.records("db.ns.test.", RecordType::AAAA, vec![v6("db.ns.test.", 1, 30)]);
+    let resolver = dns.resolver_with(&["ns.test.", "corp.test."], 5, "");
+    let mut addresses = Addresses::new(resolver, "db", Family::Both).unwrap().at(7);
+    addresses.resolve().await.unwrap();
+    for kind in [RecordType::A, RecordType::AAAA] {
+        dns.say("db.ns.test.", kind, Reply::Nothing(ResponseCode::NXDomain, Some(5)));
+    }
+    dns.records("db.corp.test.", RecordType::A, vec![v4("db.corp.test.", 9, 30)]);
+    dns.say("db.corp.test.", RecordType::AAAA, Reply::Fail);
+    assert_eq!(keys(&addresses.resolve().await.unwrap()), ["10.0.0.9:7"]);
+}
+
+#[tokio::test]
 async fn the_system_s_hosts_come_before_dns_and_search_domains() {
     let dns = Server::start().await;
     dns.records("db.ns.test.", RecordType::A, vec![v4("db.ns.test.", 1, 30)]);
