@@ -60,9 +60,9 @@ impl Services {
         Err(nothing(&self.name, "SRV", &negative))
     }
 
-    /// Asks for the addresses of these targets. Those that cannot be asked for keep what they had.
+    /// Asks for the addresses of these targets, which are sorted. Those that cannot be asked for keep what they had.
     async fn ask_targets(&mut self, names: Vec<Name>) -> Asked {
-        self.targets.retain(|name, _| names.contains(name));
+        self.targets.retain(|name, _| names.binary_search(name).is_ok());
         for name in names {
             let new = || Addresses::of(self.resolver.clone(), name.clone(), self.family);
             self.targets.entry(name.clone()).or_insert_with(new);
