@@ -356,6 +356,19 @@ async fn a_question_that_takes_too_long_loses_nothing_of_what_targets_had() {
 }
 
 #[tokio::test]
+async fn a_target_that_is_no_more_is_not_asked_for_nor_kept() {
+    let dns = Server::start().await;
+    let mut service = two_servers(&dns).await;
+    let of = "_db._tcp.test.";
+    dns.records(of, RecordType::SRV, vec![server(of, 1, 1, "b.test.")]);
+    for kind in [RecordType::A, RecordType::AAAA] {
+        dns.say("a.test.", kind, Reply::Fail);
+    }
+    let answer = service.resolve().await.unwrap();
+    assert_eq!((keys(&answer), answer.partial.is_none()), (vec!["10.0.0.2:9"], true));
+}
+
+#[tokio::test]
 async fn with_one_family_at_hand_the_other_is_not_waited_for_for_long() {
     let dns = Server::start().await;
     dns.records("db.test.", RecordType::A, vec![v4("db.test.", 1, 30)]);
